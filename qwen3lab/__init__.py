@@ -1,0 +1,54 @@
+"""qwen3lab: the package behind a course on fine-tuning Qwen3.
+
+`import qwen3lab` is cheap: the submodules, and torch with them, are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qwen3lab.profiles import Profile
+
+__version__ = "0.1.0"
+
+# Set before any library is imported, because they read these once. A learner's own setting wins.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forks of a data loader would print a warning each
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+_SUBMODULES = frozenset(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def profile() -> Profile:
+    """Return the profile in force (`QWEN3LAB_PROFILE`, else `tiny`) after a check that it fits this machine.
+
+    Raises Qwen3labError for an unknown profile and for one that needs more memory than there is.
+    """
+    from qwen3lab import profiles
+
+    return profiles.check_fits(profiles.get())
+
+
+def use(name: str) -> Profile:
+    """Turn the dial: make `name` the profile of this process and of those that it starts, and return it.
+
+    Raises Qwen3labError for an unknown profile and for one that needs more memory than there is.
+    """
+    from qwen3lab import profiles
+
+    chosen = profiles.check_fits(profiles.get(name))
+    os.environ["QWEN3LAB_PROFILE"] = chosen.name
+    return chosen
+
+
+def __getattr__(name: str):
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_SUBMODULES})

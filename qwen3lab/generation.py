@@ -1,0 +1,69 @@
+"""Greedy answers of a chat model, many prompts at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from qwen3lab import chat
+from qwen3lab.errors import Qwen3labError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[dict[str, Any]]], *,
+             thinking: bool | Sequence[bool] = False, tools: list[dict] | None = None, max_new_tokens: int = 64,
+             batch_size: int = 32) -> list[str]:
+    """Answer every conversation in `prompts` by `model.generate`, the likeliest token each time.
+
+    Prompts of like length share a batch and are padded on the left, so that every answer begins in the same column;
+    in float32 the answers do not depend on the batch size.
+
+    Args:
+        prompts: lists of messages that end with the user or a tool.
+        thinking: for all prompts, or one value a prompt.
+        tools: JSON schemas, offered in every prompt.
+        max_new_tokens: an answer that needs more is cut off.
+        batch_size: prompts a batch.
+    Returns:
+        The text of each answer in the order of the prompts: think block and tool calls as written, end tokens left out.
+    Raises:
+        Qwen3labError: `thinking` has another length than `prompts`; a prompt that `chat.encode` refuses.
+    """
+    switches = [thinking] * len(prompts) if isinstance(thinking, bool) else list(thinking)
+    if len(switches) != len(prompts):
+        raise Qwen3labError(f"There are {len(prompts)} prompts but {len(switches)} values of thinking. Give one value, or one a prompt.")
+    rows = [chat.encode(tokenizer, prompt, thinking=switch, tools=tools) for prompt, switch in zip(prompts, switches)]
+    answers = generate_ids(model, tokenizer, rows, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    return [tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers]
+
+
+def generate_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], *,
+                 max_new_tokens: int = 64, batch_size: int = 32) -> list[list[int]]:
+    """Continue rows of token ids greedily; returns the new ids of each row without the end token and what follows it."""
+    import torch
+
+    ends = {token for token in (tokenizer.eos_token_id, tokenizer.pad_token_id) if token is not None}
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    # Sampling fields are set to None because released checkpoints carry some, which greedy search would warn about.
+    settings = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "num_beams": 1, "max_length": None,
+                "max_new_tokens": max_new_tokens, "eos_token_id": sorted(ends), "pad_token_id": pad}
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)  # the largest batch first: it fails first
+    answers: list[list[int]] = [[] for _ in rows]
+    was_training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(order), batch_size):
+            batch = order[start:start + batch_size]
+            width = len(rows[batch[0]])
+            ids = torch.tensor([[pad] * (width - len(rows[i])) + rows[i] for i in batch], device=model.device)
+            mask = torch.tensor([[0] * (width - len(rows[i])) + [1] * len(rows[i]) for i in batch], device=model.device)
+            with torch.inference_mode():
+                out = model.generate(input_ids=ids, attention_mask=mask, **settings)
+            for i, row in zip(batch, out[:, width:].tolist()):
+                length = next((place for place, token in enumerate(row) if token in ends), len(row))
+                answers[i] = row[:length]
+    finally:
+        model.train(was_training)
+    return answers

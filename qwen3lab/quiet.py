@@ -1,0 +1,41 @@
+"""One place for the messages of libraries that a learner can do nothing about.
+
+Each entry says what is hidden and why. A warning that somebody could act on does not belong here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+
+# (part of the message as a regular expression, why nobody needs it)
+_WARNINGS = (
+    (r".*`?pin_memory`? argument is set as true but no accelerator is found", "a data loader's default; pinning is simply left out"),
+    (r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\)", "the first step under gradient scaling; the schedule is right"),
+    (r".*IProgress not found", "no progress widgets when notebooks run from the command line"),
+)
+_LOGGERS = (
+    "bitsandbytes",  # "Failed to load CPU gemm_4bit_forward": an optional kernel; the built-in one serves
+    "torchao",  # optional C++ kernels that were built for another torch
+)
+
+
+def quiet() -> None:
+    """Hide them. Called where the package first touches a library; calling it again costs nothing."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    for message, _ in _WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Bars of a few milliseconds (loading shards, mapping rows) would fill a notebook's output; downloads keep theirs.
+    if "transformers" in sys.modules:
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+    if "datasets" in sys.modules:
+        import datasets
+
+        datasets.disable_progress_bars()

@@ -1,0 +1,103 @@
+"""Builds the bundled models, stage by stage; an interrupted stage goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from . import shapes
+from . import tokenizer as tokenizers
+from .pretrain import Recipe, train
+
+TEXT = Recipe("dense", "text", steps=200, tokens=8192, cooldown=0.0)
+CHAT = Recipe("dense", "chat", steps=3200)
+SMOKE = dict(steps=3, tokens=1024, warmup=2)
+
+
+def tokenizer(work: Path, smoke: bool = False):
+    """The tokenizer in `work`, trained when it is not there."""
+    from transformers import AutoTokenizer
+
+    folder = work / "tokenizer"
+    if not (folder / "tokenizer.json").exists():
+        tokenizers.build(folder, 2000 if smoke else 40_000)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def export(model, tok, folder: Path) -> None:
+    """Save a model in bfloat16 with its tokenizer, as `from_pretrained` reads it."""
+    import copy
+
+    half = copy.deepcopy(model).to("cpu", torch.bfloat16)
+    half.config.dtype = "bfloat16"
+    half.generation_config.update(do_sample=False, eos_token_id=[tok.eos_token_id, tok.pad_token_id], pad_token_id=tok.pad_token_id)
+    fresh = folder.with_name(folder.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    half.save_pretrained(fresh)
+    tok.save_pretrained(fresh)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in fresh.iterdir():
+        file.replace(folder / file.name)
+    fresh.rmdir()
+
+
+def dense(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu") -> None:
+    """`qwen3-tiny-base` after the plain text, `qwen3-tiny` after the chat rows."""
+    from transformers import Qwen3ForCausalLM
+
+    tok = tokenizer(work, smoke)
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(shapes.dense(tok))
+    leader = int(os.environ.get("RANK", 0)) == 0
+    for recipe, name in ((TEXT, "qwen3-tiny-base"), (CHAT, "qwen3-tiny")):
+        recipe = replace(recipe, **SMOKE) if smoke else recipe
+        folder = work / f"dense-{recipe.stage}"
+        if (folder / "done.json").exists():
+            model.load_state_dict(load_file(folder / "weights.safetensors"), strict=False)  # the tied head has no entry
+            continue
+        save = lambda m, step, name=name: export(m, tok, models / name)
+        totals = train(model, tok, recipe, folder, on_save=save, device=device)
+        if leader:
+            (folder / "done.json").write_text(json.dumps(totals))
+
+
+MOE = Recipe("moe", "chat", steps=360, matrix_lr=0.01, other_lr=2e-3, warmup=30, cooldown=0.5, start=0.6, balance=0.02)
+DRAFT = Recipe("draft", "chat", steps=2400, matrix_lr=0.02, other_lr=4e-3)
+
+
+def moe(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu") -> None:
+    """`qwen3-tiny-moe`: upcycled from the dense model, then trained on chat rows with the load-balancing loss."""
+    from transformers import Qwen3ForCausalLM, Qwen3MoeForCausalLM
+
+    from .upcycle import upcycle
+
+    tok = tokenizer(work, smoke)
+    start = Qwen3ForCausalLM.from_pretrained(models / "qwen3-tiny", dtype=torch.float32)
+    torch.manual_seed(0)
+    model = Qwen3MoeForCausalLM(shapes.moe(tok))
+    upcycle(start, model)
+    _one_stage(model, tok, MOE, work / "moe-chat", models / "qwen3-tiny-moe", smoke, device)
+
+
+def draft(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu") -> None:
+    """`qwen3-tiny-draft`: two small layers, trained from scratch on the same chat rows as the model it guesses for."""
+    from transformers import Qwen3ForCausalLM
+
+    tok = tokenizer(work, smoke)
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(shapes.draft(tok))
+    _one_stage(model, tok, DRAFT, work / "draft-chat", models / "qwen3-tiny-draft", smoke, device)
+
+
+def _one_stage(model, tok, recipe: Recipe, folder: Path, target: Path, smoke: bool, device: str) -> None:
+    recipe = replace(recipe, **SMOKE) if smoke else recipe
+    if (folder / "done.json").exists():
+        return
+    totals = train(model, tok, recipe, folder, on_save=lambda m, step: export(m, tok, target), device=device)
+    (folder / "done.json").write_text(json.dumps(totals))

@@ -1,0 +1,65 @@
+"""What the tests share: no network, one thread, and tiny checkpoints with random weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before any library is imported: they read these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+for name in ("QWEN3LAB_PROFILE", "QWEN3LAB_MODELS", "QWEN3LAB_HOME"):
+    os.environ.pop(name, None)
+
+import pytest  # noqa: E402
+
+CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+def make_tokenizer(folder: Path) -> None:
+    """Save a tokenizer of the 256 bytes and three control tokens into `folder`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={symbol: number for number, symbol in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens(list(CONTROL_TOKENS))
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>").save_pretrained(folder)
+
+
+def make_checkpoint(folder: Path, name: str = "0.6B", **changes: object) -> Path:
+    """Save a model of the family, shrunk to two layers and random weights, with its tokenizer, into `folder`."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from qwen3lab import family
+
+    torch.manual_seed(0)
+    small: dict[str, object] = {
+        "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+        "intermediate_size": 64, "vocab_size": 264, "bos_token_id": None, "eos_token_id": 258}
+    if "A" in name:
+        small |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    AutoModelForCausalLM.from_config(family.config(name, **(small | changes))).save_pretrained(folder)
+    make_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense checkpoint. Tests must not change it; copy it first."""
+    return make_checkpoint(tmp_path_factory.mktemp("dense") / "dense")
+
+
+@pytest.fixture(scope="session")
+def moe_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mixture of experts. Tests must not change it; copy it first."""
+    return make_checkpoint(tmp_path_factory.mktemp("moe") / "moe", "30B-A3B")
+
+
+@pytest.fixture(autouse=True)
+def _own_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test starts with the default profile, and the environment is put back after it."""
+    monkeypatch.setenv("QWEN3LAB_PROFILE", "tiny")
