@@ -75,9 +75,12 @@ def _source(model_id: str | Path) -> str:
 
 def _from_pretrained(loader: Any, source: str, **options: Any) -> Any:
     """Call a library's loader and put its network errors into one sentence."""
-    if not Path(source).is_dir() and not _hub_answers():
-        options["local_files_only"] = True  # else each file is asked for five times over, for a minute in all
+    from huggingface_hub import snapshot_download
+
     try:
+        if not Path(source).is_dir() and not _hub_answers():
+            # What the cache holds, or an error at once; left to themselves the libraries retry each file for half a minute.
+            return loader(snapshot_download(source, local_files_only=True), **options)
         return loader(source, **options)
     except OSError as error:
         if Path(source).is_dir():

@@ -14,6 +14,7 @@ import warnings
 _WARNINGS = (
     (r".*`?pin_memory`? argument is set as true but no accelerator is found", "a data loader's default; pinning is simply left out"),
     (r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\)", "the first step under gradient scaling; the schedule is right"),
+    (r".*is_gradient_checkpointing.* is deprecated", "PEFT asks by the old name"),
     (r".*IProgress not found", "no progress widgets when notebooks run from the command line"),
 )
 _LOGGERS = (

@@ -67,7 +67,7 @@ def dense(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu")
             (folder / "done.json").write_text(json.dumps(totals))
 
 
-MOE = Recipe("moe", "chat", steps=360, matrix_lr=0.01, other_lr=2e-3, warmup=30, cooldown=0.5, start=0.6, balance=0.02)
+MOE = Recipe("moe", "chat", steps=180, matrix_lr=0.01, other_lr=2e-3, warmup=20, cooldown=0.5, start=0.6, balance=0.05)
 DRAFT = Recipe("draft", "chat", steps=2400, matrix_lr=0.02, other_lr=4e-3)
 
 

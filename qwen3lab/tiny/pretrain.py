@@ -96,8 +96,10 @@ def loss_sum(model, ids, weights, pad: int, balance: float = 0.0) -> tuple[torch
     if balance:
         from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
-        mask = (ids != pad).long()
-        aux = load_balancing_loss_func(out.router_logits, model.config.num_experts, model.config.num_experts_per_tok, mask)
+        # Layer by layer: given all layers at once, the function averages them, and layers that each use their own few
+        # experts pass for balanced.
+        experts, k, mask = model.config.num_experts, model.config.num_experts_per_tok, (ids != pad).long()
+        aux = sum(load_balancing_loss_func((logits,), experts, k, mask) for logits in out.router_logits) / len(out.router_logits)
     return (losses * w).sum(), w.sum(), aux
 
 

@@ -1,0 +1,100 @@
+"""The package as a whole: cheap to import, nothing imports upward, the ways of installing agree, no traces of a machine."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import yaml
+
+from qwen3lab import paths
+
+# Floor of each module of the design; a module may import from its own floor and below.
+FLOORS = {
+    "errors": 0, "paths": 0, "quiet": 0,
+    "family": 1, "memory": 1, "profiles": 1, "chat": 1, "monitoring": 1, "plots": 1,
+    "models": 2, "data": 2, "routing": 2, "generation": 2, "nf4": 2,
+    "training": 3, "evaluation": 3, "metrics": 3, "quantization": 3, "serving": 3, "retrieval": 3, "tiny": 3, "company": 3,
+    "claims": 4, "notebooks": 4, "cli": 4,
+}
+# The world's prompt and name tables are data that floor 2 and up may read.
+ALLOWED = {("routing", "tiny"), ("data", "tiny"), ("data", "company")}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "qwen3lab":
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("qwen3lab.")}
+    return {name for name in found if (paths.ROOT / "qwen3lab" / name).is_dir() or (paths.ROOT / "qwen3lab" / f"{name}.py").exists()}
+
+
+def test_nothing_imports_upward():
+    package = paths.ROOT / "qwen3lab"
+    for path in package.rglob("*.py"):
+        module = path.relative_to(package).parts[0].removesuffix(".py")
+        if module == "__init__":
+            continue
+        assert module in FLOORS, f"{module} has no floor yet"
+        for other in imports(path) - {module}:
+            assert FLOORS[other] <= FLOORS[module] or (module, other) in ALLOWED, f"{path.relative_to(package)} imports {other} from a higher floor"
+
+
+def test_import_is_cheap_and_brings_no_torch():
+    code = "import sys, time; t = time.perf_counter(); import qwen3lab; s = time.perf_counter() - t; print(s, 'torch' in sys.modules)"
+    runs = [subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.split() for _ in range(3)]
+    assert min(float(seconds) for seconds, _ in runs) < 0.2
+    assert {loaded for _, loaded in runs} == {"False"}
+
+
+def test_conda_installs_what_pip_installs():
+    environment = yaml.safe_load((paths.ROOT / "environment.yml").read_text())
+    project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
+    python = next(d for d in environment["dependencies"] if isinstance(d, str) and d.startswith("python="))
+    assert project["requires-python"] == ">=" + python.removeprefix("python=")
+    pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    assert pip == ["-c constraints.txt", "torch", "-e .[test]"]  # the same lines as in the Makefile
+    assert all(f"-c constraints.txt {what}" in (paths.ROOT / "Makefile").read_text() for what in ("torch", "-e '.[test]'"))
+
+
+def test_every_dependency_is_pinned():
+    pins = {re.split("==", line)[0].lower().replace("_", "-") for line in (paths.ROOT / "constraints.txt").read_text().split()}
+    project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
+    for requirement in project["dependencies"] + project["optional-dependencies"]["test"]:
+        assert re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-") in pins, requirement
+
+
+def tracked() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=paths.ROOT, capture_output=True, text=True)
+    return [paths.ROOT / name for name in listed.stdout.split("\0") if name]
+
+
+def test_no_file_names_a_place_on_a_machine():
+    roots = "|".join(["wo" "rk", "t" "mp", "ro" "ot", "fa" "rm", "home"])
+    trace = re.compile(rf"(?<![\w.])/({roots})/|site-packages/")
+    for path in tracked():
+        if path.suffix in {".py", ".md", ".toml", ".yml", ".txt", ".ipynb", ".json", ""} and path.is_file() and path.stat().st_size < 2_000_000:
+            text = path.read_text(encoding="utf-8", errors="ignore")
+            assert not trace.search(text), f"{path.relative_to(paths.ROOT)} names {trace.search(text)[0]}"
+
+
+def test_only_safetensors_are_bundled_and_they_stay_small():
+    files = [path for path in (paths.ROOT / "data").rglob("*") if path.is_file()]
+    assert not [path for path in files if path.suffix in {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}]
+    assert sum(path.stat().st_size for path in files if paths.MODELS in path.parents) < 40e6
+
+
+def test_bundled_models_load_without_our_code():
+    for folder in sorted(paths.MODELS.iterdir()):
+        if (folder / "modules.json").exists() or not (folder / "config.json").exists():
+            continue
+        code = f"from transformers import AutoModelForCausalLM as M; print(M.from_pretrained({str(folder)!r}).num_parameters())"
+        count = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        assert 100_000 < count < 10_000_000
+        assert json.loads((folder / "config.json").read_text())["model_type"] in ("qwen3", "qwen3_moe")
