@@ -1,0 +1,1 @@
+"""Data of the course: task files and how they are split and checked for leaks."""

@@ -1,0 +1,104 @@
+"""Splits without leaks: near-copies are found by shingles, kept on one side of a split, and looked for between sets."""
+
+from __future__ import annotations
+
+import random
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from typing import Callable, Iterable, Sequence
+
+THRESHOLD = 0.9  # Jaccard overlap from which two prompts count as near-copies
+SIZE = 5  # units in a shingle
+_UNIT = re.compile(r"[\u3400-\u9fff]|[^\W_]+")
+
+
+def prompt(row: dict) -> str:
+    """The text that a row asks with: all its messages, one a line."""
+    return "\n".join(message["content"] for message in row["messages"])
+
+
+def units(text: str) -> list[str]:
+    """The text as lower-case words, each Chinese character a word of its own; punctuation and spacing do not count."""
+    return _UNIT.findall(unicodedata.normalize("NFKC", text).lower())
+
+
+def shingles(text: str, size: int = SIZE) -> frozenset[tuple[str, ...]]:
+    """All runs of `size` units of the text; a shorter text is one single shingle."""
+    found = units(text)
+    return frozenset(tuple(found[i:i + size]) for i in range(max(1, len(found) - size + 1)))
+
+
+def jaccard(a: frozenset, b: frozenset) -> float:
+    """Shared part of two sets: |a and b| / |a or b|, in [0, 1]; two empty sets are equal."""
+    return len(a & b) / len(a | b) if a or b else 1.0
+
+
+def near_copies(left: Sequence[dict], right: Sequence[dict], threshold: float = THRESHOLD,
+                text: Callable[[dict], str] = prompt) -> list[tuple[int, int, float]]:
+    """Pairs (index in left, index in right, Jaccard) of rows whose prompts overlap by `threshold` or more.
+
+    Exact, by an index from shingle to rows: at course size this is as fast as MinHash and has no chance in it.
+    Punctuation, case and spacing are ignored, so prompts that are equal but for these have Jaccard 1.
+    """
+    index: dict[tuple, list[int]] = defaultdict(list)
+    sizes = []
+    for j, row in enumerate(right):
+        found = shingles(text(row))
+        sizes.append(len(found))
+        for shingle in found:
+            index[shingle].append(j)
+    pairs = []
+    for i, row in enumerate(left):
+        found = shingles(text(row))
+        shared = Counter(j for shingle in found for j in index.get(shingle, ()))
+        for j, count in sorted(shared.items()):
+            overlap = count / (len(found) + sizes[j] - count)
+            if overlap >= threshold:
+                pairs.append((i, j, overlap))
+    return pairs
+
+
+def groups(rows: Sequence[dict], threshold: float = THRESHOLD) -> list[list[int]]:
+    """Row numbers in groups of near-copies (chains of them too), in order of first appearance."""
+    parent = list(range(len(rows)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = i = parent[parent[i]]
+        return i
+
+    for i, j, _ in near_copies(rows, rows, threshold):
+        parent[max(root(i), root(j))] = min(root(i), root(j))
+    members: dict[int, list[int]] = defaultdict(list)
+    for i in range(len(rows)):
+        members[root(i)].append(i)
+    return list(members.values())
+
+
+def deduplicate(rows: Sequence[dict], threshold: float = THRESHOLD) -> list[dict]:
+    """The first row of every group of near-copies."""
+    return [rows[group[0]] for group in groups(rows, threshold)]
+
+
+def split(rows: Sequence[dict], *, validation: float = 0.1, test: float = 0.1, seed: int = 0,
+          threshold: float = THRESHOLD) -> dict[str, list[dict]]:
+    """Shuffle rows into train, validation and test; near-copies stay together, so that none crosses a border.
+
+    `validation` and `test` are shares of the rows in [0, 1); a share may be missed by the size of one group.
+    """
+    order = groups(rows, threshold)
+    random.Random(seed).shuffle(order)
+    wanted = {"test": round(test * len(rows)), "validation": round(validation * len(rows))}
+    parts: dict[str, list[dict]] = {"train": [], "validation": [], "test": []}
+    for group in order:
+        name = next((n for n, size in wanted.items() if len(parts[n]) < size), "train")
+        parts[name] += [rows[i] for i in group]
+    return parts
+
+
+def leaks(training: Iterable[dict], held_out: Iterable[dict], threshold: float = THRESHOLD) -> list[str]:
+    """One line for every held-out row that a training row copies or nearly copies; empty when all is well."""
+    training, held_out = list(training), list(held_out)
+    return [f"{held_out[i]['id']} copies {training[j]['id']} (overlap {overlap:.2f}): {prompt(held_out[i])[:80]!r}"
+            for i, j, overlap in near_copies(held_out, training, threshold)]
