@@ -77,7 +77,7 @@ def tracked() -> list[Path]:
 
 def test_no_file_names_a_place_on_a_machine():
     roots = "|".join(["wo" "rk", "t" "mp", "ro" "ot", "fa" "rm", "home"])
-    trace = re.compile(rf"(?<![\w.])/({roots})/|site-packages/")
+    trace = re.compile(rf"(?<![\w.])/({roots})/|site-" "packages/")
     for path in tracked():
         if path.suffix in {".py", ".md", ".toml", ".yml", ".txt", ".ipynb", ".json", ""} and path.is_file() and path.stat().st_size < 2_000_000:
             text = path.read_text(encoding="utf-8", errors="ignore")

@@ -1,0 +1,76 @@
+"""Numbers that guides repeat, beside what this course computes or measures: data/claims.toml, with bounds for each."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qwen3lab import paths
+from qwen3lab.errors import Qwen3labError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row of the table."""
+
+    id: str
+    guide: str  # what guides say
+    ours: str  # the right statement, without its number
+    unit: str
+    low: float  # bounds, inclusive, of the value that supports `ours`
+    high: float
+    notebook: str  # the notebook that checks it, by its number
+    source: str  # how the value is found
+
+
+def load(path: Path | None = None) -> dict[str, Claim]:
+    """Read the claims, by id. Raises Qwen3labError for a file that is not there or a row that is not complete."""
+    path = path or paths.CLAIMS
+    try:
+        rows = tomllib.loads(path.read_text(encoding="utf-8")).get("claim", [])
+    except FileNotFoundError:
+        raise Qwen3labError(f"The claims file {path.name} is missing. Run `git checkout -- data/{path.name}`.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise Qwen3labError(f"The claims file {path.name} is no valid TOML ({error}). Mend the line it names.") from error
+    claims: dict[str, Claim] = {}
+    for number, row in enumerate(rows, 1):
+        try:
+            claim = Claim(**row)
+        except TypeError as error:
+            raise Qwen3labError(f"Claim {number} of {path.name} is not complete or has a field too many ({error}). "
+                                f"Give it exactly: {', '.join(Claim.__dataclass_fields__)}.") from error
+        if claim.id in claims or not claim.low <= claim.high:
+            raise Qwen3labError(f"Claim {claim.id!r} of {path.name} stands there twice or has its bounds the wrong way round. Mend that row.")
+        claims[claim.id] = claim
+    return claims
+
+
+def check(claim_id: str, value: float) -> float:
+    """Print a claim beside the value that was just found, and return the value.
+
+    Raises Qwen3labError for an unknown id, and for a value outside the claim's bounds: then the text around it is wrong.
+    """
+    claims = load()
+    if claim_id not in claims:
+        raise Qwen3labError(f"There is no claim {claim_id!r}. Use one of: {', '.join(claims)}.")
+    claim = claims[claim_id]
+    found = f"{value:.4g}{claim.unit and ' ' + claim.unit}"
+    if math.isnan(value) or not claim.low <= value <= claim.high:
+        raise Qwen3labError(f"Claim {claim_id!r}: {found} is outside {claim.low:g} to {claim.high:g}. Find out what changed, then correct the text and data/claims.toml.")
+    print(f"guides say: {claim.guide}\nhere:       {claim.ours}: {found}")
+    return value
+
+
+def table() -> pd.DataFrame:
+    """The claims as a data frame: what guides say, the right statement, its bounds and the notebook that checks it."""
+    import pandas as pd
+
+    rows = [{"guides say": c.guide, "right": c.ours, "from": c.low, "to": c.high, "unit": c.unit, "notebook": c.notebook}
+            for c in load().values()]
+    return pd.DataFrame(rows, index=list(load()))

@@ -1,0 +1,165 @@
+"""Search: an exact vector index over chunks, BM25 beside it, and how often the right chunk is among the first."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Iterable, Sequence
+
+import numpy as np
+
+from qwen3lab.errors import Qwen3labError
+
+from .chunks import Chunk
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+SAME_VECTOR = 1e-3  # two machines' float32 differ by far less, two trainings of a model by far more
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A chunk that a search found and its score: a cosine for vectors, BM25's sum for words. Larger is better."""
+
+    chunk: Chunk
+    score: float
+
+
+class Index:
+    """Chunks with their normalised vectors in a faiss `IndexFlatIP`: the inner product of such vectors is their cosine."""
+
+    def __init__(self, chunks: Sequence[Chunk], vectors: np.ndarray, embedder: SentenceTransformer):
+        import faiss
+
+        self.chunks, self.embedder, self.dimension = list(chunks), embedder, vectors.shape[1]
+        self.faiss = faiss.IndexFlatIP(self.dimension)
+        self.faiss.add(np.ascontiguousarray(vectors, dtype=np.float32))
+
+    @classmethod
+    def build(cls, chunks: Sequence[Chunk], embedder: SentenceTransformer, dimension: int | None = None) -> Index:
+        """Embed the chunks as documents and index them; `dimension` cuts the vectors to their first numbers (Matryoshka)."""
+        if not chunks:
+            raise Qwen3labError("There are no chunks to index. Read a document and chunk it first.")
+        whole = embedder.get_embedding_dimension()
+        if dimension is not None and not 1 <= dimension <= whole:
+            raise Qwen3labError(f"Vectors of {whole} numbers cannot be cut to {dimension}. Choose a dimension from 1 to {whole}.")
+        texts = [chunk.text for chunk in chunks]
+        return cls(chunks, _encode(embedder.encode_document, texts, dimension or whole), embedder)
+
+    def search(self, questions: Sequence[str], k: int = 3) -> list[list[Hit]]:
+        """Return the `k` nearest chunks of each question, best first (fewer where there are fewer chunks)."""
+        if not questions:
+            return []
+        vectors = _encode(self.embedder.encode_query, list(questions), self.dimension)
+        scores, numbers = self.faiss.search(vectors, min(k, len(self.chunks)))
+        return [[Hit(self.chunks[n], float(s)) for s, n in zip(*row)] for row in zip(scores, numbers)]
+
+    def save(self, folder: str | Path) -> Path:
+        """Write vectors, chunks and settings into `folder` and return it."""
+        import faiss
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        faiss.write_index(self.faiss, str(folder / "index.faiss"))
+        lines = (json.dumps(asdict(chunk), ensure_ascii=False) for chunk in self.chunks)
+        (folder / "chunks.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        settings = {"model": _name(self.embedder), "dimension": self.dimension, "chunks": len(self.chunks)}
+        (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path, embedder: SentenceTransformer) -> Index:
+        """Read what `save` wrote, for use with `embedder`.
+
+        Raises Qwen3labError where there is no index, and where it was made with another model or another dimension: the
+        search would go on and find nonsense. The model is known by its vector of the first chunk, not by its name alone.
+        """
+        import faiss
+
+        folder = Path(folder)
+        try:
+            settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+            chunks = [_chunk(json.loads(line)) for line in (folder / "chunks.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
+            stored = faiss.read_index(str(folder / "index.faiss"))
+            model, dimension, n = settings["model"], settings["dimension"], settings["chunks"]
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise Qwen3labError(f"{folder.name!r} holds no whole index ({type(error).__name__}). Build it again and save it.") from error
+        if not n == len(chunks) == stored.ntotal or stored.d != dimension:
+            raise Qwen3labError(f"The parts of the index {folder.name!r} do not belong together. Build it again and save it.")
+        whole = embedder.get_embedding_dimension()
+        if dimension > whole:
+            raise Qwen3labError(f"The index {folder.name!r} has vectors of {dimension} numbers (from {model}), but {_name(embedder)} makes {whole}. "
+                                "Load that model, or build the index again.")
+        vectors = stored.reconstruct_n(0, n)
+        fresh = _encode(embedder.encode_document, [chunks[0].text], dimension)[0]
+        if np.abs(fresh - vectors[0]).max() > SAME_VECTOR:
+            given = _name(embedder)
+            other = f"another model ({model}) than the one given ({given})" if model != given else f"another version of {model} than the one given"
+            raise Qwen3labError(f"The index {folder.name!r} was made with {other}. "
+                                "Load that model, or build the index again.")
+        return cls(chunks, vectors, embedder)
+
+
+def _encode(encode, texts: list[str], dimension: int) -> np.ndarray:
+    """Vectors `[N, dimension]` of length 1. A cut vector must be normalised again, which `truncate_dim` alone does not do."""
+    vectors = encode(texts, truncate_dim=dimension, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True)
+    return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def _chunk(row: dict) -> Chunk:
+    return Chunk(**row | {"turns": tuple((position, page) for position, page in row["turns"])})
+
+
+def _name(embedder: SentenceTransformer) -> str:
+    return Path(str(getattr(embedder[0].auto_model.config, "_name_or_path", ""))).name or "a model without a name"
+
+
+def key_terms(text: str) -> list[str]:
+    """The words that BM25 counts: lower-cased words, numbers and codes, and pairs of neighbouring Chinese characters."""
+    terms = re.findall(r"[a-z0-9]+(?:[-.:][a-z0-9]+)*", text.lower())
+    for run in re.findall(r"[\u3400-\u9fff]+", text):
+        terms += [run[i:i + 2] for i in range(max(1, len(run) - 1))]
+    return terms
+
+
+class Keywords:
+    """BM25 over the same chunks (`rank_bm25.BM25Okapi`): the measure that a learned search has to beat."""
+
+    def __init__(self, chunks: Sequence[Chunk]):
+        from rank_bm25 import BM25Okapi
+
+        if not chunks:
+            raise Qwen3labError("There are no chunks to index. Read a document and chunk it first.")
+        self.chunks = list(chunks)
+        self.bm25 = BM25Okapi([key_terms(chunk.text) or [""] for chunk in chunks])
+
+    def search(self, questions: Sequence[str], k: int = 3) -> list[list[Hit]]:
+        """Return the `k` best chunks of each question, best first; of equal ones the earlier."""
+        found = []
+        for question in questions:
+            scores = self.bm25.get_scores(key_terms(question))
+            best = np.argsort(-scores, kind="stable")[:k]
+            found.append([Hit(self.chunks[n], float(scores[n])) for n in best])
+        return found
+
+
+def relevant_chunks(chunks: Iterable[Chunk], answer: str, pages: Iterable[int], name: str = "") -> set[int]:
+    """Ids of the chunks that answer a question: on a page that tells it, with the answer and the `name` of the thing in the text."""
+    squeeze = lambda text: re.sub(r"\s+", "", text).lower()
+    wanted, pages = (squeeze(answer), squeeze(name)), list(pages)
+    return {c.id for c in chunks if any(map(c.stands_on, pages)) and all(part in squeeze(c.text) for part in wanted)}
+
+
+def recall_at_k(found: Sequence[Sequence[Hit]], relevant: Sequence[set[int]], k: int) -> float:
+    """The share of questions with at least one relevant chunk among the first `k`; questions without any are an error.
+
+    Raises Qwen3labError where a question has no relevant chunk at all, since such a share would blame the search for the chunks.
+    """
+    if len(found) != len(relevant) or not found:
+        raise Qwen3labError(f"{len(found)} results do not match {len(relevant)} questions. Give one list of hits a question.")
+    if not all(relevant):
+        raise Qwen3labError(f"{sum(not r for r in relevant)} questions have no relevant chunk. Leave them out, or check page and answer.")
+    return sum(any(hit.chunk.id in right for hit in hits[:k]) for hits, right in zip(found, relevant)) / len(found)

@@ -1,0 +1,330 @@
+"""Fine-tuning by TRL's SFTTrainer: LoRA, QLoRA or all weights, one call, one `Run` back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qwen3lab import chat, models, monitoring, nf4, paths, profiles
+from qwen3lab.data import tasks
+from qwen3lab.errors import Qwen3labError
+from qwen3lab.quiet import quiet
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+METHODS = ("lora", "qlora", "full")
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+# Learning rates by method. Released models: what Qwen's and the LoRA papers' users start from. Models below
+# `models.SMALL_MODEL` parameters: found on the validation split of the company's knowledge; small models bear more.
+RATES = {"lora": 2e-4, "qlora": 2e-4, "full": 1e-5}
+SMALL_RATES = {"lora": 4e-3, "qlora": 4e-3, "full": 1e-3}
+
+
+@dataclass
+class Run:
+    """What comes back from every kind of training."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    history: pd.DataFrame  # one row a logged step: step, loss, learning_rate, grad_norm, accuracy, tokens, eval_loss
+    seconds: float  # of the optimiser steps alone
+    tokens_per_second: float  # padding not counted
+    peak_bytes: int  # see monitoring.peak
+    output_dir: Path | None  # the saved adapter or model
+    method: str
+    steps: int
+    tokens: int
+    trained: int  # parameters
+    parameters: int  # all of the model, the adapter's included
+    bytes: dict[str, int] = field(default_factory=dict)  # see monitoring.training_bytes
+
+    def summary(self) -> str:
+        """Return a line of what was trained and how long in steps and tokens; the same on every machine."""
+        return (f"{self.method}: {self.trained:,} of {self.parameters:,} parameters trained ({self.trained / self.parameters:.1%}), "
+                f"{self.steps} steps, {self.tokens:,} tokens, loss {self.history.loss.iloc[0]:.3f} to {self.history.loss.iloc[-1]:.3f}")
+
+    def cost(self) -> str:
+        """Return a line of what it cost on this machine, for `monitoring.note`."""
+        return f"training: {self.seconds:.1f} s, {self.tokens_per_second:,.0f} tokens/s, memory peak {self.peak_bytes / 1e6:,.0f} MB"
+
+
+def fine_tune(model: str | Path | PreTrainedModel, rows: Sequence[Any], *, method: str = "lora",
+              validation: Sequence[Any] | None = None, steps: int | None = None, epochs: float | None = None,
+              learning_rate: float | None = None, batch_size: int | None = None, lora: dict[str, Any] | None = None,
+              output_dir: str | Path | None = None, seed: int = 0, too_long: str = "raise",
+              tokenizer: PreTrainedTokenizerBase | None = None, **options: Any) -> Run:
+    """Train a chat model on rows of the course; the loss counts the last answer and its `<|im_end|>` alone.
+
+    Args:
+        model: a role, a name, a folder or a hub id, loaded anew; or a loaded model, which is changed in place.
+        rows: dicts of `data/tasks` (messages up to the user, answer, thinking, optionally thoughts) or `tiny.corpus.Row`s.
+        method: "lora" (adapters on the model), "qlora" (on the model in NF4), "full" (every weight).
+        validation: rows whose loss is measured five times on the way (`eval_loss` of the history).
+        steps, epochs: how long; give one. Default: the profile's steps.
+        learning_rate: default: by method and size of the model, see `default_rate`.
+        batch_size: rows a step; default: the profile's.
+        lora: changes to the adapter's defaults (r 16, lora_alpha 32, no dropout, every linear layer, for a mixture of
+            experts the attention's), by the names of `peft.LoraConfig`.
+        output_dir: where the adapter or the model is saved at the end; nothing is saved without it.
+        seed: of the adapter's start and of the order of the rows. The same seed gives the same numbers.
+        too_long: what to do when a row has more tokens than the profile's `max_length`: "raise", or "drop" those rows
+            and print how many. No row is ever cut: its answer would lose its end.
+        tokenizer: for a loaded model; default: the one beside its weights.
+        options: go to `trl.SFTConfig`, for example `lr_scheduler_type`, `warmup_steps`, `weight_decay`, `optim`.
+    Raises:
+        Qwen3labError: unknown method, no rows, rows that are too long, a loss that is not a number, and what
+            `models.load` and `chat.example` raise.
+    """
+    from trl import SFTConfig
+
+    if method not in METHODS:
+        raise Qwen3labError(f"Unknown method {method!r}. Use one of: {', '.join(METHODS)}.")
+    if steps is not None and epochs is not None:
+        raise Qwen3labError("Both steps and epochs are given. Give one of the two.")
+    profile = profiles.get()
+    if isinstance(model, (str, Path)):
+        model, tokenizer = load(model, method)
+    else:
+        _check_loaded(model, method)
+        tokenizer = tokenizer or models.load_tokenizer(model.config._name_or_path)
+    quiet()
+    data = dataset(tokenizer, rows, profile.max_length, too_long)
+    held_out = dataset(tokenizer, validation, profile.max_length, too_long) if validation else None
+    batch_size = min(batch_size or profile.batch_size, len(data))
+    steps = steps or (math.ceil(epochs * len(data) / batch_size) if epochs else profile.steps)
+    on_cpu = model.device.type == "cpu"
+    folder = Path(output_dir) if output_dir else Path(tempfile.mkdtemp(prefix="qwen3lab-"))
+    settings: dict[str, Any] = {
+        "output_dir": str(folder), "max_steps": steps, "seed": seed, "per_device_train_batch_size": batch_size,
+        "per_device_eval_batch_size": 4 * batch_size, "learning_rate": learning_rate or default_rate(method, model),
+        "lr_scheduler_type": "linear", "warmup_steps": min(0.1, 10 / steps), "logging_steps": max(1, steps // 40),
+        "max_length": None,  # lengths are checked in `dataset`
+        "train_sampling_strategy": "group_by_length", "save_strategy": "no", "report_to": "none", "disable_tqdm": True,
+        "logging_nan_inf_filter": False,  # else a loss that is not a number is logged as the mean of the others
+        # Recomputing activations saves memory, not time: not worth it for models that are small.
+        "activation_checkpointing": not on_cpu, "use_cpu": on_cpu, "bf16": not on_cpu and profile.dtype == "bfloat16",
+        "dataloader_pin_memory": not on_cpu}
+    if held_out is not None:
+        settings |= {"eval_strategy": "steps", "eval_steps": max(1, steps // 5)}
+    try:
+        trainer = _trainer(model, tokenizer, data, held_out, method, lora, SFTConfig(**settings | options))
+        with monitoring.peak(model.device.type) as memory, _head_on_trained_positions(on_cpu):
+            result = trainer.train()
+        run = _run(trainer, tokenizer, method, result, memory.bytes, folder if output_dir else None)
+        if not math.isfinite(run.history.loss.iloc[-1]):
+            raise Qwen3labError("The loss is no longer a number. Lower the learning rate.")
+        if output_dir:
+            trainer.save_model(str(folder))
+            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle with machine paths, which nothing here reads
+    finally:
+        if not output_dir:
+            shutil.rmtree(folder, ignore_errors=True)
+    return run
+
+
+def load(model_id: str | Path, method: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model in the number format that the method trains: NF4 for QLoRA, float32 for all weights, else the profile's."""
+    if method == "qlora":
+        return nf4.load_4bit(model_id)
+    # In bfloat16 alone most updates of full fine-tuning would be smaller than a weight's last bit and be lost.
+    return models.load(model_id, dtype="float32" if method == "full" else None)
+
+
+def _check_loaded(model: Any, method: str) -> None:
+    """Refuse a loaded model that does not fit the method."""
+    four_bit = getattr(model, "is_loaded_in_4bit", False)
+    if hasattr(model, "peft_config"):
+        raise Qwen3labError("This model carries an adapter already. Load the base model anew, or merge the adapter into it first.")
+    if (method == "qlora") != four_bit:
+        need = "needs a model in 4 bits" if method == "qlora" else "cannot train a model in 4 bits"
+        raise Qwen3labError(f"Method {method!r} {need}. Give the model's name, and it is loaded in the right format.")
+    if four_bit:
+        nf4.guard(model)
+
+
+def default_rate(method: str, model: PreTrainedModel) -> float:
+    """The learning rate to start from: higher for adapters than for all weights, and higher for small models."""
+    return (SMALL_RATES if model.num_parameters() < models.SMALL_MODEL else RATES)[method]
+
+
+def lora_config(model: torch.nn.Module, **changes: Any):
+    """The adapter's configuration (`peft.LoraConfig`) with the course's defaults and some changes.
+
+    Dropout is 0 because PEFT refuses another value on fused experts, and the experts get no adapter by default because
+    adapters on every one of them would outnumber the weights that most tokens pass.
+    """
+    from peft import LoraConfig
+
+    config = getattr(model, "config", None)
+    is_moe = bool(getattr(config, "num_experts", 0) or getattr(config, "num_local_experts", 0))
+    defaults = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "bias": "none", "task_type": "CAUSAL_LM",
+                "target_modules": ATTENTION if is_moe else "all-linear"}
+    return LoraConfig(**defaults | changes)
+
+
+def add_lora(model: torch.nn.Module, **changes: Any):
+    """Wrap a model (or any module with linear layers) with PEFT's adapters; `changes` as in `lora_config`."""
+    from peft import get_peft_model
+
+    quiet()
+    with _no_gptq():
+        return get_peft_model(model, lora_config(model, **changes))
+
+
+def load_adapter(folder: str | Path, model: str | Path | PreTrainedModel = "chat") -> tuple[Any, PreTrainedTokenizerBase]:
+    """Load a model, put a saved adapter on it and return it in eval mode with its tokenizer.
+
+    Raises Qwen3labError where the folder holds no adapter, and as `models.load`.
+    """
+    from peft import PeftModel
+
+    folder = Path(folder)
+    if not (folder / "adapter_config.json").is_file():
+        raise Qwen3labError(f"{folder.name!r} holds no adapter (no adapter_config.json). Give the output_dir of a run with method 'lora' or 'qlora'.")
+    if isinstance(model, (str, Path)):
+        model, tokenizer = models.load(model)
+    else:
+        tokenizer = models.load_tokenizer(model.config._name_or_path)
+    with _no_gptq():
+        return PeftModel.from_pretrained(model, str(folder)).eval(), tokenizer
+
+
+def company_adapter() -> Path:
+    """The folder of the adapter with the company's knowledge, as notebook 03 trains it on the profile's chat model.
+
+    It is trained at the first call, and again when the model, the rows or the recipe are no longer those it was made from.
+    """
+    folder = paths.ROOT / "runs" / f"company-lora-{profiles.get().name}"
+    made_from = folder / "made_from.json"
+    now = json.dumps({"model": _fingerprint(models.resolve("chat")), "rows": _fingerprint(paths.TASKS / "knowledge.train.jsonl"),
+                      "recipe": company_recipe()}, indent=1)
+    if not made_from.is_file() or made_from.read_text(encoding="utf-8") != now:
+        fine_tune("chat", tasks.load("knowledge", "train"), output_dir=folder, **company_recipe())
+        made_from.write_text(now, encoding="utf-8")
+    return folder
+
+
+def company_recipe() -> dict[str, Any]:
+    """How notebook 03 trains: for the tiny model many rows and a high rate; a large one starts from the defaults."""
+    if profiles.get().name == "tiny":
+        return {"method": "lora", "steps": 60, "batch_size": 32, "learning_rate": 1e-2}
+    return {"method": "lora", "epochs": 4}
+
+
+def _fingerprint(source: Path | str) -> str:
+    """SHA-256 of a file or of a folder's weights; of a hub id its name."""
+    if isinstance(source, str):
+        return source
+    files = sorted(source.glob("*.safetensors")) if source.is_dir() else [source]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def dataset(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Any], max_length: int, too_long: str = "raise"):
+    """Encode rows into a `datasets.Dataset` of input_ids and labels, ready for SFTTrainer, which leaves such rows as they are.
+
+    Raises Qwen3labError for no rows and, unless `too_long` is "drop", for rows of more than `max_length` tokens.
+    """
+    from datasets import Dataset
+
+    encoded = [encode(tokenizer, row) for row in rows]
+    kept = [row for row in encoded if len(row["input_ids"]) <= max_length]
+    if not encoded:
+        raise Qwen3labError("There are no rows to train on. Give at least one row.")
+    lost = len(encoded) - len(kept)
+    if lost and (too_long != "drop" or not kept):
+        longest = max(len(row["input_ids"]) for row in encoded)
+        raise Qwen3labError(f"{lost} of {len(encoded)} rows have more than {max_length} tokens (the longest has {longest}). "
+                            "Shorten or split them, or leave them out with too_long='drop'.")
+    if lost:
+        print(f"left out {lost} of {len(encoded)} rows: more than {max_length} tokens")
+    return Dataset.from_list(kept)
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, row: Any) -> dict[str, list[int]]:
+    """Turn one row into input_ids and labels by `chat.example`, the only place that decides what is trained."""
+    if isinstance(row, dict):
+        return chat.example(tokenizer, tasks.conversation(row), thinking=row["thinking"], tools=row.get("tools"))
+    return chat.example(tokenizer, row.messages, thinking=row.thinking, tools=row.tools)
+
+
+def _trainer(model, tokenizer, data, held_out, method, lora, config):
+    """Build the SFTTrainer, with an adapter unless all weights are trained."""
+    from transformers.trainer_callback import PrinterCallback
+    from trl import SFTTrainer
+
+    with _no_gptq():
+        trainer = SFTTrainer(model, args=config, train_dataset=data, eval_dataset=held_out, processing_class=tokenizer,
+                             peft_config=None if method == "full" else lora_config(model, **lora or {}))
+    trainer.remove_callback(PrinterCallback)
+    if method == "qlora" and model.device.type == "cpu":
+        # TRL casts the adapters of a 4-bit model to bfloat16, as the paper does for GPUs; a CPU only emulates it.
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    return trainer
+
+
+def _run(trainer, tokenizer, method, result, peak_bytes, output_dir) -> Run:
+    import pandas as pd
+
+    names = {"mean_token_accuracy": "accuracy", "num_tokens": "tokens"}
+    keep = ("step", "loss", "learning_rate", "grad_norm", "accuracy", "tokens", "eval_loss")
+    by_step: dict[int, dict[str, float]] = {}
+    for entry in trainer.state.log_history:
+        if "loss" in entry or "eval_loss" in entry:
+            entry = {names.get(key, key): value for key, value in entry.items()}
+            by_step.setdefault(entry["step"], {}).update({key: entry[key] for key in keep if key in entry})
+    history = pd.DataFrame([by_step[step] for step in sorted(by_step)])
+    model = trainer.model.eval()
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    tokens = int(trainer._total_train_tokens)
+    return Run(model, tokenizer, history, result.metrics["train_runtime"], tokens / result.metrics["train_runtime"], peak_bytes,
+               output_dir, method, trainer.state.global_step, tokens, trained, nf4.share_4bit(model)[1],
+               monitoring.training_bytes(model, trainer.optimizer))
+
+
+@contextmanager
+def _head_on_trained_positions(on_cpu: bool) -> Iterator[None]:
+    """Let TRL compute the output head only where a label is trained, as it does on a GPU.
+
+    Elsewhere TRL 1.16 scores every position and masks afterwards (`trl/trainer/utils.py`, `compact`), for the sake of
+    devices that compile for fixed shapes. A CPU does not, and with one trained token in ten the loss, which is the
+    same, costs a tenth.
+    """
+    import trl.trainer.utils as utils
+
+    original = utils._use_triton
+    if on_cpu:
+        utils._use_triton = lambda device: True  # read there for this one choice; the kernels look at their own copy
+    try:
+        yield
+    finally:
+        utils._use_triton = original
+
+
+@contextmanager
+def _no_gptq() -> Iterator[None]:
+    """Keep PEFT from importing gptqmodel to ask whether a layer is one of its own: seconds, and a banner in the output."""
+    import peft.tuners.lora.awq as awq
+    import peft.tuners.lora.gptq as gptq
+
+    originals = gptq.is_gptqmodel_available, awq.is_gptqmodel_available
+    gptq.is_gptqmodel_available = awq.is_gptqmodel_available = lambda: False
+    try:
+        yield
+    finally:
+        gptq.is_gptqmodel_available, awq.is_gptqmodel_available = originals

@@ -1,0 +1,58 @@
+"""Bytes are counted right, and what a machine measured is marked as such."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from qwen3lab import memory, models, monitoring
+
+
+def test_clock_prints_a_marked_line(capsys):
+    with monitoring.clock("a block") as clock:
+        assert clock.seconds >= 0
+    line = capsys.readouterr().out
+    assert line.startswith(monitoring.MARK) and line == f"time · a block: {clock.seconds:.1f} s\n"
+    assert clock.seconds == clock.seconds, "the clock stands after the block"
+
+
+def test_clock_prints_when_the_block_fails(capsys):
+    with pytest.raises(ValueError):
+        with monitoring.clock("broken"):
+            raise ValueError
+    assert capsys.readouterr().out.startswith("time · broken: ")
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_peak_sees_memory_that_was_given_back(kernel, monkeypatch):
+    if not kernel:  # the way of machines without Linux's counter
+        monkeypatch.setattr(monitoring, "_reset_high_water", lambda: False)
+    size = 120_000_000
+    with monitoring.peak() as before:
+        pass
+    with monitoring.peak() as during:
+        block = torch.ones(size, dtype=torch.uint8)
+        if not kernel:
+            import time
+
+            time.sleep(0.1)
+        del block
+    assert during.bytes - before.bytes == pytest.approx(size, rel=0.2)
+
+
+def test_model_bytes_count_tied_weights_once(checkpoint):
+    model, _ = models.load(checkpoint)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert monitoring.model_bytes(model) == 4 * model.num_parameters()
+    assert monitoring.tensor_bytes([model.lm_head.weight, model.model.embed_tokens.weight]) == 4 * model.lm_head.weight.numel()
+
+
+def test_training_bytes_are_those_of_the_planner(checkpoint):
+    model, _ = models.load(checkpoint)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    model(input_ids=torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()
+    optimizer.step()
+    measured = monitoring.training_bytes(model, optimizer)
+    planned = memory.plan(model.config, "full").parts
+    assert measured == {"frozen weights": 0, "trained weights": planned["weights"], "gradients": planned["gradients"],
+                        "optimiser": planned["optimiser"]}
