@@ -143,7 +143,7 @@ def tokens_html(tokenizer: PreTrainedTokenizerBase, ids: list[int], labels: list
         text = html.escape(_visible(tokenizer, number))
         boxes.append(f'<span title="{number}" style="{style}border-radius:3px;padding:0 2px;margin:1px;white-space:pre">{text}</span>'
                      + ("<br>" if text.endswith("↵") else ""))
-    return '<div style="font-family:monospace;line-height:1.7">' + "".join(boxes) + "</div>"
+    return '<div style="font-family:monospace;line-height:1.7">' + "<wbr>".join(boxes) + "</div>"
 
 
 def _visible(tokenizer: PreTrainedTokenizerBase, number: int) -> str:

@@ -11,7 +11,8 @@ import sys
 from qwen3lab import memory, paths, profiles
 from qwen3lab.errors import Qwen3labError
 
-LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "sentence-transformers", "faiss-cpu", "gptqmodel", "xllamacpp")
+LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "sentence-transformers", "faiss-cpu", "gptqmodel", "optimum",
+             "xllamacpp")
 
 
 def doctor() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import threading
 import time
@@ -39,7 +40,7 @@ def find(names: list[str] | None = None, folder: Path | None = None) -> list[Pat
 
 
 class _Watch(threading.Thread):
-    """Samples the memory of a kernel and its children every 0.2 s."""
+    """Follows the memory of a kernel and its children: looks every 0.2 s, and asks Linux for the kernel's own peak."""
 
     def __init__(self, manager):
         super().__init__(daemon=True)
@@ -53,33 +54,62 @@ class _Watch(threading.Thread):
             try:
                 kernel = psutil.Process(provisioner.pid)
                 sizes = [p.memory_info().rss for p in (kernel, *kernel.children(recursive=True))]
-                self.peak = max(self.peak, sum(sizes))
+                self.peak = max(self.peak, sum(sizes), _linux_peak(kernel.pid))
             except (AttributeError, TypeError, psutil.Error):  # not started yet, or ended just now
                 continue
 
 
-def run(source: Path, target: Path) -> Result:
-    """Execute `source` top to bottom in a fresh kernel and write it to `target` without what changes on every run."""
+def _linux_peak(pid: int) -> int:
+    """The highest resident memory of a process so far, in bytes; 0 where the system does not keep it."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
+
+
+def run(source: Path, target: Path, timeout: int = 600) -> Result:
+    """Execute `source` top to bottom in a fresh kernel and write it to `target` without what changes on every run.
+
+    A notebook that fails is written too, for a look at it, but never over `source`.
+    `timeout`: seconds that one cell may take.
+    """
     import nbformat
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
+    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+    class ThisPython(KernelSpecManager):
+        """Knows one kernel: the interpreter that runs this, whatever else is registered on the machine as python3."""
+
+        def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+            # Only errors are logged: else each start says that the connection, which never leaves this machine, is not encrypted.
+            return KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"],
+                              language="python", display_name="Python 3", name=kernel_name)
 
     notebook = nbformat.read(source, as_version=4)
-    manager = AsyncKernelManager(kernel_name="python3")
-    manager.kernel_spec.argv[0] = sys.executable  # the interpreter of this environment, whatever else is registered
-    client = NotebookClient(notebook, km=manager, timeout=600, resources={"metadata": {"path": str(paths.ROOT)}})
+    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=ThisPython())
+    # The folder is the one that JupyterLab gives a kernel, so that relative paths mean the same here and there.
+    client = NotebookClient(notebook, km=manager, timeout=timeout, record_timing=False, coalesce_streams=True,
+                            resources={"metadata": {"path": str(source.parent)}})
+    home = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     watch, began, error = _Watch(manager), time.perf_counter(), ""
     watch.start()
     try:
-        client.execute()
+        client.execute(env=os.environ | {"PYTHONPATH": home})
     except CellExecutionError as failure:
-        error = str(failure).strip().splitlines()[-1]
+        error = f"{failure.ename}: {failure.evalue}".splitlines()[0]
+    except TimeoutError:
+        error = f"a cell timed out after {timeout} s"
+    except DeadKernelError:
+        error = "the kernel died, perhaps for want of memory"
     finally:
         watch.over.set()
     seconds = time.perf_counter() - began
-    target.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(clean(notebook), target)
+    if not error or source.resolve() != target.resolve():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(clean(notebook), target)
     return Result(source.stem, seconds, watch.peak, error)
 
 
@@ -99,28 +129,43 @@ def table(results: list[Result]) -> str:
     return "\n".join([*lines, f"{'all':<36} {sum(r.seconds for r in results):8.1f}"])
 
 
-def outputs(path: Path) -> list[tuple[str, str]]:
-    """(cell id, output) of a notebook with the volatile lines left out."""
+def outputs(path: Path) -> list[tuple[str, str, str]]:
+    """(cell id, kind, text) of every output of a notebook, without the volatile lines; an image is the text that encodes it."""
     import nbformat
 
     found = []
     for cell in nbformat.read(path, as_version=4).cells:
         for out in cell.get("outputs", []):
-            pieces = [out.get("text", "")] if "text" in out else [f"{kind}: {data}" for kind, data in sorted(out.get("data", {}).items())]
-            for piece in pieces:
-                lines = [line for line in str(piece).splitlines() if not line.startswith(VOLATILE)]
-                found += [(cell["id"], "\n".join(lines))] if lines else []
+            pieces = {out["name"]: out["text"]} if out.output_type == "stream" else dict(out.get("data", {}))
+            if out.output_type == "error":
+                pieces = {"error": f"{out['ename']}: {out['evalue']}"}
+            for kind, text in sorted(pieces.items()):
+                lines = [line for line in str(text).splitlines() if not line.startswith(VOLATILE)]
+                found += [(cell["id"], kind, "\n".join(lines))] if lines else []
     return found
 
 
 def diff(first: Path, second: Path) -> list[str]:
-    """Where the outputs of the notebooks in two folders differ, a line each; empty when all are equal but for times."""
-    found = []
-    for path in find(folder=first):
-        left, right = outputs(path), outputs(second / path.name)
-        if len(left) != len(right):
-            found.append(f"{path.stem}: {len(left)} outputs against {len(right)}")
-        found += [f"{path.stem}, cell {a[0]}: {a[1][:80]!r} against {b[1][:80]!r}" for a, b in zip(left, right) if a != b]
+    """Where the outputs of the notebooks in two folders differ, a line each; empty when all are equal but for times.
+
+    Raises Qwen3labError for a folder without notebooks.
+    """
+    names = {folder: {path.name for path in find(folder=folder)} for folder in (first, second)}
+    for folder, there in names.items():
+        if not there:
+            raise Qwen3labError(f"There are no notebooks in {folder.name!r}. Give two folders that `run` wrote.")
+    found = [f"{name.removesuffix('.ipynb')}: only in one of the folders" for name in sorted(names[first] ^ names[second])]
+    for name in sorted(names[first] & names[second]):
+        left, right, stem = outputs(first / name), outputs(second / name), name.removesuffix(".ipynb")
+        if [a[:2] for a in left] != [b[:2] for b in right]:
+            found.append(f"{stem}: other outputs, {len(left)} against {len(right)}")
+            continue
+        for (cell, kind, a), (_, _, b) in zip(left, right, strict=True):
+            if a != b and kind.startswith("image/"):
+                found.append(f"{stem}, cell {cell}: another {kind} picture")
+            elif a != b:
+                changed = next(((x, y) for x, y in zip(a.splitlines(), b.splitlines()) if x != y), (a[-80:], b[-80:]))
+                found.append(f"{stem}, cell {cell}: {changed[0][:80]!r} against {changed[1][:80]!r}")
     return found
 
 

@@ -67,7 +67,7 @@ def score_bars(systems: Mapping[str, pd.DataFrame], xlabel: str = "exact match")
         systems: name -> table as `evaluation.summary` returns it, with the same tasks as its index.
     """
     tasks = list(next(iter(systems.values())).index)
-    figure, ax = _figure(height=1.2 + 0.26 * len(tasks) * (len(systems) + 0.8))
+    figure, ax = _figure(height=1.2 + 0.17 * len(tasks) * (len(systems) + 0.6))
     for i, (name, table) in enumerate(systems.items()):
         table = table.loc[tasks]
         places = [place + (i - (len(systems) - 1) / 2) * 0.8 / len(systems) for place in range(len(tasks))]
@@ -175,7 +175,7 @@ def accuracy_and_hallucination(table: pd.DataFrame) -> Figure:
         for place, value, high in zip(places, table[name], table[f"{name} high"]):
             ax.text(place, high + 0.015, f"{value:.2f}", ha="center", fontsize="small")
     ax.set_xticks(range(len(table)), list(table.index))
-    ax.set(ylabel=f"share of {int(table.n.iloc[0])} questions", ylim=(0, 1.12), yticks=[0, 0.25, 0.5, 0.75, 1])
+    ax.set(ylabel=f"share of {int(table.n.iloc[0])} questions (lines: 95 %)", ylim=(0, 1.12), yticks=[0, 0.25, 0.5, 0.75, 1])
     figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize="small")
     return figure
 
@@ -191,8 +191,7 @@ def family_parameters(total: Mapping[str, float], active: Mapping[str, float]) -
             ax.text(series[name] * 1.08, place, f"{series[name] / 1e9:.3g} B" if series[name] >= 1e8 else f"{series[name] / 1e6:.3g} M", va="center", fontsize="x-small")
     ax.set_yticks(range(len(total)), list(total))
     ax.invert_yaxis()
-    ax.set(xscale="log", xlabel="parameters (logarithmic)")
-    ax.margins(x=0.14)
+    ax.set(xscale="log", xlabel="parameters (logarithmic)", xlim=(min(active.values()) / 3, max(total.values()) * 3))
     figure.legend(loc="outside upper right", ncols=2, frameon=False)
     return figure
 
@@ -227,8 +226,8 @@ def expert_load(load: Any) -> Figure:
         ax.plot(range(experts), load[layer], MARKERS[layer % 4], color=COLOURS[layer % 4], markersize=6,
                 markerfacecolor="white" if layer % 2 else COLOURS[layer % 4], label=f"layer {layer}")
     ax.axhline(1, color="black", linewidth=1, linestyle="--")
-    ax.text(experts - 0.6, 1.02, "fair share", ha="right", va="bottom", fontsize="small")
-    ax.set(xlabel="expert", ylabel="times its fair share", xticks=range(0, experts, max(1, experts // 16)), ylim=(0, max(2.0, float(load.max()) * 1.1)))
+    ax.text(experts - 0.3, 1, "fair\nshare", va="center", fontsize="small")
+    ax.set(xlabel="expert", ylabel="times its fair share", xticks=range(0, experts, max(1, experts // 16)), xlim=(-0.6, experts + 0.6), ylim=(0, max(2.0, float(load.max()) * 1.1)))
     ax.grid(axis="x", alpha=0.25)
     figure.legend(loc="outside upper right", ncols=min(layers, 4), frameon=False)
     return figure

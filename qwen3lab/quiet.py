@@ -15,11 +15,13 @@ _WARNINGS = (
     (r".*`?pin_memory`? argument is set as true but no accelerator is found", "a data loader's default; pinning is simply left out"),
     (r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\)", "the first step under gradient scaling; the schedule is right"),
     (r".*is_gradient_checkpointing.* is deprecated", "PEFT asks by the old name"),
+    (r".*`gradient_checkpointing` is deprecated", "TRL sets it by the old name"),
     (r".*IProgress not found", "no progress widgets when notebooks run from the command line"),
 )
 _LOGGERS = (
     "bitsandbytes",  # "Failed to load CPU gemm_4bit_forward": an optional kernel; the built-in one serves
     "torchao",  # optional C++ kernels that were built for another torch
+    "torch.utils._pytree",  # torchao registers two enums that torch no longer needs registered
 )
 
 

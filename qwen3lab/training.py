@@ -200,18 +200,27 @@ def load_adapter(folder: str | Path, model: str | Path | PreTrainedModel = "chat
         return PeftModel.from_pretrained(model, str(folder)).eval(), tokenizer
 
 
-def company_adapter() -> Path:
+def company_adapter(run: Run | None = None) -> Path:
     """The folder of the adapter with the company's knowledge, as notebook 03 trains it on the profile's chat model.
 
-    It is trained at the first call, and again when the model, the rows or the recipe are no longer those it was made from.
+    Notebook 03 gives its `run` to be kept. The others find it there; where it is missing, or was made from another model,
+    other rows or another recipe, it is trained first.
     """
     folder = paths.ROOT / "runs" / f"company-lora-{profiles.get().name}"
     made_from = folder / "made_from.json"
     now = json.dumps({"model": _fingerprint(models.resolve("chat")), "rows": _fingerprint(paths.TASKS / "knowledge.train.jsonl"),
                       "recipe": company_recipe()}, indent=1)
-    if not made_from.is_file() or made_from.read_text(encoding="utf-8") != now:
-        fine_tune("chat", tasks.load("knowledge", "train"), output_dir=folder, **company_recipe())
-        made_from.write_text(now, encoding="utf-8")
+    if run is None and made_from.is_file() and made_from.read_text(encoding="utf-8") == now:
+        return folder
+    run = run or fine_tune("chat", tasks.load("knowledge", "train"), **company_recipe())
+    folder.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as draft:  # whole or not at all: two notebooks may run at once
+        run.model.save_pretrained(draft)
+        run.tokenizer.save_pretrained(draft)
+        (Path(draft) / made_from.name).write_text(now, encoding="utf-8")
+        folder.mkdir(exist_ok=True)
+        for file in sorted(Path(draft).iterdir(), key=lambda file: file.name == made_from.name):  # the proof last
+            file.replace(folder / file.name)
     return folder
 
 

@@ -232,3 +232,25 @@ def test_the_saved_adapter_names_its_base(checkpoint, tmp_path):
     run = training.fine_tune(checkpoint, _rows(), steps=1, batch_size=4, output_dir=tmp_path / "a")
     config = json.loads((run.output_dir / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(checkpoint) and config["r"] == 16
+
+
+def test_the_company_adapter_is_trained_once_and_again_when_its_sources_change(checkpoint, tmp_path, monkeypatch):
+    from qwen3lab.data import tasks
+
+    monkeypatch.setattr(training.paths, "ROOT", tmp_path)
+    monkeypatch.setattr(training.paths, "TASKS", tmp_path)
+    monkeypatch.setattr(models, "resolve", lambda name: checkpoint)
+    monkeypatch.setattr(training, "company_recipe", lambda: {"steps": 2, "batch_size": 4})
+    tasks.write(_rows(), tmp_path / "knowledge.train.jsonl")
+    calls, original = [], training.fine_tune
+    monkeypatch.setattr(training, "fine_tune", lambda *a, **k: calls.append(1) or original(*a, **k))
+    folder = training.company_adapter()
+    assert training.company_adapter() == folder and len(calls) == 1
+    model, _ = training.load_adapter(folder)
+    assert any(parameter.abs().max() > 0 for name, parameter in model.named_parameters() if "lora_B" in name)
+    tasks.write(_rows(11), tmp_path / "knowledge.train.jsonl")
+    training.company_adapter()
+    assert len(calls) == 2
+    assert {file.name for file in (tmp_path / "runs").iterdir()} == {folder.name}, "no draft is left"
+    with pytest.raises(Qwen3labError, match="holds no adapter"):
+        training.load_adapter(checkpoint)

@@ -25,7 +25,7 @@ TASK = "Given a question, retrieve the passage that answers it"
 PROMPTS = {"query": f"Instruct: {TASK}\nQuery:", "document": ""}
 DIMENSIONS = (256, 128, 64)  # a vector cut to its first 128 or 64 numbers is trained to work too
 TEMPERATURE = 0.05
-RECIPE = Recipe("embedding", "contrastive", steps=360, tokens=4096, matrix_lr=0.005, other_lr=1e-3, warmup=20, cooldown=0.5)
+RECIPE = Recipe("embedding", "contrastive", steps=300, tokens=3072, matrix_lr=0.01, other_lr=1e-3, warmup=20, cooldown=0.5)
 END = "<|endoftext|>"
 
 # A handbook also chats. Chance sentences of these teach the model to look past what it cannot read.
