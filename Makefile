@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: course test lab notebooks models data clean help
+.PHONY: course test lab notebooks models clean help
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -30,7 +30,7 @@ notebooks: $(READY)  ## run all notebooks in place, which renews the committed o
 	$(BIN)/python -m qwen3lab.notebooks run --in-place
 
 models: $(READY)  ## rebuild the bundled models (hours on a CPU; goes on where it was stopped)
-	$(BIN)/python -m qwen3lab.tiny dense moe draft
+	$(BIN)/python -m qwen3lab.tiny dense moe draft embedding
 
 clean:  ## remove what was built; the environment stays
 	rm -rf build .pytest_cache .hypothesis

@@ -151,8 +151,8 @@ def test_upcycled_moe_computes_what_the_dense_model_computes(tok):
 
 
 def test_smoke_build_runs_every_stage(tmp_path):
-    for stage in ("dense", "moe", "draft"):
+    for stage in ("dense", "moe", "draft", "embedding"):
         getattr(build, stage)(tmp_path / "work", tmp_path / "models", smoke=True)
-    for name in ("qwen3-tiny-base", "qwen3-tiny", "qwen3-tiny-moe", "qwen3-tiny-draft"):
+    for name in ("qwen3-tiny-base", "qwen3-tiny", "qwen3-tiny-moe", "qwen3-tiny-draft", "qwen3-tiny-embedding"):
         assert (tmp_path / "models" / name / "model.safetensors").exists()
         assert not list((tmp_path / "models" / name).glob("*.bin"))

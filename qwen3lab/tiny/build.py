@@ -17,6 +17,7 @@ from .pretrain import Recipe, train
 
 TEXT = Recipe("dense", "text", steps=200, tokens=8192, cooldown=0.0)
 CHAT = Recipe("dense", "chat", steps=3200)
+STAGES = ("dense", "moe", "draft", "embedding")
 SMOKE = dict(steps=3, tokens=1024, warmup=2)
 
 
@@ -101,3 +102,13 @@ def _one_stage(model, tok, recipe: Recipe, folder: Path, target: Path, smoke: bo
         return
     totals = train(model, tok, recipe, folder, on_save=lambda m, step: export(m, tok, target), device=device)
     (folder / "done.json").write_text(json.dumps(totals))
+
+
+def embedding(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu") -> None:
+    """`qwen3-tiny-embedding`: the dense model's body, trained contrastively on the world's questions and passages."""
+    from .embedding import RECIPE, train_embedding
+
+    folder = work / "embedding"
+    if not (folder / "done.json").exists():
+        totals = train_embedding(models / "qwen3-tiny", models / "qwen3-tiny-embedding", folder, RECIPE.steps, smoke=smoke)
+        (folder / "done.json").write_text(json.dumps(totals))

@@ -72,6 +72,21 @@ def acceptance(target, draft, tokenizer, drafted: int = DRAFTED) -> dict:
     return {"right": accepted, "n": proposed, "tokens": sum(map(len, answers)), "passes": passes}
 
 
+def retrieval_recall() -> dict:
+    """Recall@3 over the handbook's chunks for its answerable test questions, by the embedding model and by BM25."""
+    from qwen3lab.retrieval import chunks, index, pdf
+
+    parts = chunks.chunk(pdf.read_pdf(paths.HANDBOOK), models.load_tokenizer("qwen3-tiny"))
+    rows = [row for row in tasks.load("handbook", "test") if row["answerable"]]
+    relevant = [index.relevant_chunks(parts, row["answer"], row["pages"], row["fact"].split("/")[1]) for row in rows]
+    searches = {"recall@3": index.Index.build(parts, models.load_embedding("qwen3-tiny-embedding")), "recall@3 of BM25": index.Keywords(parts)}
+    found = {}
+    for name, search in searches.items():
+        hits = search.search([row["messages"][0]["content"] for row in rows], 3)
+        found[name] = {"right": sum(any(hit.chunk.id in right for hit in row) for row, right in zip(hits, relevant)), "n": len(rows)}
+    return found | {"chunks": len(parts)}
+
+
 def measure(names: list[str]) -> dict:
     """Scores of the named models: `{model: {score: {"right", "n"} or a number}}`."""
     results: dict = {}
@@ -85,6 +100,8 @@ def measure(names: list[str]) -> dict:
     if "qwen3-tiny-draft" in names:
         draft, _ = models.load("qwen3-tiny-draft")
         results["qwen3-tiny-draft"] = {"accepted": acceptance(target, draft, tokenizer)}
+    if "qwen3-tiny-embedding" in names:
+        results["qwen3-tiny-embedding"] = retrieval_recall()
     return results
 
 
