@@ -89,10 +89,9 @@ def code_book(weights: Sequence[float], levels: Sequence[float]) -> Figure:
     figure, ax = _figure(height=3.2)
     ax.hist(weights, bins=121, density=True, color="#b8c9d9", edgecolor="none", label="weights, by block scaled to [-1, 1]")
     for i, level in enumerate(levels):
-        ax.axvline(level, ymax=0.92, color=COLOURS[1], linewidth=1.2, linestyle="--", label="the 16 values of NF4" if not i else None)
+        ax.axvline(level, color=COLOURS[1], linewidth=1.2, linestyle="--", label="the 16 values of NF4" if not i else None)
     ax.set(xlabel="weight / largest weight of its block", ylabel="density")
-    ax.legend(frameon=False, loc="upper right", fontsize="small")
-    ax.margins(y=0.18)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
     return figure
 
 
@@ -319,4 +318,65 @@ def token_lengths(lengths: Mapping[str, Sequence[int]], limit: int | None = None
         ax.text(limit, ax.get_ylim()[1] * 0.97, f" {limit}", va="top", fontsize="small")
     ax.set(xlabel=xlabel, ylabel="rows", xlim=(0, None))
     ax.legend(frameon=False)
+    return figure
+
+
+def rungs(table: pd.DataFrame) -> Figure:
+    """Forms of one model: what each costs on disk (left) and what it still answers (right, with 95 % intervals).
+
+    Args:
+        table: one row a form, by name; columns bytes, accuracy, low, high, agreement.
+    """
+    figure, (left, right) = _figure(height=1.2 + 0.42 * len(table), columns=2, sharey=True)
+    places = range(len(table))
+    left.barh(places, table.bytes / 1e6, height=0.6, color=COLOURS[0], edgecolor=COLOURS[0])
+    for place, size in zip(places, table.bytes):
+        left.text(size / 1e6, place, f" {size / 1e6:.1f}", va="center")
+    left.set(xlabel="size on disk (MB)", xlim=(0, table.bytes.max() / 1e6 * 1.2))
+    left.set_yticks(places, table.index)
+    left.invert_yaxis()
+    right.errorbar(table.accuracy, places, xerr=[table.accuracy - table.low, table.high - table.accuracy], fmt=MARKERS[0],
+                   color=COLOURS[0], markersize=7, capsize=3, label="exact match, 95 % interval")
+    right.plot(table.agreement, places, MARKERS[2], color=COLOURS[1], markersize=8, markerfacecolor="white", markeredgewidth=1.8,
+               label="same next token")
+    right.set(xlabel="share of answers, of tokens", xlim=(min(0.5, table.low.min()) - 0.02, 1.02))
+    right.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    return figure
+
+
+def metric_bars(table: pd.DataFrame) -> Figure:
+    """Metrics before and after, each in a panel of its own, since their scales differ.
+
+    Args:
+        table: one row a metric (the row's name is the axis label), one column a system.
+    """
+    figure, axes = _figure(height=2.6, columns=len(table))
+    for ax, (metric, row) in zip(axes, table.iterrows()):
+        for i, (name, value) in enumerate(row.items()):
+            ax.bar(i, value, width=0.7, color=COLOURS[i % 4] if not HATCHES[i % 4] else "white", edgecolor=COLOURS[i % 4],
+                   hatch=HATCHES[i % 4], linewidth=1.2)
+            ax.text(i, value, f"{value:.3g}", ha="center", va="bottom")
+        ax.set_xticks(range(len(row)), row.index)
+        ax.set(ylabel=metric, ylim=(0, max(row.max() * 1.15, 1e-9)))
+    return figure
+
+
+def intervals(table: pd.DataFrame, truth: float | None = None) -> Figure:
+    """95 % intervals of the same share at several sample sizes; `truth`: a dashed line.
+
+    Args:
+        table: columns n, accuracy, low, high.
+    """
+    figure, ax = _figure(height=2.8)
+    ax.errorbar(table.n, table.accuracy, yerr=[table.accuracy - table.low, table.high - table.accuracy], fmt=MARKERS[0],
+                color=COLOURS[0], markersize=7, capsize=4)
+    if truth is not None:
+        ax.axhline(truth, linestyle="--", color=COLOURS[1], label="all questions")
+        ax.legend(frameon=False)
+    ax.set_xscale("log")
+    ax.set_xticks(table.n, [str(n) for n in table.n], minor=False)
+    ax.minorticks_off()
+    ax.set(xlabel="number of questions (logarithmic)", ylabel="exact match", ylim=(0, 1.02))
+    ax.grid(axis="y", alpha=0.3)
     return figure
