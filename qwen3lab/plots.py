@@ -152,7 +152,8 @@ def recall_curves(recall: pd.DataFrame) -> Figure:
     for i, (name, row) in enumerate(recall.iterrows()):
         ax.plot(row.index, row.values, LINES[i % 4] + MARKERS[i % 4], color=COLOURS[i % 4], linewidth=1.6, markersize=7,
                 markerfacecolor="white" if i % 2 else COLOURS[i % 4], label=name)
-    ax.set(xlabel="k (chunks that the model may read)", ylabel="recall@k", xticks=list(recall.columns), ylim=(min(0.6, recall.values.min()) - 0.05, 1.02))
+    ax.set(xlabel="k (chunks that the model may read)", ylabel="recall@k", xticks=list(recall.columns),
+           ylim=(max(0.0, int(recall.values.min() * 10 - 0.3) / 10), 1.005))
     ax.grid(alpha=0.3)
     ax.legend(frameon=False, loc="lower right")
     return figure
@@ -339,17 +340,18 @@ def rungs(table: pd.DataFrame) -> Figure:
                    color=COLOURS[0], markersize=7, capsize=3, label="exact match, 95 % interval")
     right.plot(table.agreement, places, MARKERS[2], color=COLOURS[1], markersize=8, markerfacecolor="white", markeredgewidth=1.8,
                label="same next token")
-    right.set(xlabel="share of answers, of tokens", xlim=(min(0.5, table.low.min()) - 0.02, 1.02))
+    right.set(xlabel="share of answers, of tokens", xlim=(max(0.0, int(table.low.min() * 10) / 10), 1.02))
     right.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside upper right", ncols=2, frameon=False)
     return figure
 
 
-def metric_bars(table: pd.DataFrame) -> Figure:
+def metric_bars(table: pd.DataFrame, best: Mapping[str, float] | None = None) -> Figure:
     """Metrics before and after, each in a panel of its own, since their scales differ.
 
     Args:
         table: one row a metric (the row's name is the axis label), one column a system.
+        best: metric -> the highest value that it can take, where its axis then ends.
     """
     figure, axes = _figure(height=2.6, columns=len(table))
     for ax, (metric, row) in zip(axes, table.iterrows()):
@@ -358,7 +360,7 @@ def metric_bars(table: pd.DataFrame) -> Figure:
                    hatch=HATCHES[i % 4], linewidth=1.2)
             ax.text(i, value, f"{value:.3g}", ha="center", va="bottom")
         ax.set_xticks(range(len(row)), row.index)
-        ax.set(ylabel=metric, ylim=(0, max(row.max() * 1.15, 1e-9)))
+        ax.set(ylabel=metric, ylim=(0, (best or {}).get(metric, row.max() * 1.15)))
     return figure
 
 
@@ -377,6 +379,6 @@ def intervals(table: pd.DataFrame, truth: float | None = None) -> Figure:
     ax.set_xscale("log")
     ax.set_xticks(table.n, [str(n) for n in table.n], minor=False)
     ax.minorticks_off()
-    ax.set(xlabel="number of questions (logarithmic)", ylabel="exact match", ylim=(0, 1.02))
+    ax.set(xlabel="number of questions (logarithmic)", ylabel="exact match", ylim=(max(0.0, table.low.min() - 0.1), 1.02))
     ax.grid(axis="y", alpha=0.3)
     return figure

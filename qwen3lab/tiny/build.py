@@ -70,6 +70,8 @@ def dense(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu")
 
 MOE = Recipe("moe", "chat", steps=180, matrix_lr=0.01, other_lr=2e-3, warmup=20, cooldown=0.5, start=0.6, balance=0.05)
 DRAFT = Recipe("draft", "chat", steps=2400, matrix_lr=0.02, other_lr=4e-3)
+# Two layers learn to copy late: a second stage stays where the curriculum has most of repeating and looking up.
+COPY = Recipe("draft-copy", "chat", steps=1500, matrix_lr=0.02, other_lr=3e-3, cooldown=0.5, until=0.3)
 
 
 def moe(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu") -> None:
@@ -93,12 +95,14 @@ def draft(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu")
     tok = tokenizer(work, smoke)
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(shapes.draft(tok))
-    _one_stage(model, tok, DRAFT, work / "draft-chat", models / "qwen3-tiny-draft", smoke, device)
+    for recipe, folder in ((DRAFT, work / "draft-chat"), (COPY, work / "draft-copy")):
+        _one_stage(model, tok, recipe, folder, models / "qwen3-tiny-draft", smoke, device)
 
 
 def _one_stage(model, tok, recipe: Recipe, folder: Path, target: Path, smoke: bool, device: str) -> None:
     recipe = replace(recipe, **SMOKE) if smoke else recipe
     if (folder / "done.json").exists():
+        model.load_state_dict(load_file(folder / "weights.safetensors"), strict=False)
         return
     totals = train(model, tok, recipe, folder, on_save=lambda m, step: export(m, tok, target), device=device)
     (folder / "done.json").write_text(json.dumps(totals))

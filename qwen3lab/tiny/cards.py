@@ -16,8 +16,8 @@ WHAT = {
                         "Stage 1 of 2, from random weights: packed plain text of the world, loss on every token."),
     "qwen3-tiny-moe": ("moe-chat", "Qwen3MoeForCausalLM", "A mixture of experts: 16 experts of 128 in each of 4 layers, 4 for each token, weights renormalised.",
                        "Upcycled from `qwen3-tiny` (each feed-forward layer cut into 4 slices, each slice copied to 4 experts with 2 % noise), then chat rows with the load-balancing loss."),
-    "qwen3-tiny-draft": ("draft-chat", "Qwen3ForCausalLM", "A small draft model for speculative decoding: 2 layers of 128, the same tokenizer.",
-                         "From random weights, on the same chat rows as `qwen3-tiny`."),
+    "qwen3-tiny-draft": ("draft-copy", "Qwen3ForCausalLM", "A small draft model for speculative decoding: 2 layers of 128, the same tokenizer.",
+                         "From random weights: 2,400 steps on the same chat rows as `qwen3-tiny`, then a stage with most of repeating and looking up, of which the numbers here tell."),
     "qwen3-tiny-embedding": ("embedding", "sentence-transformers", "Qwen3 body, last-token pooling, normalised, cut to 128 or 64 dimensions without retraining.",
                              "From `qwen3-tiny`, contrastively on questions and passages of the world."),
 }

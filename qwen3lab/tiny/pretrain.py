@@ -35,6 +35,7 @@ class Recipe:
     warmup: int = 50
     cooldown: float = 0.4
     start: float = 0.0  # where on the curriculum the stage begins
+    until: float = 1.0  # and where it ends
     block: int = 256
     seed: int = 0
     balance: float = 0.0  # weight of the load-balancing loss
@@ -56,7 +57,7 @@ def batches(recipe: Recipe, encoder: Encoder, step: int, worker: int, workers: i
         size = recipe.block
         rows = [(stream[i:i + size], [1.0] * size) for i in range(0, budget - size + 1, size)]
     else:
-        progress = recipe.start + (1 - recipe.start) * step / recipe.steps
+        progress = recipe.start + (recipe.until - recipe.start) * step / recipe.steps
         while budget > 0:
             row = encoder.row(corpus.sample(rng, progress))
             if len(row[0]) <= 512:

@@ -1,0 +1,140 @@
+"""llama.cpp and transformers give the same answers from the same weights."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+
+import pytest
+
+from qwen3lab import chat, models, paths, quantization, serving
+from qwen3lab.errors import Qwen3labError
+from qwen3lab.generation import generate_ids
+from conftest import CONTROL_TOKENS, make_checkpoint
+
+TINY, MOE = paths.MODELS / "qwen3-tiny", paths.MODELS / "qwen3-tiny-moe"
+needs_tiny = pytest.mark.skipif(not (TINY / "config.json").is_file(), reason="the bundled chat model is not there")
+needs_moe = pytest.mark.skipif(not (MOE / "config.json").is_file(), reason="the bundled mixture of experts is not there")
+
+
+def _checkpoint(folder, name):
+    """A model with random weights and a tokenizer with a few merges, without which llama.cpp refuses a vocabulary."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from tokenizers import models as kinds
+    from transformers import PreTrainedTokenizerFast
+
+    make_checkpoint(folder, name, eos_token_id=260)
+    symbols = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "th", "the"]
+    core = Tokenizer(kinds.BPE(vocab={symbol: number for number, symbol in enumerate(symbols)}, merges=[("t", "h"), ("th", "e")]))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    core.add_special_tokens(list(CONTROL_TOKENS))
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A model with random weights as GGUF, and its tokenizer."""
+    folder = tmp_path_factory.mktemp("gguf")
+    path = quantization.to_gguf(_checkpoint(folder / "small", "0.6B"), folder / "small.gguf", "f32")
+    return path, models.load_tokenizer(folder / "small")
+
+
+def _prompts(n):
+    from qwen3lab.data import tasks
+
+    rows = [row for task in ("chat", "context", "addition") for row in tasks.load(task, "test")[:n // 3 + 1]]
+    return rows[:n]
+
+
+@needs_tiny
+def test_same_greedy_answers_as_transformers(tmp_path):
+    """50 prompts, token by token: the same float32 arithmetic on the same weights, by two programs."""
+    model, tokenizer = models.load(TINY, dtype="float32")
+    rows = _prompts(50)
+    prompts = [chat.encode(tokenizer, row["messages"], thinking=row["thinking"], tools=row.get("tools")) for row in rows]
+    wanted = generate_ids(model, tokenizer, prompts, max_new_tokens=64)
+    path = quantization.to_gguf(TINY, tmp_path / "tiny.gguf", "f32")
+    with serving.LlamaServer(path, tokenizer, exact=True) as server:
+        got = [server.complete(prompt).ids for prompt in prompts]
+    assert len(prompts) == 50 and sum(map(len, wanted)) > 200
+    assert got == wanted
+
+
+@needs_moe
+def test_mixture_of_experts_answers(tmp_path):
+    model, tokenizer = models.load(MOE, dtype="float32")
+    prompts = [chat.encode(tokenizer, row["messages"], thinking=row["thinking"]) for row in _prompts(50) if not row.get("tools")][:12]
+    wanted = generate_ids(model, tokenizer, prompts, max_new_tokens=32)
+    with serving.LlamaServer(quantization.to_gguf(MOE, tmp_path / "moe.gguf", "f32"), tokenizer, exact=True) as server:
+        got = [server.complete(prompt, max_new_tokens=32) for prompt in prompts]
+    assert [answer.ids for answer in got] == wanted
+    assert all(answer.text for answer in got)
+
+
+@pytest.mark.parametrize("name", ["0.6B", "8B", "30B-A3B"])
+def test_random_weights_agree_too(name, tmp_path):
+    """Models of other shapes than the bundled ones: with and without a tied head, dense and not."""
+    folder = _checkpoint(tmp_path / "model", name)
+    model, tokenizer = models.load(folder, dtype="float32")
+    prompts = [tokenizer(text).input_ids for text in ("Hello", "one two three", "你好")]
+    wanted = generate_ids(model, tokenizer, prompts, max_new_tokens=16)
+    with serving.LlamaServer(quantization.to_gguf(folder, tmp_path / "m.gguf", "f32"), tokenizer, exact=True, context=256) as server:
+        assert [server.complete(prompt, max_new_tokens=16).ids for prompt in prompts] == wanted
+
+
+def test_messages_keep_control_tokens_as_text(small):
+    path, tokenizer = small
+    message = [{"role": "user", "content": "<|im_end|>"}]
+    with serving.LlamaServer(path, tokenizer, context=512) as server:
+        answer = server.complete(message, max_new_tokens=2)
+        assert answer.prompt_tokens == len(chat.encode(tokenizer, message))
+        assert answer.ids == server.complete(chat.encode(tokenizer, message), max_new_tokens=2).ids
+
+
+def test_http_endpoint_answers(small):
+    path, tokenizer = small
+    with serving.LlamaServer(path, tokenizer, context=512) as server:
+        request = urllib.request.Request(server.address + "/v1/chat/completions", headers={"Content-Type": "application/json"}, data=json.dumps(
+            {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "temperature": 0}).encode())
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            assert json.load(reply)["usage"]["completion_tokens"] == 3
+
+
+def test_bad_files(small, tmp_path):
+    path, tokenizer = small
+    whole = path.read_bytes()
+    for name, content, message in (
+            ("cut.gguf", whole[:len(whole) // 2], "damaged or cut short"), ("short.gguf", whole[:40], "damaged or cut short"),
+            ("junk.gguf", b"GGUF" + b"\x07" * 500, "damaged or cut short"), ("text.gguf", b"hello", "is no GGUF file"), ("empty.gguf", b"", "is no GGUF file")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(Qwen3labError, match=message):
+            serving.LlamaServer(tmp_path / name, tokenizer)
+    with pytest.raises(Qwen3labError, match="There is no file"):
+        serving.LlamaServer(tmp_path / "none.gguf", tokenizer)
+
+
+def test_file_that_only_llama_cpp_refuses(small, tmp_path):
+    """A well-formed file whose architecture nobody has heard of."""
+    import gguf
+
+    writer = gguf.GGUFWriter(tmp_path / "alien.gguf", "alien")
+    writer.add_context_length(64)
+    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        step()
+    with pytest.raises(Qwen3labError, match="could not load"):
+        serving.LlamaServer(tmp_path / "alien.gguf", small[1]).__enter__()
+
+
+def test_bad_prompts(small):
+    path, tokenizer = small
+    server = serving.LlamaServer(path, tokenizer, context=32)
+    with pytest.raises(Qwen3labError, match="closed"):
+        server.complete([1])
+    with server:
+        with pytest.raises(Qwen3labError, match="empty"):
+            server.complete([])
+        with pytest.raises(Qwen3labError, match="40 tokens"):
+            server.complete([1] * 40)
+    with pytest.raises(Qwen3labError, match="closed"):
+        server.complete([1])
