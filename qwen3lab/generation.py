@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import chat
+from qwen3lab import chat, models
 from qwen3lab.errors import Qwen3labError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SHORT = 16  # tokens of the first pass
+THREADS = 2  # for a batch of many rows a second thread pays even with the smallest models (9.3 s against 5.8 s for 240 rows)
 
 
 def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[dict[str, Any]]], *,
@@ -41,7 +44,23 @@ def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts
 
 def generate_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], *,
                  max_new_tokens: int = 64, batch_size: int = 32) -> list[list[int]]:
-    """Continue rows of token ids greedily; returns the new ids of each row without the end token and what follows it."""
+    """Continue rows of token ids greedily; returns the new ids of each row without the end token and what follows it.
+
+    A batch takes as long as its longest answer. So all rows get a short first pass, and only those that did not end in
+    it go on together: where most answers are short, that is several times faster.
+    """
+    first = min(SHORT, max_new_tokens)
+    answers, ended = _pass(model, tokenizer, rows, first, batch_size)
+    left = [place for place, end in enumerate(ended) if not end]
+    if left and max_new_tokens > first:
+        more, _ = _pass(model, tokenizer, [rows[place] + answers[place] for place in left], max_new_tokens - first, batch_size)
+        for place, rest in zip(left, more):
+            answers[place] += rest
+    return answers
+
+
+def _pass(model, tokenizer, rows: Sequence[list[int]], max_new_tokens: int, batch_size: int) -> tuple[list[list[int]], list[bool]]:
+    """Up to `max_new_tokens` new ids of each row, and whether the row came to its end."""
     import torch
 
     ends = {token for token in (tokenizer.eos_token_id, tokenizer.pad_token_id) if token is not None}
@@ -51,8 +70,11 @@ def generate_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, row
                 "max_new_tokens": max_new_tokens, "eos_token_id": sorted(ends), "pad_token_id": pad}
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)  # the largest batch first: it fails first
     answers: list[list[int]] = [[] for _ in rows]
-    was_training = model.training
+    ended = [False] * len(rows)
+    was_training, threads = model.training, torch.get_num_threads()
     model.eval()
+    if model.device.type == "cpu" and len(rows) >= 8:
+        torch.set_num_threads(max(threads, min(THREADS, models.cpus())))
     try:
         for start in range(0, len(order), batch_size):
             batch = order[start:start + batch_size]
@@ -62,8 +84,9 @@ def generate_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, row
             with torch.inference_mode():
                 out = model.generate(input_ids=ids, attention_mask=mask, **settings)
             for i, row in zip(batch, out[:, width:].tolist()):
-                length = next((place for place, token in enumerate(row) if token in ends), len(row))
-                answers[i] = row[:length]
+                end = next((place for place, token in enumerate(row) if token in ends), None)
+                answers[i], ended[i] = row[:end], end is not None
     finally:
         model.train(was_training)
-    return answers
+        torch.set_num_threads(threads)
+    return answers, ended

@@ -169,10 +169,10 @@ def set_threads(parameters: int, device: str = "cpu") -> int:
     import torch
 
     if device == "cpu":
-        torch.set_num_threads(1 if parameters < SMALL_MODEL else _cpus())
+        torch.set_num_threads(1 if parameters < SMALL_MODEL else cpus())
     return torch.get_num_threads()
 
 
-def _cpus() -> int:
+def cpus() -> int:
     """The CPUs that this process may use, which a container can make fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -48,7 +48,7 @@ class LlamaServer:
                  threads: int | None = None, exact: bool = False):
         self.path, self.tokenizer = Path(path), tokenizer
         self.context = context or min(check(self.path), LONGEST)
-        self.threads = threads or (1 if self.path.stat().st_size < SMALL_FILE else models._cpus())
+        self.threads = threads or (1 if self.path.stat().st_size < SMALL_FILE else models.cpus())
         self.exact = exact
         self._server: Any = None
 
