@@ -28,6 +28,7 @@ lab: $(READY)  ## open JupyterLab
 
 notebooks: $(READY)  ## run all notebooks in place, which renews the committed outputs
 	$(BIN)/python -m qwen3lab.notebooks run --in-place
+	$(BIN)/python docs/figures.py
 
 models: $(READY)  ## rebuild the bundled models (hours on a CPU; goes on where it was stopped)
 	$(BIN)/python -m qwen3lab.tiny dense moe draft embedding

@@ -44,6 +44,16 @@ def _figure(width: float = 6.4, height: float = 3.6, columns: int = 1, **options
     return figure, axes[0] if columns == 1 else axes
 
 
+def _whiskers(ax, *place, **errors: Any) -> None:
+    """Interval lines with a light edge, so that they can be seen on a dark bar too."""
+    from matplotlib.patheffects import withStroke
+
+    edge = [withStroke(linewidth=3, foreground="white")]
+    drawn = ax.errorbar(*place, fmt="none", ecolor="black", elinewidth=1, capsize=3, **errors)
+    for line in (*drawn.lines[1], *drawn.lines[2]):
+        line.set_path_effects(edge)
+
+
 def loss_curves(histories: Mapping[str, pd.DataFrame], x: str = "step") -> Figure:
     """The training loss of one or more runs (`Run.history`), and the validation loss as larger markers where there is one."""
     figure, ax = _figure()
@@ -73,8 +83,7 @@ def score_bars(systems: Mapping[str, pd.DataFrame], xlabel: str = "exact match")
         places = [place + (i - (len(systems) - 1) / 2) * 0.8 / len(systems) for place in range(len(tasks))]
         ax.barh(places, table.accuracy, height=0.72 / len(systems), color=COLOURS[i % 4] if not HATCHES[i % 4] else "white",
                 edgecolor=COLOURS[i % 4], hatch=HATCHES[i % 4], linewidth=1.2, label=name)
-        ax.errorbar(table.accuracy, places, xerr=[table.accuracy - table.low, table.high - table.accuracy], fmt="none",
-                    ecolor="black", elinewidth=1, capsize=2.5)
+        _whiskers(ax, table.accuracy, places, xerr=[table.accuracy - table.low, table.high - table.accuracy])
     first = next(iter(systems.values()))
     ax.set_yticks(range(len(tasks)), [f"{task} (n={first.n[task]})" for task in tasks])
     ax.invert_yaxis()
@@ -171,7 +180,7 @@ def accuracy_and_hallucination(table: pd.DataFrame) -> Figure:
         ax.bar(places, table[name], width=0.36, color=COLOURS[0] if not i else "white", edgecolor=COLOURS[i], hatch=HATCHES[i],
                linewidth=1.2, label=("right, or declined where there is no answer", "hallucinated: wrong and not declined")[i])
         spread = [table[name] - table[f"{name} low"], table[f"{name} high"] - table[name]]
-        ax.errorbar(places, table[name], yerr=spread, fmt="none", ecolor="black", elinewidth=1, capsize=3)
+        _whiskers(ax, places, table[name], yerr=spread)
         for place, value, high in zip(places, table[name], table[f"{name} high"]):
             ax.text(place, high + 0.015, f"{value:.2f}", ha="center", fontsize="small")
     ax.set_xticks(range(len(table)), list(table.index))
@@ -207,7 +216,7 @@ def thinking_bars(table: pd.DataFrame) -> Figure:
     style = {"color": [COLOURS[i % 4] if not HATCHES[i % 4] else "white" for i in places], "edgecolor": [COLOURS[i % 4] for i in places],
              "hatch": [HATCHES[i % 4] for i in places], "linewidth": 1.2, "width": 0.6}
     axes[0].bar(places, table.accuracy, **style)
-    axes[0].errorbar(places, table.accuracy, yerr=[table.accuracy - table.low, table.high - table.accuracy], fmt="none", ecolor="black", capsize=4)
+    _whiskers(axes[0], places, table.accuracy, yerr=[table.accuracy - table.low, table.high - table.accuracy])
     axes[0].set(ylabel=f"share right (n={int(table.n.iloc[0])}, 95 % interval)", ylim=(0, 1.05))
     axes[1].bar(places, table.tokens, **style)
     axes[1].set(ylabel="tokens written for an answer")
