@@ -30,8 +30,11 @@ notebooks: $(READY)  ## run all notebooks in place, which renews the committed o
 	$(BIN)/python -m qwen3lab.notebooks run --in-place
 	$(BIN)/python docs/figures.py
 
-models: $(READY)  ## rebuild the bundled models (hours on a CPU; goes on where it was stopped)
-	$(BIN)/python -m qwen3lab.tiny dense moe draft embedding
+models: $(READY)  ## rebuild the bundled models (three hours on two cores; goes on where it was stopped)
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m qwen3lab.tiny dense moe
+	$(BIN)/python -m qwen3lab.tiny draft embedding
+	$(BIN)/python -m qwen3lab.tiny.report
+	$(BIN)/python -m qwen3lab.tiny.cards
 
 clean:  ## remove what was built; the environment stays
 	rm -rf build .pytest_cache .hypothesis

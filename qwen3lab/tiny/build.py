@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +24,11 @@ def tokenizer(work: Path, smoke: bool = False):
     """The tokenizer in `work`, trained when it is not there."""
     from transformers import AutoTokenizer
 
-    folder = work / "tokenizer"
-    if not (folder / "tokenizer.json").exists():
+    folder, spread = work / "tokenizer", torch.distributed.is_initialized()
+    if not (folder / "tokenizer.json").exists() and _leads():
         tokenizers.build(folder, 2000 if smoke else 40_000)
+    if spread:
+        torch.distributed.barrier()
     return AutoTokenizer.from_pretrained(folder)
 
 
@@ -55,7 +56,6 @@ def dense(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu")
     tok = tokenizer(work, smoke)
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(shapes.dense(tok))
-    leader = int(os.environ.get("RANK", 0)) == 0
     for recipe, name in ((TEXT, "qwen3-tiny-base"), (CHAT, "qwen3-tiny")):
         recipe = replace(recipe, **SMOKE) if smoke else recipe
         folder = work / f"dense-{recipe.stage}"
@@ -64,7 +64,7 @@ def dense(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu")
             continue
         save = lambda m, step, name=name: export(m, tok, models / name)
         totals = train(model, tok, recipe, folder, on_save=save, device=device)
-        if leader:
+        if _leads():
             (folder / "done.json").write_text(json.dumps(totals))
 
 
@@ -105,7 +105,13 @@ def _one_stage(model, tok, recipe: Recipe, folder: Path, target: Path, smoke: bo
         model.load_state_dict(load_file(folder / "weights.safetensors"), strict=False)
         return
     totals = train(model, tok, recipe, folder, on_save=lambda m, step: export(m, tok, target), device=device)
-    (folder / "done.json").write_text(json.dumps(totals))
+    if _leads():
+        (folder / "done.json").write_text(json.dumps(totals))
+
+
+def _leads() -> bool:
+    """Whether this process writes: the first worker, or the only one."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def embedding(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu") -> None:

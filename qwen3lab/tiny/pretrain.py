@@ -204,4 +204,6 @@ def train(model, tokenizer, recipe: Recipe, folder: Path, *, save_every: int = 1
             if on_save:
                 on_save(model, step + 1)
                 model.train()
-    return {**totals, "recipe": asdict(recipe)}
+    if workers > 1:
+        dist.barrier()  # the next stage starts from what the first worker has just saved
+    return {**totals, "recipe": asdict(recipe), "workers": workers}
