@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import chat, models, profiles
+from qwen3lab import chat, models, paths, profiles
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.quiet import quiet
 
@@ -175,8 +175,10 @@ def _gptqmodel() -> Iterator[Any]:
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             import gptqmodel
+            import gptqmodel.looper.loop_processor
             import gptqmodel.utils.torch
 
+            gptqmodel.looper.loop_processor._PROJECT_LOG_DIR = paths.BUILD / "gptq-logs"  # else a folder beside the notebook
             if profiles.get().device == "cpu":
                 gptqmodel.utils.torch.TORCH_HAS_COMPILE = False
             yield gptqmodel
