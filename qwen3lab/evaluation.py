@@ -157,7 +157,9 @@ def _example(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> dict[st
     messages, thinking = row["messages"], bool(row.get("thinking"))
     if messages[-1]["role"] != "assistant":
         thoughts = {"reasoning_content": row["thoughts"]} if thinking and row.get("thoughts") else {}
-        messages = [*messages, {"role": "assistant", "content": row["answer"], **thoughts}]
+        calls = chat.extract_tool_calls(row["answer"])  # written by the template, so that their tags are control tokens
+        wanted = {"content": "", "tool_calls": [{"type": "function", "function": call} for call in calls]} if calls else {"content": row["answer"]}
+        messages = [*messages, {"role": "assistant", **wanted, **thoughts}]
     return chat.example(tokenizer, messages, thinking=thinking, tools=row.get("tools"))
 
 

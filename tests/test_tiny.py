@@ -79,9 +79,10 @@ def test_encoded_rows_equal_the_chat_template(tok):
             continue
         ids, weights = encoder.row(row)
         apply = lambda messages, **kw: tok.apply_chat_template(messages, tools=row.tools, chat_template=template(), tokenize=False, **kw)
-        assert tok.decode(ids) == apply(row.messages).removesuffix("\n")
+        assert ids == tok(apply(row.messages).removesuffix("\n"), add_special_tokens=False).input_ids
         prompt = [i for i, w in zip(ids, weights) if w == 0]
-        assert tok.decode(prompt) == apply(row.messages[:-1], add_generation_prompt=True, enable_thinking=row.thinking)
+        asked = apply(row.messages[:-1], add_generation_prompt=True, enable_thinking=row.thinking)
+        assert prompt == tok(asked, add_special_tokens=False).input_ids
         assert sum(weights) == pytest.approx((len(ids) - len(prompt)) ** 0.5)
         seen.add(row.task)
     assert seen >= {"context", "unanswerable", "addition", "word-problem", "dialogue", "tool", "code", "recall"}

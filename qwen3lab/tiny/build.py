@@ -16,6 +16,8 @@ from .pretrain import Recipe, train
 
 TEXT = Recipe("dense", "text", steps=200, tokens=8192, cooldown=0.0)
 CHAT = Recipe("dense", "chat", steps=3200)
+# The last steps of each chat model, at the end of the curriculum and at a low rate.
+POLISH = Recipe("polish", "chat", steps=200, matrix_lr=0.006, other_lr=1e-3, warmup=10, cooldown=0.8, start=1.0, worked=0.5)
 STAGES = ("dense", "moe", "draft", "embedding")
 SMOKE = dict(steps=3, tokens=1024, warmup=2)
 
@@ -56,16 +58,8 @@ def dense(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu")
     tok = tokenizer(work, smoke)
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(shapes.dense(tok))
-    for recipe, name in ((TEXT, "qwen3-tiny-base"), (CHAT, "qwen3-tiny")):
-        recipe = replace(recipe, **SMOKE) if smoke else recipe
-        folder = work / f"dense-{recipe.stage}"
-        if (folder / "done.json").exists():
-            model.load_state_dict(load_file(folder / "weights.safetensors"), strict=False)  # the tied head has no entry
-            continue
-        save = lambda m, step, name=name: export(m, tok, models / name)
-        totals = train(model, tok, recipe, folder, on_save=save, device=device)
-        if _leads():
-            (folder / "done.json").write_text(json.dumps(totals))
+    for recipe, folder, name in ((TEXT, "dense-text", "qwen3-tiny-base"), (CHAT, "dense-chat", "qwen3-tiny"), (POLISH, "dense-polish", "qwen3-tiny")):
+        _one_stage(model, tok, recipe, work / folder, models / name, smoke, device)
 
 
 MOE = Recipe("moe", "chat", steps=180, matrix_lr=0.01, other_lr=2e-3, warmup=20, cooldown=0.5, start=0.6, balance=0.05)
@@ -85,7 +79,8 @@ def moe(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu") -
     torch.manual_seed(0)
     model = Qwen3MoeForCausalLM(shapes.moe(tok))
     upcycle(start, model)
-    _one_stage(model, tok, MOE, work / "moe-chat", models / "qwen3-tiny-moe", smoke, device)
+    for recipe, folder in ((MOE, work / "moe-chat"), (replace(POLISH, balance=MOE.balance), work / "moe-polish")):
+        _one_stage(model, tok, recipe, folder, models / "qwen3-tiny-moe", smoke, device)
 
 
 def draft(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu") -> None:
@@ -95,14 +90,15 @@ def draft(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu")
     tok = tokenizer(work, smoke)
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(shapes.draft(tok))
-    for recipe, folder in ((DRAFT, work / "draft-chat"), (COPY, work / "draft-copy")):
+    for recipe, folder in ((DRAFT, work / "draft-chat"), (COPY, work / "draft-copy"),
+                           (replace(POLISH, steps=150, start=COPY.until, until=COPY.until, worked=0.0), work / "draft-polish")):
         _one_stage(model, tok, recipe, folder, models / "qwen3-tiny-draft", smoke, device)
 
 
 def _one_stage(model, tok, recipe: Recipe, folder: Path, target: Path, smoke: bool, device: str) -> None:
     recipe = replace(recipe, **SMOKE) if smoke else recipe
     if (folder / "done.json").exists():
-        model.load_state_dict(load_file(folder / "weights.safetensors"), strict=False)
+        model.load_state_dict(load_file(folder / "weights.safetensors"), strict=False)  # a tied head has no entry
         return
     totals = train(model, tok, recipe, folder, on_save=lambda m, step: export(m, tok, target), device=device)
     if _leads():

@@ -349,9 +349,11 @@ CURRICULUM = (
 )
 
 
-def sample(rng: random.Random, progress: float, chinese: float = 0.4) -> Row:
-    """Draw a training row; `progress` in [0, 1] is how far the chat stage has come."""
+def sample(rng: random.Random, progress: float, chinese: float = 0.4, worked: float = 0.0) -> Row:
+    """Draw a training row; `progress` in [0, 1] is how far the chat stage has come, `worked` a share of rows that are sums with thoughts."""
     language = "zh" if rng.random() < chinese else "en"
+    if worked and rng.random() < worked:
+        return rng.choice((addition, addition, word_problem))(rng, language, False)
     ramp = min(1.0, progress / 0.4)
     task = rng.choices([c[0] for c in CURRICULUM], [a + (b - a) * ramp for _, a, b in CURRICULUM])[0]
     if task == "context":

@@ -14,7 +14,7 @@ class Encoder:
         self.start, self.end, self.document_end = ids("<|im_start|>"), ids("<|im_end|>"), ids("<|endoftext|>")
         self.newline = self._text("\n")
         self.think_open = [ids("<think>"), *self.newline]
-        self.think_close = [*self.newline, ids("</think>"), *self._text("\n\n")]
+        self.think_close = [ids("</think>"), *self._text("\n\n")]
         self.no_thoughts = [ids("<think>"), *self._text("\n\n"), ids("</think>"), *self._text("\n\n")]
         self._template = None
 
@@ -41,7 +41,8 @@ class Encoder:
                 continue
             self._add(ids, weights, [self.start, *self._text("assistant\n")], 0.0)
             if i == last and row.thinking:
-                answer = [*self.think_open, *self._text(message["reasoning_content"]), *self.think_close]
+                thoughts = self._text(message["reasoning_content"] + "\n")  # a full stop and the line break are one token
+                answer = [*self.think_open, *thoughts, *self.think_close]
             else:
                 if i == last or row.every_turn:  # as `enable_thinking=False` puts it into the prompt
                     self._add(ids, weights, self.no_thoughts, 0.0)

@@ -36,6 +36,7 @@ class Recipe:
     cooldown: float = 0.4
     start: float = 0.0  # where on the curriculum the stage begins
     until: float = 1.0  # and where it ends
+    worked: float = 0.0  # share of rows that are sums with thoughts, beyond the curriculum's own
     block: int = 256
     seed: int = 0
     balance: float = 0.0  # weight of the load-balancing loss
@@ -59,7 +60,7 @@ def batches(recipe: Recipe, encoder: Encoder, step: int, worker: int, workers: i
     else:
         progress = recipe.start + (recipe.until - recipe.start) * step / recipe.steps
         while budget > 0:
-            row = encoder.row(corpus.sample(rng, progress))
+            row = encoder.row(corpus.sample(rng, progress, worked=recipe.worked))
             if len(row[0]) <= 512:
                 rows.append(row)
                 budget -= len(row[0])
