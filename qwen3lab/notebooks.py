@@ -97,7 +97,8 @@ def run(source: Path, target: Path, timeout: int = 600) -> Result:
     watch, began, error = _Watch(manager), time.perf_counter(), ""
     watch.start()
     try:
-        client.execute(env=os.environ | {"PYTHONPATH": home})
+        # No session of JupyterLab, even if this is started from one: widgets then show their static form.
+        client.execute(env=os.environ | {"PYTHONPATH": home, "JPY_SESSION_NAME": ""})
     except CellExecutionError as failure:
         error = f"{failure.ename}: {failure.evalue}".splitlines()[0]
     except TimeoutError:

@@ -391,3 +391,254 @@ def intervals(table: pd.DataFrame, truth: float | None = None) -> Figure:
     ax.set(xlabel="number of questions (logarithmic)", ylabel="exact match", ylim=(max(0.0, table.low.min() - 0.1), 1.02))
     ax.grid(axis="y", alpha=0.3)
     return figure
+
+
+def by_digits(tables: Mapping[str, pd.DataFrame], trained: int | None = None) -> Figure:
+    """Share of right sums and tokens written, against the number of digits, one line a mode.
+
+    Args:
+        tables: mode -> table indexed by the number of digits; columns n, accuracy, low, high, tokens (mean an answer).
+        trained: the most digits that training had; marked by a dotted line.
+    """
+    figure, axes = _figure(height=3.0, columns=2)
+    for i, (name, table) in enumerate(tables.items()):
+        digits = table.index
+        style = {"color": COLOURS[i], "linestyle": LINES[i], "marker": MARKERS[i], "label": name}
+        axes[0].errorbar(digits, table.accuracy, yerr=[table.accuracy - table.low, table.high - table.accuracy], capsize=3, **style)
+        axes[1].plot(digits, table.tokens, **style)
+    first = next(iter(tables.values()))
+    axes[0].set(ylabel=f"share right (n={int(first.n.iloc[0])} a point)", ylim=(-0.03, 1.05))
+    axes[1].set(ylabel="tokens written for an answer", ylim=(0, None))
+    for ax in axes:
+        ax.set(xlabel="digits of each number")
+        ax.set_xticks(list(first.index))
+        if trained:
+            ax.axvline(trained + 0.5, color="grey", linestyle=":")
+        ax.grid(alpha=0.3)
+    if trained:
+        axes[0].text(trained + 0.58, 0.62, "longer than\nin training", fontsize="small", color="#444444")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(tables), frameon=False)
+    return figure
+
+
+def by_position(tables: Mapping[str, pd.DataFrame], trained: int) -> Figure:
+    """Perplexity against the position in a text for several ways to handle positions; the shaded part is the trained length.
+
+    Args:
+        tables: name -> table of `long_context.by_position`, indexed by the end of each stretch.
+    """
+    figure, ax = _figure(height=3.6)
+    ax.axvspan(0, trained, color="#eeeeee")
+    for i, (name, table) in enumerate(tables.items()):
+        ax.plot(table.index - table.index[0] / 2, table.perplexity, LINES[i % 4], marker=(MARKERS + "vPX")[i], color=COLOURS[i % 4], markersize=7,
+                markerfacecolor="white" if i >= 4 else COLOURS[i % 4], label=name)
+    ax.text(trained / 2, ax.get_ylim()[1], "trained length", ha="center", va="top", fontsize="small", color="#444444")
+    ends = list(next(iter(tables.values())).index)
+    ax.set_xticks([0, *ends])
+    ax.set(xlabel="position in the text (tokens)", ylabel="perplexity", xlim=(0, ends[-1]))
+    ax.grid(axis="y", alpha=0.3)
+    figure.legend(loc="outside upper right", ncols=3, frameon=False)
+    return figure
+
+
+def precision_and_recall(table: pd.DataFrame) -> Figure:
+    """How much of what was found is right, and how much of what is there was found, kind by kind, with 95 % intervals.
+
+    Args:
+        table: one row a kind; columns found, precision, labelled, recall, and both shares with " low" and " high".
+    """
+    figure, ax = _figure(height=1.0 + 0.5 * len(table))
+    for i, (share, count) in enumerate({"precision": "found", "recall": "labelled"}.items()):
+        places = [place + (i - 0.5) * 0.4 for place in range(len(table))]
+        ax.barh(places, table[share], height=0.34, color="white" if i else COLOURS[0], edgecolor=COLOURS[i], hatch=HATCHES[i], linewidth=1.2, label=share)
+        _whiskers(ax, table[share], places, xerr=[table[share] - table[f"{share} low"], table[f"{share} high"] - table[share]])
+        for place, n in zip(places, table[count]):
+            ax.text(1.02, place, f"n={n}", va="center", fontsize="small")
+    ax.set_yticks(range(len(table)), [name.replace("_", " ") for name in table.index])
+    ax.invert_yaxis()
+    ax.set(xlabel="share (lines: 95 % interval)", xlim=(0, 1.12), xticks=[0, 0.25, 0.5, 0.75, 1])
+    ax.grid(axis="x", alpha=0.3)
+    ax.set_axisbelow(True)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    return figure
+
+
+def expert_speed(table: pd.DataFrame) -> Figure:
+    """Time of one pass through a layer of experts by each implementation, on a logarithmic axis; lines from fastest to slowest.
+
+    Args:
+        table: one row a measurement; columns experts, implementation, tokens, seconds (median), fastest, slowest.
+    """
+    figure, ax = _figure(height=3.2)
+    sizes, names = sorted(set(table.experts)), list(dict.fromkeys(table.implementation))
+    width = 0.8 / len(names)
+    for i, name in enumerate(names):
+        rows = table[table.implementation == name].set_index("experts").loc[sizes, ["seconds", "fastest", "slowest"]] * 1000
+        places = [place + (i - (len(names) - 1) / 2) * width for place in range(len(sizes))]
+        ax.bar(places, rows.seconds, width=width * 0.9, color="white" if HATCHES[i % 4] else COLOURS[i % 4], edgecolor=COLOURS[i % 4], hatch=HATCHES[i % 4], linewidth=1.2, label=name)
+        _whiskers(ax, places, rows.seconds, yerr=[rows.seconds - rows.fastest, rows.slowest - rows.seconds])
+        for place, value, top in zip(places, rows.seconds, rows.slowest):
+            ax.text(place, top * 1.15, f"{value:,.0f}" if value >= 100 else f"{value:.3g}", ha="center", va="bottom", fontsize="small")
+    ax.set_xticks(range(len(sizes)), [f"{size} experts" for size in sizes])
+    ax.set(yscale="log", ylabel=f"ms for {int(table.tokens.iloc[0])} tokens (logarithmic)", ylim=(table.fastest.min() * 1000 / 3, table.slowest.max() * 1000 * 3))
+    figure.legend(loc="outside upper right", ncols=len(names), frameon=False)
+    return figure
+
+
+def routing_changes(table: pd.DataFrame, learned: str) -> Figure:
+    """What a change of the router does: perplexity, from 1 (certainty) upward, and the share of right answers with its 95 % interval.
+
+    Args:
+        table: one row a change; columns perplexity, n, accuracy, low, high.
+        learned: the row that is the model as it was trained; its bars are dark.
+    """
+    figure, axes = _figure(height=3.2, columns=2)
+    places, dark = range(len(table)), [name == learned for name in table.index]
+    style = {"width": 0.62, "color": [COLOURS[0] if d else "white" for d in dark], "edgecolor": COLOURS[0], "hatch": ["" if d else "////" for d in dark], "linewidth": 1.2}
+    axes[0].bar(places, table.perplexity - 1, bottom=1, **style)
+    for place, value in zip(places, table.perplexity):
+        axes[0].text(place, value + (table.perplexity.max() - 1) * 0.01, f"{value:.2f}", ha="center", va="bottom", fontsize="small")
+    axes[0].set(ylabel="perplexity of the right answers", ylim=(1, 1 + (table.perplexity.max() - 1) * 1.12))
+    axes[1].bar(places, table.accuracy, **style)
+    _whiskers(axes[1], places, table.accuracy, yerr=[table.accuracy - table.low, table.high - table.accuracy])
+    axes[1].set(ylabel=f"share right (n={int(table.n.iloc[0])}, 95 % interval)", ylim=(0, 1.05))
+    for ax in axes:
+        ax.set_xticks(places, [name.replace(", ", ",\n") for name in table.index], fontsize="small")
+        ax.set_xlabel("experts a token")
+    return figure
+
+
+def packed_rows(ways: Mapping[str, Sequence[Sequence[int]]]) -> Figure:
+    """Ways to lay rows out in a batch, a panel each: a line a sequence, a box a row, hatched what is padding.
+
+    Args:
+        ways: name -> sequences, each with the lengths of its rows in tokens; all are padded to the longest of their way.
+    """
+    figure, axes = _figure(height=3.4, columns=len(ways), sharex=True)
+    for ax, (name, sequences) in zip(axes if len(ways) > 1 else [axes], ways.items()):
+        width, tokens = max(map(sum, sequences)), sum(map(sum, sequences))
+        for line, lengths in enumerate(sequences):
+            start = 0
+            for place, length in enumerate(lengths):
+                ax.barh(line, length, left=start, height=0.86, color=("#1f4e79", "#7ba3c7")[place % 2], edgecolor="white", linewidth=0.3)
+                start += length
+            ax.barh(line, width - start, left=start, height=0.86, color="white", edgecolor="#999999", hatch="////", linewidth=0)
+        ax.set_title(f"{name}\n{tokens / (width * len(sequences)):.0%} of {width * len(sequences):,} places used", fontsize="medium")
+        ax.set(xlabel="place in the sequence", ylabel="sequence")
+        ax.invert_yaxis()
+        ax.yaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def clinic_bars(table: pd.DataFrame) -> Figure:
+    """The exhibits of the mask clinic, a panel each: the symptom with the mistake and without it, shares with their 95 % interval.
+
+    Args:
+        table: as `qwen3lab.clinic.table` returns it.
+    """
+    columns = min(3, len(table))
+    lines = -(-len(table) // columns)
+    figure, ax = _figure(height=0.4 + 2.4 * lines)
+    ax.remove()
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    for ax, (name, row) in zip(grid, table.iterrows()):
+        ax.spines[["top", "right"]].set_visible(False)
+        values, top = (row.sick, row.healthy), 1.0 if row.share else max(row.sick, row.healthy)
+        ax.bar((0, 1), values, width=0.62, color=("white", COLOURS[0]), edgecolor=(COLOURS[1], COLOURS[0]), hatch=("////", ""), linewidth=1.2)
+        highest = list(values)
+        if row.share:
+            ends = [(row["sick low"], row["sick high"]), (row["healthy low"], row["healthy high"])]
+            _whiskers(ax, (0, 1), values, yerr=[[v - low for v, (low, _) in zip(values, ends)], [high - v for v, (_, high) in zip(values, ends)]])
+            highest = [high for _, high in ends]
+        for place, (value, high) in enumerate(zip(values, highest)):
+            ax.text(place, high + 0.03 * top, f"{value:.2f}" if row.share else f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}", ha="center", fontsize="small")
+        ax.set_xticks((0, 1), ("mistake", "right"))
+        ax.set(xlim=(-0.6, 1.6), ylim=(0, 1.3 * top), yticks=[0, top / 2, top])
+        ax.set_ylabel(row.symptom, fontsize="small")
+        ax.set_title(f"{name}\nn = {int(row.n)}", fontsize="small", loc="left")
+    for ax in grid[len(table):]:
+        ax.remove()
+    return figure
+
+
+# The planner's parts in the order of the bars: what is drawn together, its colour and its hatch.
+MEMORY_PARTS = {
+    "weights": (("weights", "other weights", "gathered layers"), COLOURS[0], ""), "4-bit weights": (("4-bit weights",), "#b8c9d9", ""),
+    "adapter": (("adapter",), COLOURS[1], ""), "gradients": (("gradients",), "white", "////"), "optimiser": (("optimiser",), "white", "...."),
+    "activations and logits": (("activations", "logits", "bfloat16 copies"), "#e8b08a", "xx"), "key-value cache": (("key-value cache",), COLOURS[2], "---")}
+
+
+def memory_bars(plans: Mapping[str, Mapping[str, float]], cards: Mapping[str, float] | None = None) -> Figure:
+    """What the memory of several plans is made of: a stacked bar each, in GB.
+
+    Args:
+        plans: name -> part -> bytes, as `memory.Plan.parts`.
+        cards: name of a card -> its bytes, drawn as lines.
+    """
+    figure, ax = _figure(height=1.4 + 0.42 * len(plans))
+    for name, size in (cards or {}).items():
+        ax.axvline(size / 1e9, color="black", linewidth=1, linestyle="--", zorder=0)
+        ax.text(size / 1e9, -0.62, name, ha="center", va="bottom", fontsize="small")
+    ends = [0.0] * len(plans)
+    for label, (parts, colour, hatch) in MEMORY_PARTS.items():
+        sizes = [sum(plan.get(part, 0) for part in parts) / 1e9 for plan in plans.values()]
+        if any(sizes):
+            ax.barh(range(len(plans)), sizes, left=ends, height=0.6, color=colour, edgecolor="black", hatch=hatch, linewidth=0.7, label=label)
+        ends = [end + size for end, size in zip(ends, sizes)]
+    for place, end in enumerate(ends):
+        ax.text(end + 0.012 * max(ends), place, f"{end:,.1f}", va="center", fontsize="small", bbox={"color": "white", "pad": 1})
+    ax.set_yticks(range(len(plans)), list(plans))
+    ax.set_ylim(len(plans) - 0.5, -0.6)
+    ax.set(xlabel="memory (GB)", xlim=(0, 1.12 * max(ends)))
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize="small")
+    return figure
+
+
+def planned_against(table: pd.DataFrame, label: str = "published") -> Figure:
+    """Planned sizes beside published or measured ones on a logarithmic axis, each with the plan's error.
+
+    Args:
+        table: one row a case, by name; columns `published` and `planned` (GB) and `error` (%; none is written for a missing one).
+        label: what the column `published` holds.
+    """
+    figure, ax = _figure(height=1.2 + 0.3 * len(table))
+    for place, row in enumerate(table.itertuples()):
+        ax.plot([row.published, row.planned], [place, place], color="grey", linewidth=1)
+        ax.text(max(row.published, row.planned) * 1.2, place, "" if row.error != row.error else f"{row.error:+.1f} %", va="center", fontsize="small")
+    ax.plot(table.published, range(len(table)), "o", color=COLOURS[0], markersize=7, label=label)
+    ax.plot(table.planned, range(len(table)), "D", color=COLOURS[1], markersize=7, markerfacecolor="none", markeredgewidth=1.6, label="planned")
+    ax.set_yticks(range(len(table)), list(table.index), fontsize="small")
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    ax.set_xscale("log")
+    ticks = [v for v in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if table[["published", "planned"]].min().min() / 1.6 < v < table[["published", "planned"]].max().max() * 1.6]
+    ax.set_xticks(ticks, [f"{v:g}" for v in ticks])
+    ax.minorticks_off()
+    ax.set(xlabel="GB (logarithmic)", xlim=(ticks[0] / 1.3, ticks[-1] * 2))
+    ax.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    return figure
+
+
+def cache_sizes(tokens: Sequence[int], shared: Mapping[str, Sequence[float]], unshared: Mapping[str, Sequence[float]] | None = None) -> Figure:
+    """Bytes of the key-value cache against the length of the text, both axes logarithmic.
+
+    Args:
+        shared: model -> bytes at each length, with the keys and values that its query heads share (GQA).
+        unshared: the same for some of these models if every query head had its own, drawn as broken lines.
+    """
+    figure, ax = _figure(height=3.8)
+    for i, (name, sizes) in enumerate(shared.items()):
+        ax.plot(tokens, [size / 1e9 for size in sizes], "-" + (MARKERS + "v")[i % 5], color=COLOURS[i % 4], linewidth=1.6, markersize=6,
+                markerfacecolor="white" if i % 2 else COLOURS[i % 4], label=name)
+    for number, (name, sizes) in enumerate((unshared or {}).items()):
+        i = list(shared).index(name)
+        ax.plot(tokens, [size / 1e9 for size in sizes], LINES[1 + number % 3], color=COLOURS[i % 4], linewidth=1.6, label=f"{name}, not shared")
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    ax.set_xticks(tokens, [f"{n // 1024}K" if n >= 1024 else str(n) for n in tokens])
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
+    ax.set(xlabel="tokens in the cache (logarithmic)", ylabel="key-value cache (GB, logarithmic)")
+    ax.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+    return figure

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ class Routing:
     experts: np.ndarray  # [L, N, k] the chosen experts, the heaviest first
     weights: np.ndarray  # [L, N, k] their weights as the layer uses them
     n_experts: int
+    shares: np.ndarray | None = None  # [L, E] the mean share that a router gave each expert before it picked k
 
     def frame(self, kinds: Sequence[str] | None = None) -> pd.DataFrame:
         """One line a layer, token and choice: layer, token, row, id, choice, expert, weight (and kind)."""
@@ -49,20 +51,19 @@ def record(model: PreTrainedModel, rows: Sequence[Sequence[int]], batch_size: in
     """
     import numpy as np
     import torch
-    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
-    routers = [module for module in model.modules() if isinstance(module, Qwen3MoeTopKRouter)]
-    if not routers:
-        raise Qwen3labError("This model is dense: it has no router to record. Load a mixture of experts, for example qwen3lab.models.load('moe').")
+    routers = _routers(model)
     if not any(len(row) for row in rows):
         raise Qwen3labError("There are no tokens to route. Give at least one row of token ids.")
     seen: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in routers]
+    totals = [torch.zeros(router.num_experts, dtype=torch.float64) for router in routers]
     mask = None
 
     def note(layer: int):
         def hook(_module, _inputs, output):
-            _, weights, experts = output
+            logits, weights, experts = output
             real = mask.reshape(-1).bool()
+            totals[layer] += logits[real].softmax(-1, dtype=torch.float32).sum(0).cpu()
             seen[layer].append((experts[real].cpu(), weights[real].float().cpu()))
         return hook
 
@@ -81,12 +82,65 @@ def record(model: PreTrainedModel, rows: Sequence[Sequence[int]], batch_size: in
         model.train(was_training)
         for handle in handles:
             handle.remove()
+    ids = np.concatenate([np.asarray(row, dtype=int) for row in rows])
     return Routing(
-        ids=np.concatenate([np.asarray(row, dtype=int) for row in rows]),
+        ids=ids,
         rows=np.repeat(np.arange(len(rows)), [len(row) for row in rows]),
         experts=np.stack([torch.cat([experts for experts, _ in layer]).numpy() for layer in seen]),
         weights=np.stack([torch.cat([weights for _, weights in layer]).numpy() for layer in seen]),
-        n_experts=routers[0].num_experts)
+        n_experts=routers[0].num_experts,
+        shares=torch.stack(totals).numpy() / len(ids))
+
+
+def _routers(model: PreTrainedModel) -> list:
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
+
+    routers = [module for module in model.modules() if isinstance(module, Qwen3MoeTopKRouter)]
+    if not routers:
+        raise Qwen3labError("This model is dense: it has no router. Load a mixture of experts, for example qwen3lab.models.load('moe').")
+    return routers
+
+
+@contextmanager
+def top_k(model: PreTrainedModel, k: int) -> Iterator[PreTrainedModel]:
+    """Let every router pick `k` experts a token while the block runs; the model's own number comes back after it.
+
+    Raises Qwen3labError for a dense model and unless 1 <= k <= number of experts.
+    """
+    routers = _routers(model)
+    if not 1 <= k <= routers[0].num_experts:
+        raise Qwen3labError(f"A token cannot go to {k} of {routers[0].num_experts} experts. Choose a number from 1 to {routers[0].num_experts}.")
+    # The config and the head's copy matter for the load-balancing loss only.
+    places = [(router, "top_k") for router in routers] + [(model.config, "num_experts_per_tok"), (model, "num_experts_per_tok")]
+    before = [getattr(place, name) for place, name in places]
+    try:
+        for place, name in places:
+            setattr(place, name, k)
+        yield model
+    finally:
+        for (place, name), value in zip(places, before):
+            setattr(place, name, value)
+
+
+@contextmanager
+def random_router(model: PreTrainedModel, seed: int = 0) -> Iterator[PreTrainedModel]:
+    """Replace every router by random numbers of the same spread while the block runs; the learned ones come back after it.
+
+    Raises Qwen3labError for a dense model.
+    """
+    import torch
+
+    routers, generator = _routers(model), torch.Generator().manual_seed(seed)
+    before = [router.weight.detach().clone() for router in routers]
+    try:
+        with torch.no_grad():
+            for router, weight in zip(routers, before):
+                router.weight.copy_(torch.randn(weight.shape, generator=generator) * weight.float().std().cpu())
+        yield model
+    finally:
+        with torch.no_grad():
+            for router, weight in zip(routers, before):
+                router.weight.copy_(weight)
 
 
 def token_kinds(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], names: re.Pattern[str] | None = None) -> list[str]:
@@ -170,12 +224,49 @@ def by_kind(routing: Routing, kinds: Sequence[str], names: Sequence[str] = KINDS
     """How often each expert was chosen for each kind of token; counts [L, K, E] in the order of `names`."""
     import numpy as np
 
+    if unknown := sorted(set(kinds) - set(names)):
+        raise Qwen3labError(f"{unknown[0]!r} is not among the names {', '.join(map(str, names))}. Give the list of all labels as names.")
+    layers, tokens, k = routing.experts.shape
+    if len(kinds) != tokens:
+        raise Qwen3labError(f"There are {tokens} tokens but {len(kinds)} labels. Give one label a token, in the order of the rows.")
     number = np.array([names.index(kind) for kind in kinds])
-    layers, _, k = routing.experts.shape
     counts = np.zeros((layers, len(names), routing.n_experts), dtype=int)
     for layer in range(layers):
         np.add.at(counts[layer], (np.repeat(number, k), routing.experts[layer].ravel()), 1)
     return counts
+
+
+def by_group(routing: Routing, labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """How often each expert was chosen in each group of texts: counts [L, G, E] and the names of the groups, sorted.
+
+    `labels`: one a text, for example its task or its language. Raises Qwen3labError for another number of them.
+    """
+    names = sorted(set(labels))
+    return by_kind(routing, per_token(routing, labels), names), names
+
+
+def per_token(routing: Routing, labels: Sequence[str]) -> list[str]:
+    """The label of the text that a token belongs to, for every token."""
+    texts = int(routing.rows.max()) + 1
+    if len(labels) != texts:
+        raise Qwen3labError(f"There are {texts} texts but {len(labels)} labels. Give one label a text.")
+    return [labels[row] for row in routing.rows]
+
+
+def balance_loss(routing: Routing, jointly: bool = False) -> np.ndarray | float:
+    """The load-balancing loss of each layer [L]: experts * sum over experts of (share of tokens that went there * mean share).
+
+    Perfect balance gives k, and all tokens at the same k experts up to the number of experts. Switch Transformer
+    (arXiv 2101.03961), equations 4 to 6, summed over the k picks.
+    `jointly` averages over the layers before it multiplies, as transformers' `load_balancing_loss_func` does for the
+    loss in training: one number, which stays at k when every layer collapses to other experts.
+    """
+    if routing.shares is None:
+        raise Qwen3labError("This routing has no mean shares of the routers. Take what qwen3lab.routing.record returns.")
+    picked = load(routing) * routing.experts.shape[2] / routing.n_experts  # of all tokens, the share that went to an expert; sums to k
+    if jointly:
+        return float(routing.n_experts * (picked.mean(axis=0) * routing.shares.mean(axis=0)).sum())
+    return routing.n_experts * (picked * routing.shares).sum(axis=1)
 
 
 def entropy(counts: Sequence[float] | np.ndarray) -> float:
@@ -199,14 +290,59 @@ def information(routing: Routing, kinds: Sequence[str], shuffles: int = 20, seed
     """Mutual information of expert and kind of token in each layer, beside a control.
 
     The control deals the same kinds out to the tokens at random: what is left is chance, because a finite sample never
-    shows exactly none. One line a layer: layer, bits, shuffled (mean of `shuffles` deals), ratio, load_entropy in bits.
+    shows exactly none. `kinds` can be any labels, one a token or one a text. Labels of texts are dealt out to whole
+    texts: the tokens of one text resemble each other, so that any labels of texts tell something by chance.
+    One line a layer: layer, bits, shuffled (mean of `shuffles` deals), ratio, load_entropy in bits.
     """
     import numpy as np
     import pandas as pd
 
-    rng, kinds = np.random.default_rng(seed), np.asarray(kinds)
-    real = [mutual_information(layer) for layer in by_kind(routing, list(kinds))]
-    deals = [[mutual_information(layer) for layer in by_kind(routing, list(rng.permutation(kinds)))] for _ in range(shuffles)]
+    rng, labels, names = np.random.default_rng(seed), np.asarray(kinds), sorted(set(kinds))
+    of_texts = len(labels) != len(routing.ids)
+
+    def bits(dealt: np.ndarray) -> list[float]:
+        return [mutual_information(layer) for layer in by_kind(routing, per_token(routing, dealt) if of_texts else dealt.tolist(), names)]
+
+    real = bits(labels)
+    deals = [bits(rng.permutation(labels)) for _ in range(shuffles)]
     control = np.mean(deals, axis=0)
     return pd.DataFrame({"layer": range(len(real)), "bits": real, "shuffled": control, "ratio": real / control,
                          "load_entropy": [entropy(layer) for layer in load(routing)]})
+
+
+def read_answers(model: PreTrainedModel, examples: Sequence[dict[str, list[int]]], batch_size: int = 16) -> pd.DataFrame:
+    """How a model takes to given answers in one pass: cheap enough to try many changes of it.
+
+    Args:
+        examples: as `chat.example` makes them: "input_ids" and "labels" (-100 for the prompt).
+    Returns:
+        One row an example, in their order: tokens (scored ones), nll (sum of -ln p over them), right (whether each is
+        the likeliest after those before it, so that greedy writing gives this very answer).
+        exp(nll.sum() / tokens.sum()) is the perplexity.
+    Raises:
+        Qwen3labError: no examples.
+    """
+    import pandas as pd
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from qwen3lab.chat import IGNORED
+
+    if not examples:
+        raise Qwen3labError("There are no examples to read. Give at least one.")
+    order = sorted(range(len(examples)), key=lambda place: len(examples[place]["input_ids"]))  # less padding
+    lines: dict[int, dict] = {}
+    for start in range(0, len(order), batch_size):
+        batch = order[start:start + batch_size]
+        width = len(examples[batch[-1]]["input_ids"])
+        ids, labels = (torch.tensor([[*examples[place][field], *[fill] * (width - len(examples[place]["input_ids"]))] for place in batch], device=model.device)
+                       for field, fill in (("input_ids", 0), ("labels", IGNORED)))
+        mask = torch.tensor([[place < len(examples[number]["input_ids"]) for place in range(width)] for number in batch], device=model.device)
+        with torch.inference_mode():
+            hidden = model.get_decoder()(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state[:, :-1]
+            for line, number in enumerate(batch):
+                scored = labels[line, 1:] != IGNORED  # position t predicts token t + 1
+                logits, wanted = model.get_output_embeddings()(hidden[line][scored]), labels[line, 1:][scored]
+                lines[number] = {"tokens": len(wanted), "nll": cross_entropy(logits.double(), wanted, reduction="sum").item(),
+                                 "right": bool((logits.argmax(-1) == wanted).all())}
+    return pd.DataFrame([lines[number] for number in range(len(examples))])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from qwen3lab import cli, paths
+from qwen3lab import cli, exercises, paths
 
 
 def test_doctor_says_what_runs_here(capsys):
@@ -20,6 +20,13 @@ def test_doctor_fails_with_one_sentence_when_the_models_are_missing(capsys, monk
 def test_plan_prints_the_planners_figures(capsys):
     assert cli.main(["plan", "8B", "--method", "full"]) == 0
     assert "131.052 GB" in capsys.readouterr().out  # 16 bytes for each of 8,190,735,360 parameters
+
+
+def test_progress_lists_every_exercise(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    assert cli.main(["progress"]) == 0
+    printed = capsys.readouterr().out
+    assert "1.2, qk_norm" in printed and f"0 of {len(exercises.every())} solved" in printed
 
 
 def test_unknown_model_is_one_sentence(capsys):

@@ -14,8 +14,8 @@ _UNIT = re.compile(r"[\u3400-\u9fff]|[^\W_]+")
 
 
 def prompt(row: dict) -> str:
-    """The text that a row asks with: all its messages, one a line."""
-    return "\n".join(message["content"] for message in row["messages"])
+    """The text that a row asks with: all its messages, one a line; or its plain text."""
+    return row["text"] if "messages" not in row else "\n".join(message["content"] or "" for message in row["messages"])
 
 
 def units(text: str) -> list[str]:
