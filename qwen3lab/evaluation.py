@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab import chat
+from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 
 if TYPE_CHECKING:
@@ -109,6 +110,47 @@ def summary(answers: pd.DataFrame, by: str | list[str] | None = "task") -> pd.Da
     return table.rename_axis(by)
 
 
+def read_answers(model: PreTrainedModel, examples: Sequence[dict[str, list[int]]], batch_size: int = 16) -> pd.DataFrame:
+    """How a model takes to given answers in one pass: cheap enough to try many changes of it.
+
+    Args:
+        examples: as `chat.example` makes them: "input_ids" and "labels" (-100 for the prompt).
+    Returns:
+        One row an example, in their order: tokens (scored ones), nll (sum of -ln p over them), right (whether each is
+        the likeliest after those before it, so that greedy writing gives this very answer).
+        exp(nll.sum() / tokens.sum()) is the perplexity.
+    Raises:
+        Qwen3labError: no examples.
+    """
+    import pandas as pd
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    if not examples:
+        raise Qwen3labError("There are no examples to read. Give at least one.")
+    order = sorted(range(len(examples)), key=lambda place: len(examples[place]["input_ids"]))  # less padding
+    lines: dict[int, dict] = {}
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            batch = order[start:start + batch_size]
+            rows = [examples[place] for place in batch]
+            width = len(rows[-1]["input_ids"])
+            ids, labels, mask = (
+                torch.tensor([row + [fill] * (width - len(row)) for row in field], device=model.device)
+                for field, fill in (([row["input_ids"] for row in rows], 0), ([row["labels"] for row in rows], chat.IGNORED),
+                                    ([[1] * len(row["input_ids"]) for row in rows], 0)))
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            for place, given, wanted in zip(batch, logits[:, :-1], labels[:, 1:]):  # position t predicts token t + 1
+                scored = wanted != chat.IGNORED
+                given, wanted = given[scored].double(), wanted[scored]
+                lines[place] = {"tokens": len(wanted), "nll": cross_entropy(given, wanted, reduction="sum").item(),
+                                "right": bool((given.argmax(-1) == wanted).all())}
+    model.train(was_training)
+    return pd.DataFrame([lines[place] for place in range(len(examples))])
+
+
 def negative_log_likelihood(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Iterable[dict[str, Any]], *,
                             batch_size: int = 16) -> tuple[float, int]:
     """Return (sum of -ln p, number of tokens) over the answers of rows: what fine-tuning trains, and nothing else.
@@ -116,31 +158,11 @@ def negative_log_likelihood(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
     A row is as in `evaluate_tasks` (with "thoughts" for one that thinks), or its messages end with the assistant.
     The tokens of the prompt are read, not scored; `<|im_end|>` is scored.
     """
-    import torch
-    from torch.nn.functional import cross_entropy
-
     examples = [_example(tokenizer, row) for row in rows]
     if not examples:
         raise Qwen3labError("There are no rows to score. Give at least one.")
-    examples.sort(key=lambda row: len(row["input_ids"]))  # less padding
-    total, count = 0.0, 0
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
-        for start in range(0, len(examples), batch_size):
-            batch = examples[start:start + batch_size]
-            width = len(batch[-1]["input_ids"])
-            ids, labels, mask = (
-                torch.tensor([row + [fill] * (width - len(row)) for row in field], device=model.device)
-                for field, fill in (([r["input_ids"] for r in batch], tokenizer.pad_token_id or 0),
-                                    ([r["labels"] for r in batch], chat.IGNORED),
-                                    ([[1] * len(r["input_ids"]) for r in batch], 0)))
-            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            scored = labels[:, 1:] != chat.IGNORED  # position t predicts token t + 1
-            total += cross_entropy(logits[:, :-1][scored].double(), labels[:, 1:][scored], reduction="sum").item()
-            count += int(scored.sum())
-    model.train(was_training)
-    return total, count
+    read = read_answers(model, examples, batch_size)
+    return float(read.nll.sum()), int(read.tokens.sum())
 
 
 def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Iterable[dict[str, Any]], *,
@@ -154,13 +176,8 @@ def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows:
 
 
 def _example(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> dict[str, list[int]]:
-    messages, thinking = row["messages"], bool(row.get("thinking"))
-    if messages[-1]["role"] != "assistant":
-        thoughts = {"reasoning_content": row["thoughts"]} if thinking and row.get("thoughts") else {}
-        calls = chat.extract_tool_calls(row["answer"])  # written by the template, so that their tags are control tokens
-        wanted = {"content": "", "tool_calls": [{"type": "function", "function": call} for call in calls]} if calls else {"content": row["answer"]}
-        messages = [*messages, {"role": "assistant", **wanted, **thoughts}]
-    return chat.example(tokenizer, messages, thinking=thinking, tools=row.get("tools"))
+    messages = row["messages"] if row["messages"][-1]["role"] == "assistant" else tasks.conversation(row)
+    return chat.example(tokenizer, messages, thinking=bool(row.get("thinking")), tools=row.get("tools"))
 
 
 def agreement(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> tuple[int, int]:

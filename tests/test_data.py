@@ -116,6 +116,12 @@ def test_conversation_adds_the_answer_and_its_thoughts():
     assert len(GOOD["messages"]) == 1
 
 
+def test_an_answer_that_calls_tools_becomes_calls():
+    row = next(row for row in tasks.load("chat", "test") if row.get("tools"))
+    last = tasks.conversation(row)[-1]
+    assert last["content"] == "" and [call["function"] for call in last["tool_calls"]] == [json.loads(row["answer"].split("\n")[1])]
+
+
 # Broken files, each with what the user reads.
 def lines(*rows) -> bytes:
     return b"\n".join(row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows) + b"\n"

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from qwen3lab import evaluation
+from qwen3lab import chat, evaluation, generation, models
+from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 
 ROWS = [
@@ -162,3 +163,18 @@ def test_unknown_language():
 def test_agreement(one, other, counts):
     assert evaluation.agreement(one, other) == counts
     assert evaluation.agreement(other, one) == counts
+
+
+def test_read_answers_equals_the_perplexity_and_greedy_writing():
+    model, tokenizer = models.load("moe")
+    rows = tasks.load("context", "test")[:5] + [row for row in tasks.load("addition", "test") if not row["thinking"]][:5]
+    rows = [row | {"thinking": False} for row in rows]
+    examples = [chat.example(tokenizer, tasks.conversation(row)) for row in rows]
+    table = evaluation.read_answers(model, examples, batch_size=4)
+    total, count = evaluation.negative_log_likelihood(model, tokenizer, rows)
+    assert table.tokens.sum() == count and table.nll.sum() == pytest.approx(total, abs=1e-4)
+    written = generation.generate_ids(model, tokenizer, [chat.encode(tokenizer, row["messages"]) for row in rows])
+    wanted = [[label for label in example["labels"] if label != chat.IGNORED][:-1] for example in examples]
+    assert table.right.tolist() == [a == b for a, b in zip(written, wanted)] and 0 < table.right.sum() < 10
+    with pytest.raises(Qwen3labError, match="no examples"):
+        evaluation.read_answers(model, [])

@@ -258,24 +258,6 @@ def test_labels_of_texts_are_dealt_out_to_whole_texts():
     assert routing.information(telling, labels).ratio[0] > 5
 
 
-def test_read_answers_equals_the_perplexity_and_greedy_writing():
-    from qwen3lab import chat, evaluation, generation
-    from qwen3lab.data import tasks
-
-    model, tokenizer = models.load("moe")
-    rows = tasks.load("context", "test")[:5] + [row for row in tasks.load("addition", "test") if not row["thinking"]][:5]
-    rows = [row | {"thinking": False} for row in rows]
-    examples = [chat.example(tokenizer, tasks.conversation(row)) for row in rows]
-    table = routing.read_answers(model, examples, batch_size=4)
-    total, count = evaluation.negative_log_likelihood(model, tokenizer, rows)
-    assert table.tokens.sum() == count and table.nll.sum() == pytest.approx(total, abs=1e-4)
-    written = generation.generate_ids(model, tokenizer, [chat.encode(tokenizer, row["messages"]) for row in rows])
-    wanted = [[label for label in example["labels"] if label != chat.IGNORED][:-1] for example in examples]
-    assert table.right.tolist() == [a == b for a, b in zip(written, wanted)] and 0 < table.right.sum() < 10
-    with pytest.raises(Qwen3labError, match="no examples"):
-        routing.read_answers(model, [])
-
-
 def test_the_recorded_speeds_and_the_charts():
     import json
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Iterable
 
 from qwen3lab import paths
+from qwen3lab.chat import ROLES, extract_tool_calls
 from qwen3lab.errors import Qwen3labError
 
 SPLITS = ("train", "validation", "test")
-ROLES = ("system", "user", "assistant", "tool")  # the chat template drops any other role without a word
 KEYS = {"id": str, "task": str, "language": str, "messages": list, "answer": str, "thinking": bool}
 
 
@@ -89,8 +89,13 @@ def write(rows: Iterable[dict], path: str | Path) -> None:
 
 
 def conversation(row: dict) -> list[dict]:
-    """The row's messages with the wanted answer as the last turn, with its thoughts where the row has some."""
-    answer = {"role": "assistant", "content": row["answer"]}
-    if row["thinking"] and row.get("thoughts"):
+    """The row's messages with the wanted answer as the last turn, with its thoughts where the row has some.
+
+    An answer that calls tools becomes "tool_calls", so that the template writes their tags, as control tokens.
+    """
+    calls = extract_tool_calls(row["answer"])
+    said = {"content": "", "tool_calls": [{"type": "function", "function": call} for call in calls]} if calls else {"content": row["answer"]}
+    answer = {"role": "assistant", **said}
+    if row.get("thinking") and row.get("thoughts"):
         answer["reasoning_content"] = row["thoughts"]
     return [*row["messages"], answer]

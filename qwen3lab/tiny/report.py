@@ -40,8 +40,8 @@ def additions(model, tokenizer) -> dict:
 
 def experts(model, tokenizer) -> dict:
     """Smallest and largest load of an expert in units of its fair share, and the worst layer's information ratio."""
-    rows = [encode(tokenizer, row["messages"] + [{"role": "assistant", "content": row["answer"]}], thinking=row["thinking"],
-                   generation_prompt=False) for row in tasks.load("chat", "test")]
+    rows = [encode(tokenizer, tasks.conversation(row), thinking=row["thinking"], tools=row.get("tools"), generation_prompt=False)
+            for row in tasks.load("chat", "test")]
     routed = routing.record(model, rows)
     kinds = [kind for row in rows for kind in routing.token_kinds(tokenizer, row)]
     load, told = routing.load(routed), routing.information(routed, kinds)
