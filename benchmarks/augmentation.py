@@ -9,15 +9,12 @@ more wordings could help, and all of them. Scored on the test wordings, which no
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 
 from qwen3lab import evaluation, monitoring, paths, training
 from qwen3lab.data import augmentation, splits, tasks
@@ -87,14 +84,10 @@ def main() -> None:
                 line["other facts"] = {"answers": int((~damaged).sum()), "accuracy": right[~damaged].mean(), "without augmentation": base[~damaged].mean()}
             lines.append(line)
             print(f"{name}, {method}: {line['accuracy']:.3f} ({low:.3f} to {high:.3f}), right of {len(test)} by seed: {line['right']}", flush=True)
-    result = {
+    record.write(args.out, {
         "recipe": recipe, "seeds": seeds, "copies": SETS, "rows": json.loads(json.dumps(lines), parse_float=lambda text: round(float(text), 4)),
-        "interval": f"the middle 95 % of {DRAWS:,} bootstrap draws of facts, all seeds together",
-        "measured": {"date": date.today().isoformat(), "machine": f"{platform.machine()}, {os.cpu_count()} cores", "note": args.note,
-                     "command": "python benchmarks/augmentation.py", "python": platform.python_version(),
-                     **{package: importlib.metadata.version(package) for package in ("torch", "transformers", "trl", "peft")}}}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        "interval": f"the middle 95 % of {DRAWS:,} bootstrap draws of facts, all seeds together"},
+        "augmentation.py", ("torch", "transformers", "trl", "peft"), args.note)
 
 
 if __name__ == "__main__":

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import random
 import re
 import tempfile
 import time
 import unicodedata
-from datetime import date
 from pathlib import Path
 from typing import Any
+
+import record
 
 from qwen3lab import models, monitoring, paths
 from qwen3lab.data import cleaning, near, splits
@@ -166,7 +165,7 @@ def main() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "true"  # from here on nothing forks after it; one call for each row, as in the guide, gains nothing by it
     counted, _, _ = ours(rows, args.processes, tokenizer=tokenizer, min_tokens=0)
     total = {count: sum(result["seconds"].values()) for count, result in theirs.items()}
-    result = {
+    result = record.write(args.out, {
         "rows": args.rows, "seed": 7,
         "ours": {"processes": args.processes, "seconds": round(seconds, 2), "rows_a_second": round(args.rows / seconds),
                  "one process": round(alone, 2), "with token counts": round(counted, 2), "left": len(kept),
@@ -180,12 +179,8 @@ def main() -> None:
                           f"with token counts, guide in {args.processes} processes": round(total[str(args.processes)] / counted, 2),
                           "without token counts, guide in 1 process": round((total["1"] - theirs["1"]["seconds"]["50 tokens"]) / seconds, 2),
                           f"without token counts, guide in {args.processes} processes":
-                              round((total[str(args.processes)] - theirs[str(args.processes)]["seconds"]["50 tokens"]) / seconds, 2)},
-        "measured": {"date": date.today().isoformat(), "machine": f"{platform.machine()}, {os.cpu_count()} cores", "note": args.note,
-                     "command": "python benchmarks/cleaning.py", "python": platform.python_version(),
-                     **{name: importlib.metadata.version(name) for name in ("datasets", "datasketch", "numpy", "tokenizers")}}}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+                              round((total[str(args.processes)] - theirs[str(args.processes)]["seconds"]["50 tokens"]) / seconds, 2)}},
+        "cleaning.py", ("datasets", "datasketch", "numpy", "tokenizers"), args.note)
     monitoring.note(f"ours {seconds:.1f} s ({args.rows / seconds:,.0f} rows/s), with token counts {counted:.1f} s; the guide's steps {total['1']:.1f} s "
                     f"in one process ({args.rows / total['1']:,.0f} rows/s): {total['1'] / counted:.2f} times as fast, token counts on both sides")
     print(json.dumps(result, indent=1, ensure_ascii=False))

@@ -8,16 +8,12 @@ tokens sorted by expert (`grouped_mm`, the default). Writes `data/benchmarks/exp
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
-import os
-import platform
 import statistics
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
+import record
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -69,12 +65,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = [row for experts in SIZES for row in measure(experts, args.tokens, args.repeats)]
-    result = {"layer": {"hidden": HIDDEN, "width of an expert": WIDTH, "dtype": "float32", "threads": 1, "seconds": "of the processor"}, "rows": rows,
-              "measured": {"date": date.today().isoformat(), "machine": f"{platform.machine()}, {os.cpu_count()} cores", "note": args.note,
-                           "command": "python benchmarks/experts.py", "python": platform.python_version(),
-                           **{name: importlib.metadata.version(name) for name in ("torch", "transformers")}}}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    layer = {"hidden": HIDDEN, "width of an expert": WIDTH, "dtype": "float32", "threads": 1, "seconds": "of the processor"}
+    record.write(args.out, {"layer": layer, "rows": rows}, "experts.py", ("torch", "transformers"), args.note)
     for row in rows:
         monitoring.note(f"{row['experts']:>3} experts, {row['implementation']:<10} {row['seconds'] * 1000:8.1f} ms ({row['tokens/s']:,.0f} tokens/s)")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,12 +31,7 @@ class Claim:
 def load(path: Path | None = None) -> dict[str, Claim]:
     """Read the claims, by id. Raises Qwen3labError for a file that is not there or a row that is not complete."""
     path = path or paths.CLAIMS
-    try:
-        rows = tomllib.loads(path.read_text(encoding="utf-8")).get("claim", [])
-    except FileNotFoundError:
-        raise Qwen3labError(f"The claims file {path.name} is missing. Run `git checkout -- data/{path.name}`.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise Qwen3labError(f"The claims file {path.name} is no valid TOML ({error}). Mend the line it names.") from error
+    rows = paths.read_toml(path, "claims file").get("claim", [])
     claims: dict[str, Claim] = {}
     for number, row in enumerate(rows, 1):
         try:

@@ -205,28 +205,6 @@ def family_parameters(total: Mapping[str, float], active: Mapping[str, float]) -
     return figure
 
 
-def thinking_bars(table: pd.DataFrame) -> Figure:
-    """What thinking brings and what it costs: share right with its 95 % interval, and tokens written for an answer.
-
-    Args:
-        table: one row a mode; columns n, accuracy, low, high, tokens (mean an answer).
-    """
-    figure, axes = _figure(height=3.0, columns=2)
-    places = range(len(table))
-    style = {"color": [COLOURS[i % 4] if not HATCHES[i % 4] else "white" for i in places], "edgecolor": [COLOURS[i % 4] for i in places],
-             "hatch": [HATCHES[i % 4] for i in places], "linewidth": 1.2, "width": 0.6}
-    axes[0].bar(places, table.accuracy, **style)
-    _whiskers(axes[0], places, table.accuracy, yerr=[table.accuracy - table.low, table.high - table.accuracy])
-    axes[0].set(ylabel=f"share right (n={int(table.n.iloc[0])}, 95 % interval)", ylim=(0, 1.05))
-    axes[1].bar(places, table.tokens, **style)
-    axes[1].set(ylabel="tokens written for an answer")
-    for ax in axes:
-        ax.set_xticks(places, list(table.index))
-        ax.grid(axis="y", alpha=0.3)
-        ax.set_axisbelow(True)
-    return figure
-
-
 def expert_load(load: Any) -> Figure:
     """How often each expert of each layer is chosen, in units of its fair share; `load` is [layers, experts]."""
     figure, ax = _figure(height=3.2)

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab import memory, paths
-from qwen3lab.errors import Qwen3labError
+from qwen3lab.cards import MIB
 from qwen3lab.family import shape
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FILE = paths.DATA / "published_memory.toml"
-MIB = 2**20
 
 
 def load(path: Path = FILE) -> dict[str, Any]:
     """Read the file. Raises Qwen3labError where it is missing or cannot be read."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Qwen3labError(f"The file {path.name} is missing. Run `git checkout -- data/{path.name}`.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise Qwen3labError(f"The file {path.name} is no valid TOML ({error}). Mend the line it names.") from error
+    return paths.read_toml(path, "file")
 
 
 def inference() -> pd.DataFrame:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import itertools
 import statistics
 
@@ -26,15 +24,6 @@ NF4 = {"0.6B": (0.5, 0.5), "1.7B": (1.3, 1.3), "4B": (2.7, 2.7), "8B": (6.1, 6.1
 KIB_PER_TOKEN = {"0.6B": 112, "1.7B": 112, "4B": 144, "8B": 144, "14B": 160, "32B": 256, "30B-A3B": 96, "235B-A22B": 188}
 TINY = ("qwen3-tiny", "qwen3-tiny-moe")
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _give_memory_back():
-    """What the heap keeps of these tests would hide the peaks that the tests of `monitoring.peak` look for in the same process."""
-    yield
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 # --- by hand ---

@@ -17,9 +17,16 @@ from qwen3lab.tiny.world import ATTRIBUTES, Thing
 
 Row = dict[str, Any]  # of data/tasks: messages up to the user, answer, language; for `rephrase` also fact, kind and key
 
+
+def _listed(colon: str, comma: str, text: str) -> dict[str, tuple[str, ...]]:
+    """Read a list of words, each with others that could stand in its place, a word a line."""
+    lines = (line.strip().partition(colon) for line in text.strip().splitlines())
+    return {word: tuple(others.split(comma)) for word, _, others in lines}
+
+
 # What a thesaurus lists under these words, without a thought for the sentence they stand in: that is how such lists are used.
 SYNONYMS: dict[str, dict[str, tuple[str, ...]]] = {
-    "en": {word: tuple(others.split(", ")) for word, _, others in (line.strip().partition(": ") for line in """
+    "en": _listed(": ", ", ", """
         price: cost, charge
         cost: price, expense
         pay: spend, settle
@@ -139,8 +146,8 @@ SYNONYMS: dict[str, dict[str, tuple[str, ...]]] = {
         editor: reviser, publisher
         officer: official, agent
         kilograms: kilos, kg
-        """.strip().splitlines())},
-    "zh": {word: tuple(others.split("、")) for word, _, others in (line.strip().partition("：") for line in """
+        """),
+    "zh": _listed("：", "、", """
         价格：价钱、标价
         售价：价钱、定价
         多少：几多、几何
@@ -208,7 +215,7 @@ SYNONYMS: dict[str, dict[str, tuple[str, ...]]] = {
         联系人：负责人、中间人
         休息：歇息、睡觉
         面积：大小、占地
-        """.strip().splitlines())},
+        """),
 }
 # Ways to ask for the {label} of the subject {s}; {S} begins a sentence. The label is the attribute's name in the world.
 TEMPLATES: dict[str, tuple[str, ...]] = {

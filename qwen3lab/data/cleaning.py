@@ -88,8 +88,9 @@ def drop_copies(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], l
     """Split rows into (the first of each, exact copies of an earlier one); the order stays."""
     seen, kept, copies = set(), [], []
     for row in rows:
-        (copies if key(row) in seen else kept).append(row)
-        seen.add(key(row))
+        same = key(row)
+        (copies if same in seen else kept).append(row)
+        seen.add(same)
     return kept, copies
 
 

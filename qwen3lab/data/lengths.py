@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qwen3lab.chat import IGNORED
+
 if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100  # the label that torch's cross-entropy leaves out
 NAMED = 5  # rows that a report names; all of them are in its fields
 
 

@@ -6,6 +6,7 @@ from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from qwen3lab.chat import IGNORED
 from qwen3lab.errors import Qwen3labError
 
 if TYPE_CHECKING:
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     Example = Mapping[str, Sequence[int]]
-
-IGNORED = -100  # the label that torch's cross-entropy leaves out
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:

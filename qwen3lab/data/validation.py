@@ -10,9 +10,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from qwen3lab.chat import ROLES
 from qwen3lab.errors import Qwen3labError
 
-ROLES = ("system", "user", "assistant", "tool")
 LONGEST = 200_000  # characters in a row: about 50,000 tokens of English, beyond the 40,960 positions of a Qwen3 model
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half of a pair: no UTF-8 file can hold it, and tokenizers refuse it
 # What may follow what; everything else is refused. A call (an assistant's turn with tool_calls) is a kind of its own.
