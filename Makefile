@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 
 course: $(READY)  ## set up everything and run all notebooks, with their times
 	$(BIN)/qwen3lab doctor
-	$(BIN)/python -m qwen3lab.notebooks run
+	$(BIN)/python -m qwen3lab.notebooks run --jobs auto
 
 test: $(READY)  ## set up what it needs and run all tests
 	$(BIN)/python -m pytest

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import chat
+from qwen3lab import chat, models
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 
@@ -59,7 +59,7 @@ def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
 
 
 def evaluate_tasks(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], *,
-                   max_new_tokens: int | None = None, batch_size: int = 32) -> pd.DataFrame:
+                   max_new_tokens: int | None = None, batch_size: int = 64) -> pd.DataFrame:
     """Let a model answer rows of `data/tasks` greedily and score each answer by exact match.
 
     Args:
@@ -132,7 +132,7 @@ def read_answers(model: PreTrainedModel, examples: Sequence[dict[str, list[int]]
     lines: dict[int, dict] = {}
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), models.more_threads(model.device):
         for start in range(0, len(order), batch_size):
             batch = order[start:start + batch_size]
             rows = [examples[place] for place in batch]

@@ -94,7 +94,7 @@ def losses(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> np.ndarray:
     import torch.nn.functional as F
 
     found = []
-    with torch.inference_mode():
+    with torch.inference_mode(), models.more_threads(model.device):
         for row in rows:
             ids = torch.tensor([list(row)], device=model.device)
             found.append(F.cross_entropy(model(input_ids=ids, use_cache=False).logits[0, :-1].float(), ids[0, 1:], reduction="none").cpu())

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from qwen3lab import models
 from qwen3lab.errors import Qwen3labError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def record(model: PreTrainedModel, rows: Sequence[Sequence[int]], batch_size: in
             width = max(map(len, batch))
             ids = torch.tensor([row + [0] * (width - len(row)) for row in batch], device=model.device)
             mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch], device=model.device)
-            with torch.inference_mode():
+            with torch.inference_mode(), models.more_threads(model.device):
                 model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False)  # the head's logits are not needed
     finally:
         model.train(was_training)

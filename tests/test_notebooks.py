@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import re
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from qwen3lab import notebooks, paths
+from qwen3lab import models, notebooks, paths
 from qwen3lab.errors import Qwen3labError
 
 NAMES = ["01_architecture_and_moe_routing", "02_data_preparation", "03_lora", "04_qlora", "05_full_fine_tuning",
@@ -30,7 +32,7 @@ def test_runs_in_a_fresh_kernel(path, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("MPLBACKEND")  # a notebook draws inline
     result = notebooks.run(path, tmp_path / path.name)
     with capsys.disabled():
-        print("\n" + notebooks.table([result]).splitlines()[1])
+        print("\n" + notebooks.table([result], result.seconds).splitlines()[1])
     assert result.error == ""
     assert result.peak_bytes < MAX_BYTES
     assert result.seconds < 2 * MAX_SECONDS  # twice the course's own limit, for a machine that does other things too
@@ -131,6 +133,21 @@ def test_a_failing_notebook_stops_nothing_and_is_never_written_over_its_source(t
     assert "ValueError: no such thing" in capsys.readouterr().out
     assert bad.read_bytes() == before
     assert notebooks.outputs(tmp_path / "02_good.ipynb") == [("cell-0", "stdout", "good")]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or models.cpus() < 2, reason="needs a system that pins processes, and two CPUs")
+def test_two_at_once_have_cpus_of_their_own_and_come_in_order(tmp_path, monkeypatch, capsys):
+    show = "import os, time\ntime.sleep({})\nprint(sorted(os.sched_getaffinity(0)))\nprint('time · x', time.time())"
+    for name, seconds in (("01_slow.ipynb", 3), ("02_fast.ipynb", 0)):
+        write(tmp_path, name, show.format(seconds))
+    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
+    before = os.sched_getaffinity(0)
+    assert notebooks.main(["run", "--jobs", "2", "--into", str(tmp_path / "out")]) == 0
+    assert os.sched_getaffinity(0) == before
+    printed = capsys.readouterr().out
+    assert printed.index("01_slow: done") < printed.index("02_fast: done")
+    slow, fast = (set(ast.literal_eval(notebooks.outputs(tmp_path / "out" / name)[0][2])) for name in ("01_slow.ipynb", "02_fast.ipynb"))
+    assert slow | fast == before and not slow & fast
 
 
 def test_a_cell_that_hangs_and_a_kernel_that_dies_are_reported(tmp_path):
