@@ -87,7 +87,7 @@ def score_bars(systems: Mapping[str, pd.DataFrame], xlabel: str = "exact match")
     first = next(iter(systems.values()))
     ax.set_yticks(range(len(tasks)), [f"{task} (n={first.n[task]})" for task in tasks])
     ax.invert_yaxis()
-    ax.set(xlabel=f"{xlabel} (bars: 95 % interval)", xlim=(0, 1))
+    ax.set(xlabel=f"{xlabel} (lines: 95 % interval)", xlim=(0, 1))
     ax.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside upper right", ncols=len(systems), frameon=False)
     return figure
