@@ -70,6 +70,63 @@ def loss_curves(histories: Mapping[str, pd.DataFrame], x: str = "step") -> Figur
     return figure
 
 
+def training_curves(history: pd.DataFrame) -> Figure:
+    """One run side by side: loss (validation as markers), learning rate and gradient norm against the step.
+
+    Args:
+        history: of `Run.history`, or as much of it as there is; eval_loss may be missing.
+    """
+    figure, axes = _figure(columns=3, height=2.6)
+    train = history.dropna(subset=["loss"])
+    for ax, column, label in zip(axes, ("loss", "learning_rate", "grad_norm"), ("loss (nats a token)", "learning rate", "gradient norm")):
+        ax.plot(train["step"], train[column], color=COLOURS[0], linewidth=1.6)
+        ax.set(xlabel="optimiser step", title=label, ylim=(0, None))
+        ax.title.set_fontsize("medium")
+        ax.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
+        ax.grid(alpha=0.3)
+    if "eval_loss" in history:
+        held_out = history.dropna(subset=["eval_loss"])
+        axes[0].plot(held_out["step"], held_out.eval_loss, MARKERS[0], color=COLOURS[1], markersize=7, markerfacecolor="white",
+                     markeredgewidth=1.6, label="validation")
+        axes[0].legend(frameon=False)
+    return figure
+
+
+def failures(found: Sequence[Any]) -> Figure:
+    """Failures of the museum, a panel each: their curves where they have some, else the symptom with and without the failure.
+
+    Args:
+        found: `museum.Failure`s.
+    """
+    rows = -(-len(found) // 2)
+    figure = _chart()(figsize=(6.4, 2.5 * rows), layout="constrained")
+    for ax, failure in zip(figure.subplots(rows, 2, squeeze=False).flat, found):
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.set_title(failure.name, fontsize="medium")
+        curves = failure.curves
+        if "scales" in curves:
+            table = curves["scales"]
+            for i, column in enumerate(("lost as 0", "too large")):
+                ax.plot(table.scale, table[column], LINES[i], color=COLOURS[i], marker=MARKERS[i], markersize=4, label=column)
+            ax.set_xscale("log", base=2)
+            ax.set(xlabel="scale of the loss", ylabel="share of gradients", ylim=(0, None))
+        elif curves:
+            for i, (name, history) in enumerate(curves.items()):
+                ax.plot(history["step"], history.loss, LINES[i], color=COLOURS[i], linewidth=1.8 - 0.5 * i, label=name)
+            ax.set(xlabel="optimiser step", ylabel="loss (nats a token)", ylim=(0, None))
+        else:
+            bars = ax.bar(["failure", "healthy"], [failure.sick, failure.healthy], color=[COLOURS[1], COLOURS[0]], hatch=None)
+            bars[0].set_hatch(HATCHES[1])
+            bars[0].set(facecolor="white", edgecolor=COLOURS[1])
+            ax.bar_label(bars, fmt="%.2f", fontsize="small")
+            ax.set(ylabel=f"{failure.symptom}\n(n={failure.n})", ylim=(0, 1.15))
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(frameon=False, fontsize="small")
+    for ax in figure.axes[len(found):]:
+        ax.set_visible(False)
+    return figure
+
+
 def score_bars(systems: Mapping[str, pd.DataFrame], xlabel: str = "exact match") -> Figure:
     """Scores of several systems, task by task, with their 95 % intervals.
 

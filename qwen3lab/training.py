@@ -17,6 +17,7 @@ from qwen3lab import chat, models, monitoring, nf4, paths, profiles
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.quiet import quiet
+from qwen3lab.resume import SafeCheckpoints, check, last_checkpoint
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +38,9 @@ class Run:
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
-    history: pd.DataFrame  # one row a logged step: step, loss, learning_rate, grad_norm, accuracy, tokens, eval_loss
+    # One row a logged step: step, loss, learning_rate, grad_norm, accuracy, tokens, eval_loss, and what differs from
+    # machine to machine, `monitoring.COSTS`.
+    history: pd.DataFrame
     seconds: float  # of the optimiser steps alone
     tokens_per_second: float  # padding not counted
     peak_bytes: int  # see monitoring.peak
@@ -48,6 +51,12 @@ class Run:
     trained: int  # parameters
     parameters: int  # all of the model, the adapter's included
     bytes: dict[str, int] = field(default_factory=dict)  # see monitoring.training_bytes
+    best_step: int | None = None  # with patience: the step whose weights came back
+    settings: dict[str, Any] = field(default_factory=dict)  # of `trl.SFTConfig`, as given
+    adapter: dict[str, Any] = field(default_factory=dict)  # of `peft.LoraConfig`, changes included; empty for "full"
+    source: str = ""  # folder or hub id that the model came from
+    data: Any = None  # the encoded rows, a `datasets.Dataset`
+    held_out: Any = None  # the same for validation, or None
 
     def summary(self) -> str:
         """Return a line of what was trained and how long in steps and tokens; the same on every machine."""
@@ -63,12 +72,14 @@ def fine_tune(model: str | Path | PreTrainedModel, rows: Sequence[Any], *, metho
               validation: Sequence[Any] | None = None, steps: int | None = None, epochs: float | None = None,
               learning_rate: float | None = None, batch_size: int | None = None, lora: dict[str, Any] | None = None,
               output_dir: str | Path | None = None, seed: int = 0, too_long: str = "raise",
-              tokenizer: PreTrainedTokenizerBase | None = None, **options: Any) -> Run:
+              tokenizer: PreTrainedTokenizerBase | None = None, patience: int | None = None, save_every: int | None = None,
+              resume: bool = False, logs: str | Path | None = None, callbacks: Sequence[Any] = (), **options: Any) -> Run:
     """Train a chat model on rows of the course; the loss counts the last answer and its `<|im_end|>` alone.
 
     Args:
         model: a role, a name, a folder or a hub id, loaded anew; or a loaded model, which is changed in place.
-        rows: dicts of `data/tasks` (messages up to the user, answer, thinking, optionally thoughts) or `tiny.corpus.Row`s.
+        rows: dicts of `data/tasks` (messages up to the user, answer, thinking, optionally thoughts) or `tiny.corpus.Row`s,
+            or encoded rows (dicts of input_ids and labels), where something else is to be trained.
         method: "lora" (adapters on the model), "qlora" (on the model in NF4), "full" (every weight).
         validation: rows whose loss is measured five times on the way (`eval_loss` of the history).
         steps, epochs: how long; give one. Default: the profile's steps.
@@ -81,10 +92,17 @@ def fine_tune(model: str | Path | PreTrainedModel, rows: Sequence[Any], *, metho
         too_long: what to do when a row has more tokens than the profile's `max_length`: "raise", or "drop" those rows
             and print how many. No row is ever cut: its answer would lose its end.
         tokenizer: for a loaded model; default: the one beside its weights.
+        patience: stop after so many evaluations (not epochs) without a lower `eval_loss`, and give back the weights of
+            the lowest. Needs `validation`.
+        save_every: write a checkpoint into `output_dir` every so many steps; the last two are kept.
+        resume: go on from the last checkpoint in `output_dir`, if there is one. The result equals that of an
+            uninterrupted run; model, rows and settings have to be the same.
+        logs: a folder for TensorBoard: what the history holds, step by step.
+        callbacks: further `transformers.TrainerCallback`s, for example `monitoring.live_chart()`.
         options: go to `trl.SFTConfig`, for example `lr_scheduler_type`, `warmup_steps`, `weight_decay`, `optim`.
     Raises:
-        Qwen3labError: unknown method, no rows, rows that are too long, a loss that is not a number, and what
-            `models.load` and `chat.example` raise.
+        Qwen3labError: unknown method, no rows, rows that are too long, settings that need another one, a loss that is
+            not a number, a checkpoint of another run, and what `models.load` and `chat.example` raise.
     """
     from trl import SFTConfig
 
@@ -92,6 +110,10 @@ def fine_tune(model: str | Path | PreTrainedModel, rows: Sequence[Any], *, metho
         raise Qwen3labError(f"Unknown method {method!r}. Use one of: {', '.join(METHODS)}.")
     if steps is not None and epochs is not None:
         raise Qwen3labError("Both steps and epochs are given. Give one of the two.")
+    if patience is not None and not validation:
+        raise Qwen3labError("Patience counts evaluations, and there is nothing to evaluate. Give rows as `validation`.")
+    if (save_every or resume) and not output_dir:
+        raise Qwen3labError("Checkpoints need a folder that lasts. Give an `output_dir`.")
     profile = profiles.get()
     if isinstance(model, (str, Path)):
         model, tokenizer = load(model, method)
@@ -116,17 +138,30 @@ def fine_tune(model: str | Path | PreTrainedModel, rows: Sequence[Any], *, metho
         "activation_checkpointing": not on_cpu, "use_cpu": on_cpu, "bf16": not on_cpu and profile.dtype == "bfloat16",
         "dataloader_pin_memory": not on_cpu}
     if held_out is not None:
-        settings |= {"eval_strategy": "steps", "eval_steps": max(1, steps // 5)}
+        settings |= {"eval_strategy": "steps", "eval_steps": save_every or max(1, steps // 5)}
+    if save_every:
+        settings |= {"save_strategy": "steps", "save_steps": save_every, "save_total_limit": 2}
+    if patience is not None:
+        settings |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False, "save_total_limit": 2,
+                     "save_strategy": "steps", "save_steps": settings["eval_steps"], "save_only_model": not save_every}
+    settings |= options
+    source = str(model.config._name_or_path)
     try:
-        trainer = _trainer(model, tokenizer, data, held_out, method, lora, SFTConfig(**settings | options))
+        trainer = _trainer(model, tokenizer, data, held_out, method, lora, SFTConfig(**settings))
+        for callback in _watchers(patience, logs, callbacks):
+            trainer.add_callback(callback)
+        checkpoint = last_checkpoint(folder) if resume else None
+        if checkpoint:
+            check(checkpoint, trainer.model)
         with monitoring.peak(model.device.type) as memory, _head_on_trained_positions(on_cpu):
-            result = trainer.train()
+            result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         run = _run(trainer, tokenizer, method, result, memory.bytes, folder if output_dir else None)
+        run.settings, run.source, run.data, run.held_out = settings, source, data, held_out
+        run.adapter = {} if method == "full" else lora_settings(model, **lora or {})
         if not math.isfinite(run.history.loss.iloc[-1]):
             raise Qwen3labError("The loss is no longer a number. Lower the learning rate.")
         if output_dir:
             trainer.save_model(str(folder))
-            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle with machine paths, which nothing here reads
     finally:
         if not output_dir:
             shutil.rmtree(folder, ignore_errors=True)
@@ -159,18 +194,23 @@ def default_rate(method: str, model: PreTrainedModel) -> float:
 
 
 def lora_config(model: torch.nn.Module, **changes: Any):
-    """The adapter's configuration (`peft.LoraConfig`) with the course's defaults and some changes.
+    """The adapter's configuration (`peft.LoraConfig`) with the course's defaults and some changes: `lora_settings`."""
+    from peft import LoraConfig
+
+    return LoraConfig(**lora_settings(model, **changes))
+
+
+def lora_settings(model: torch.nn.Module, **changes: Any) -> dict[str, Any]:
+    """What `lora_config` gives to PEFT, by PEFT's names.
 
     Dropout is 0 because PEFT refuses another value on fused experts, and the experts get no adapter by default because
     adapters on every one of them would outnumber the weights that most tokens pass.
     """
-    from peft import LoraConfig
-
     config = getattr(model, "config", None)
     is_moe = bool(getattr(config, "num_experts", 0) or getattr(config, "num_local_experts", 0))
     defaults = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "bias": "none", "task_type": "CAUSAL_LM",
                 "target_modules": ATTENTION if is_moe else "all-linear"}
-    return LoraConfig(**defaults | changes)
+    return defaults | changes
 
 
 def add_lora(model: torch.nn.Module, **changes: Any):
@@ -264,7 +304,9 @@ def dataset(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Any], max_length:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, row: Any) -> dict[str, list[int]]:
-    """Turn one row into input_ids and labels by `chat.example`, the only place that decides what is trained."""
+    """Turn one row into input_ids and labels by `chat.example`; a row that has both already stays as it is."""
+    if isinstance(row, dict) and "labels" in row:
+        return {"input_ids": list(row["input_ids"]), "labels": list(row["labels"])}
     if isinstance(row, dict):
         return chat.example(tokenizer, tasks.conversation(row), thinking=row["thinking"], tools=row.get("tools"))
     return chat.example(tokenizer, row.messages, thinking=row.thinking, tools=row.tools)
@@ -275,8 +317,11 @@ def _trainer(model, tokenizer, data, held_out, method, lora, config):
     from transformers.trainer_callback import PrinterCallback
     from trl import SFTTrainer
 
+    class Trainer(SafeCheckpoints, SFTTrainer):
+        pass
+
     with _no_gptq():
-        trainer = SFTTrainer(model, args=config, train_dataset=data, eval_dataset=held_out, processing_class=tokenizer,
+        trainer = Trainer(model, args=config, train_dataset=data, eval_dataset=held_out, processing_class=tokenizer,
                              peft_config=None if method == "full" else lora_config(model, **lora or {}))
     trainer.remove_callback(PrinterCallback)
     if method == "qlora" and model.device.type == "cpu":
@@ -287,11 +332,25 @@ def _trainer(model, tokenizer, data, held_out, method, lora, config):
     return trainer
 
 
+def _watchers(patience: int | None, logs: str | Path | None, callbacks: Sequence[Any]) -> Iterator[Any]:
+    from transformers import EarlyStoppingCallback
+
+    yield monitoring.cost()  # first: those after it see its numbers
+    if logs is not None:
+        from torch.utils.tensorboard import SummaryWriter
+        from transformers.integrations import TensorBoardCallback
+
+        yield TensorBoardCallback(SummaryWriter(log_dir=str(logs)))
+    if patience is not None:
+        yield EarlyStoppingCallback(early_stopping_patience=patience)
+    yield from callbacks
+
+
 def _run(trainer, tokenizer, method, result, peak_bytes, output_dir) -> Run:
     import pandas as pd
 
     names = {"mean_token_accuracy": "accuracy", "num_tokens": "tokens"}
-    keep = ("step", "loss", "learning_rate", "grad_norm", "accuracy", "tokens", "eval_loss")
+    keep = ("step", "loss", "learning_rate", "grad_norm", "accuracy", "tokens", "eval_loss", *monitoring.COSTS)
     by_step: dict[int, dict[str, float]] = {}
     for entry in trainer.state.log_history:
         if "loss" in entry or "eval_loss" in entry:
@@ -303,7 +362,7 @@ def _run(trainer, tokenizer, method, result, peak_bytes, output_dir) -> Run:
     tokens = int(trainer._total_train_tokens)
     return Run(model, tokenizer, history, result.metrics["train_runtime"], tokens / result.metrics["train_runtime"], peak_bytes,
                output_dir, method, trainer.state.global_step, tokens, trained, nf4.share_4bit(model)[1],
-               monitoring.training_bytes(model, trainer.optimizer))
+               monitoring.training_bytes(model, trainer.optimizer), trainer.state.best_global_step if trainer.args.load_best_model_at_end else None)
 
 
 @contextmanager

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import chat
+from qwen3lab import chat, monitoring
 from qwen3lab.errors import Qwen3labError
 
 if TYPE_CHECKING:
@@ -16,14 +15,6 @@ if TYPE_CHECKING:
     from qwen3lab.routing import Routing
 
 SHOWN = 4  # layers side by side
-
-
-def is_live() -> bool:
-    """Whether a person sits before this kernel: a Jupyter server started it for a notebook that is open.
-
-    `make notebooks` and nbconvert start kernels without a server. Editors that do not tell count as not live.
-    """
-    return bool(os.environ.get("JPY_SESSION_NAME"))
 
 
 class RoutingExplorer:
@@ -40,7 +31,7 @@ class RoutingExplorer:
             routing: what `routing.record` returned.
             row: the number of the text.
             token: the token to begin with, counted from the start of the text; negative from its end.
-            interactive: whether to show sliders; default: where `is_live`.
+            interactive: whether to show sliders; default: where `monitoring.is_live`.
         Raises:
             Qwen3labError: no such text or token.
         """
@@ -50,7 +41,7 @@ class RoutingExplorer:
         if not -len(self.places) <= token < len(self.places):
             raise Qwen3labError(f"The text has no token {token}. Choose a number from 0 to {len(self.places) - 1}.")
         self.routing, self.tokenizer, self.token = routing, tokenizer, token % len(self.places)
-        self.interactive = is_live() if interactive is None else interactive
+        self.interactive = monitoring.is_live() if interactive is None else interactive
 
     def experts(self, token: int, layer: int) -> list[tuple[int, float]]:
         """The experts of a token in a layer with their weights, the heaviest first."""

@@ -70,3 +70,26 @@ def test_training_bytes_are_those_of_the_planner(checkpoint):
     planned = memory.plan(model.config, "full").parts
     assert measured == {"frozen weights": 0, "trained weights": planned["weights"], "gradients": planned["gradients"],
                         "optimiser": planned["optimiser"]}
+
+
+def test_the_live_chart_draws_for_a_person_only(checkpoint, monkeypatch):
+    from IPython import display
+
+    from qwen3lab import training
+
+    shown = []
+
+    class Handle:
+        def update(self, figure):
+            shown.append("update")
+
+    monkeypatch.setattr(display, "display", lambda figure, display_id: shown.append("display") or Handle())
+    rows = [{"messages": [{"role": "user", "content": "Code?"}], "answer": "7", "thinking": False}]
+    settings = {"steps": 3, "batch_size": 1, "logging_steps": 1}
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    training.fine_tune(checkpoint, rows, callbacks=[monitoring.live_chart(every=0)], **settings)
+    assert shown == []
+    monkeypatch.setenv("JPY_SESSION_NAME", "03.ipynb")
+    run = training.fine_tune(checkpoint, rows, callbacks=[monitoring.live_chart(every=0)], **settings)
+    assert shown == ["display", "update", "update", "update"]
+    assert set(monitoring.COSTS) <= set(run.history.columns)

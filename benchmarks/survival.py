@@ -1,0 +1,63 @@
+"""`python benchmarks/survival.py`: does thinking survive a fine-tuning on answers without thoughts? Eight recipes, several seeds each.
+
+Every recipe trains all weights on the company's knowledge, each new row as often as in the others: with old rows beside
+them the training is longer by as much. Asked are sums of three digits and word problems with thinking on, none of which
+any training has (the old rows are sums of one to four digits), and the company's test wordings with thinking off. Goes on where it was stopped; writes `data/benchmarks/survival.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import record
+
+from qwen3lab import evaluation, models, monitoring, paths, survival, training
+from qwen3lab.data import tasks
+
+PASSES, BATCH, RATE = 3, 32, 1e-3  # times that each new row is read; the rate was taken from notebook 05
+SUMS, PROBLEMS = 105, 75
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rows", type=int, help="new rows; default: all")
+    parser.add_argument("--note", default="", help="for example what else the machine was doing")
+    parser.add_argument("--out", type=Path, default=paths.DATA / "benchmarks" / "survival.json")
+    args = parser.parse_args()
+    new, old = tasks.load("knowledge", "train")[:args.rows], tasks.load("addition", "train")
+    exam = {"sums": [row for row in tasks.load("addition", "test") if row["digits"] == 3][:SUMS],
+            "problems": tasks.load("word-problem", "test")[:PROBLEMS], "questions": tasks.load("knowledge", "test")}
+    n = {"thinks": SUMS + PROBLEMS, "sums": SUMS, "problems": PROBLEMS, "answers": len(exam["questions"])}
+    model, tokenizer = models.load("chat")
+    lines = [{"recipe": "before", "runs": [survival.examine(model, tokenizer, **exam)]}]
+    part = paths.BUILD / "survival.partial.json"
+    done = json.loads(part.read_text()) if part.is_file() and not args.rows else {}
+    for recipe in survival.RECIPES:
+        runs = done.setdefault(recipe, [])
+        for seed in range(len(runs), args.seeds):
+            with monitoring.clock(f"{recipe}, seed {seed}"):
+                rows = survival.rows(tokenizer, recipe, new, old, seed)
+                run = training.fine_tune("chat", rows, method="full", steps=math.ceil(PASSES * len(rows) / BATCH), batch_size=BATCH,
+                                         learning_rate=RATE, seed=seed)
+                runs.append(survival.examine(run.model, tokenizer, **exam) | {"seed": seed, "steps": run.steps, "tokens": run.tokens})
+            if not args.rows:
+                part.parent.mkdir(exist_ok=True)
+                part.write_text(json.dumps(done))
+        lines.append({"recipe": recipe, "runs": runs[:args.seeds]})
+        print(recipe, [[run[key] for key in n] for run in runs], flush=True)
+    for line in lines:
+        for key, count in n.items():
+            right, of = sum(run[key] for run in line["runs"]), count * len(line["runs"])
+            line[key] = dict(zip(("share", "low", "high"), (round(value, 4) for value in (right / of, *evaluation.wilson(right, of)))))
+    record.write(args.out, {"recipe": {"passes": PASSES, "batch_size": BATCH, "learning_rate": RATE, "method": "full"}, "n": n,
+                            "new rows": len(new), "rows": lines,
+                            "interval": "Wilson, 95 %, all seeds together: how far it lies from endlessly many questions, not from other seeds"},
+                 "survival.py", ("torch", "transformers", "trl"), args.note)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""An exported run trains again outside of the course: the same losses by `trl sft`, and by two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from qwen3lab import export, training
+from qwen3lab.errors import Qwen3labError
+
+BIN = Path(sys.executable).parent
+
+
+def _rows(n=16):
+    return [{"id": str(i), "task": "codes", "language": "en", "messages": [{"role": "user", "content": f"Code of box {i}?" + " please" * (i % 5)}],
+             "answer": f"{i * 37 % 100}", "thinking": False} for i in range(n)]
+
+
+def losses(folder: Path, command: str) -> list[float]:
+    """Run an exported command in its folder; the losses that the trainer logged."""
+    words = shlex.split(command)
+    variables = dict(word.split("=") for word in words if re.fullmatch(r"[A-Z_]+=\w+", word))
+    first, *rest = words[len(variables):]
+    done = subprocess.run([str(BIN / first), *rest], cwd=folder, capture_output=True, text=True, timeout=600,
+                          env=os.environ | variables | {"OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    state = json.loads(next(folder.glob("trained/checkpoint-*/trainer_state.json")).read_text())
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
+@pytest.mark.parametrize(("method", "options"), [("lora", {"lora": {"r": 4, "lora_alpha": 8}}), ("full", {})])
+def test_trl_sft_repeats_the_run(method, options, checkpoint, tmp_path):
+    run = training.fine_tune(checkpoint, _rows(), method=method, validation=_rows(4), steps=6, batch_size=4, logging_steps=1, **options)
+    assert export.export(run, tmp_path) == tmp_path / "sft.yaml"
+    again = losses(tmp_path, "trl sft --config sft.yaml --save_strategy steps --save_steps 6 --disable_tqdm true")
+    assert again == pytest.approx(run.history.loss.tolist(), abs=2e-5)
+
+
+def test_a_mixture_with_adapters_on_its_experts(moe_checkpoint, tmp_path):
+    run = training.fine_tune(moe_checkpoint, _rows(), steps=3, batch_size=4, logging_steps=1,
+                             lora={"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]})
+    export.export(run, tmp_path)
+    again = losses(tmp_path, "trl sft --config sft.yaml --save_strategy steps --save_steps 3 --disable_tqdm true")
+    assert again == pytest.approx(run.history.loss.tolist(), abs=2e-5)
+
+
+def test_two_processes_give_the_loss_of_one_with_twice_the_accumulation(checkpoint, tmp_path):
+    run = training.fine_tune(checkpoint, _rows(), method="full", steps=6, batch_size=4, gradient_accumulation_steps=2, logging_steps=1,
+                             train_sampling_strategy="sequential")
+    export.export(run, tmp_path)
+    line = export.launch(run, 2)
+    assert line.endswith("--num_processes 2 -m trl.scripts.sft --config sft.yaml --gradient_accumulation_steps 1")
+    again = losses(tmp_path, line + " --save_strategy steps --save_steps 6 --disable_tqdm true")
+    assert again == pytest.approx(run.history.loss.tolist(), abs=2e-5)
+
+
+def test_the_settings_are_those_of_the_run(checkpoint, tmp_path):
+    run = training.fine_tune(checkpoint, _rows(), method="lora", steps=2, batch_size=4, learning_rate=3e-3, seed=7)
+    settings = yaml.safe_load(export.export(run, tmp_path).read_text())
+    assert settings["learning_rate"] == 3e-3 and settings["seed"] == 7 and settings["lora_r"] == 16 and settings["use_peft"] is True
+    assert (tmp_path / settings["model_name_or_path"]).resolve() == Path(checkpoint).resolve()
+    rows = [json.loads(line) for line in (tmp_path / "rows" / "train.jsonl").read_text().splitlines()]
+    assert rows[3] == training.encode(run.tokenizer, _rows()[3])
+
+
+def test_what_cannot_be_exported(checkpoint, tmp_path):
+    run = training.fine_tune(checkpoint, _rows(), steps=1, batch_size=3, lora={"init_lora_weights": "gaussian"})
+    with pytest.raises(Qwen3labError, match="does not know these settings of the adapter: init_lora_weights"):
+        export.export(run, tmp_path)
+    with pytest.raises(Qwen3labError, match="3 rows a step cannot be shared out to 2 processes"):
+        export.launch(run, 2)
