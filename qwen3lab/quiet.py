@@ -16,6 +16,7 @@ _WARNINGS = (
     (r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\)", "the first step under gradient scaling; the schedule is right"),
     (r".*is_gradient_checkpointing.* is deprecated", "PEFT asks by the old name"),
     (r".*`gradient_checkpointing` is deprecated", "TRL sets it by the old name"),
+    (r".*The following (rank|alpha)_pattern keys did not match", "PEFT looks among the modules only; the experts' fused parameters do take the pattern"),
     (r".*IProgress not found", "no progress widgets when notebooks run from the command line"),
 )
 _LOGGERS = (

@@ -17,7 +17,7 @@ from qwen3lab import chat, models, monitoring, nf4, paths, profiles
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.quiet import quiet
-from qwen3lab.resume import SafeCheckpoints, check, last_checkpoint
+from qwen3lab.resume import SafeCheckpoints, check, last_checkpoint, random_state, set_random_state
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,7 +132,8 @@ def fine_tune(model: str | Path | PreTrainedModel, rows: Sequence[Any], *, metho
         "per_device_eval_batch_size": 4 * batch_size, "learning_rate": learning_rate or default_rate(method, model),
         "lr_scheduler_type": "linear", "warmup_steps": min(0.1, 10 / steps), "logging_steps": max(1, steps // 40),
         "max_length": None,  # lengths are checked in `dataset`
-        "train_sampling_strategy": "group_by_length", "save_strategy": "no", "report_to": "none", "disable_tqdm": True,
+        "train_sampling_strategy": "group_by_length", "save_strategy": "no", "report_to": "none",
+        "disable_tqdm": not monitoring.is_live(),  # a progress bar where somebody watches
         "logging_nan_inf_filter": False,  # else a loss that is not a number is logged as the mean of the others
         # Recomputing activations saves memory, not time: not worth it for models that are small.
         "activation_checkpointing": not on_cpu, "use_cpu": on_cpu, "bf16": not on_cpu and profile.dtype == "bfloat16",
@@ -318,7 +319,12 @@ def _trainer(model, tokenizer, data, held_out, method, lora, config):
     from trl import SFTTrainer
 
     class Trainer(SafeCheckpoints, SFTTrainer):
-        pass
+        def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+            state = random_state()  # the loader draws a number; a run that is watched has to equal one that is not
+            try:
+                return super().evaluate(*args, **kwargs)
+            finally:
+                set_random_state(state)
 
     with _no_gptq():
         trainer = Trainer(model, args=config, train_dataset=data, eval_dataset=held_out, processing_class=tokenizer,

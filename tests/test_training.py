@@ -188,6 +188,13 @@ def test_a_loaded_model_is_trained_in_place_and_only_once(checkpoint):
         training.fine_tune(model, _rows(), method="qlora", steps=1)
 
 
+def test_evaluations_on_the_way_change_nothing(checkpoint):
+    plain = training.fine_tune(checkpoint, _rows(), steps=8, batch_size=4, logging_steps=1)
+    watched = training.fine_tune(checkpoint, _rows(), steps=8, batch_size=4, logging_steps=1, validation=_rows(20)[12:], eval_steps=2)
+    assert watched.history.loss.tolist() == plain.history.loss.tolist() and watched.history.eval_loss.count() == 4
+    assert all(torch.equal(tensor, plain.model.state_dict()[name]) for name, tensor in watched.model.state_dict().items())
+
+
 def test_validation_loss_is_in_the_history(checkpoint):
     run = training.fine_tune(checkpoint, _rows(), steps=10, batch_size=4, validation=_rows(20)[12:])
     assert run.history.dropna(subset=["eval_loss"]).step.tolist() == [2, 4, 6, 8, 10]
