@@ -17,6 +17,7 @@ import record
 from qwen3lab import evaluation, monitoring, paths, training
 from qwen3lab.data import tasks
 
+EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 MLP = ["gate_proj", "up_proj", "down_proj"]
 # Setting -> values; each line is one change of the recipe (rank 16, alpha 32, every linear layer, no dropout, rate 1e-2).
 CHANGES: dict[str, dict[str, dict[str, Any]]] = {
@@ -26,6 +27,7 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     "layers": {"attention": {"lora": {"target_modules": training.ATTENTION}}, "MLP": {"lora": {"target_modules": MLP}},
                "query and value": {"lora": {"target_modules": ["q_proj", "v_proj"]}}},
     "dropout": {str(p): {"lora": {"lora_dropout": p}} for p in (0.05, 0.2)},
+    "mixture": {"attention": {"model": "moe"}, "attention and experts": {"model": "moe", "lora": {"target_modules": training.ATTENTION, "target_parameters": EXPERTS}}},
     "learning rate": {f"{rate:g}": {"learning_rate": rate} for rate in (5e-4, 2e-3, 4e-3, 2e-2)},
 }
 OLD = {"context": 40, "unanswerable": 20, "addition": 40}  # rows of each old task
@@ -33,8 +35,8 @@ OLD = {"context": 40, "unanswerable": 20, "addition": 40}  # rows of each old ta
 
 def measure(change: dict[str, Any], seed: int, steps: int | None) -> dict[str, Any]:
     """Train once with a change of the recipe and score it."""
-    recipe = training.company_recipe() | ({"steps": steps} if steps else {}) | change
-    run = training.fine_tune("chat", tasks.load("knowledge", "train"), **recipe, seed=seed)
+    recipe = training.company_recipe() | ({"steps": steps} if steps else {}) | {"model": "chat"} | change
+    run = training.fine_tune(recipe.pop("model"), tasks.load("knowledge", "train"), **recipe, seed=seed)
     old_rows = [row for task, count in OLD.items() for row in tasks.load(task, "validation")[:count]]
     new = evaluation.evaluate_tasks(run.model, run.tokenizer, tasks.load("knowledge", "validation"), max_new_tokens=16)
     old = evaluation.evaluate_tasks(run.model, run.tokenizer, old_rows, max_new_tokens=96)

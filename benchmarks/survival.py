@@ -1,5 +1,7 @@
 """`python benchmarks/survival.py`: does thinking survive a fine-tuning on answers without thoughts? Eight recipes, several seeds each.
 
+The two recipes in which three rows of four think take four times as long and get three seeds at most.
+
 Every recipe trains all weights on the company's knowledge, each new row as often as in the others: with old rows beside
 them the training is longer by as much. Asked are sums of three digits and word problems with thinking on, none of which
 any training has (the old rows are sums of one to four digits), and the company's test wordings with thinking off. Goes on where it was stopped; writes `data/benchmarks/survival.json`.
@@ -19,6 +21,7 @@ from qwen3lab.data import tasks
 
 PASSES, BATCH, RATE = 3, 32, 1e-3  # times that each new row is read; the rate was taken from notebook 05
 SUMS, PROBLEMS = 105, 75
+LONG_SEEDS = 3
 
 
 def main() -> None:
@@ -38,7 +41,8 @@ def main() -> None:
     done = json.loads(part.read_text()) if part.is_file() and not args.rows else {}
     for recipe in survival.RECIPES:
         runs = done.setdefault(recipe, [])
-        for seed in range(len(runs), args.seeds):
+        seeds = min(args.seeds, LONG_SEEDS) if survival.RECIPES[recipe][1] > 0.5 else args.seeds
+        for seed in range(len(runs), seeds):
             with monitoring.clock(f"{recipe}, seed {seed}"):
                 rows = survival.rows(tokenizer, recipe, new, old, seed)
                 run = training.fine_tune("chat", rows, method="full", steps=math.ceil(PASSES * len(rows) / BATCH), batch_size=BATCH,
@@ -47,7 +51,7 @@ def main() -> None:
             if not args.rows:
                 part.parent.mkdir(exist_ok=True)
                 part.write_text(json.dumps(done))
-        lines.append({"recipe": recipe, "runs": runs[:args.seeds]})
+        lines.append({"recipe": recipe, "runs": runs[:seeds]})
         print(recipe, [[run[key] for key in n] for run in runs], flush=True)
     for line in lines:
         for key, count in n.items():
