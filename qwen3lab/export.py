@@ -14,6 +14,8 @@ ADAPTER = {"r": "lora_r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_drop
            "target_parameters": "lora_target_parameters", "modules_to_save": "lora_modules_to_save", "task_type": "lora_task_type",
            "use_rslora": "use_rslora", "use_dora": "use_dora"}
 OURS = ("output_dir",)  # written anew
+# `fine_tune` gives the random numbers back that an evaluation draws; `trl sft` does not.
+QUIET = "# Evaluation on the way is off: in `trl sft` it draws random numbers, and the rows of later epochs would come in another order.\n"
 
 
 def config(run: Run, folder: Path) -> dict[str, Any]:
@@ -32,12 +34,17 @@ def config(run: Run, folder: Path) -> dict[str, Any]:
     if run.method == "qlora":
         found |= {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": True}
     settings = {key: value for key, value in run.settings.items() if key not in OURS}
+    if not settings.get("load_best_model_at_end"):  # an early stop needs its evaluations
+        settings = {key: value for key, value in settings.items() if key not in ("eval_strategy", "eval_steps")}
     # What only serves a notebook, or is taken back afterwards.
     return found | {key: value for key, value in settings.items() if key != "disable_tqdm"} | {"save_strategy": settings.get("save_strategy", "no")}
 
 
 def export(run: Run, folder: str | Path) -> Path:
     """Write a run's rows and settings so that `trl sft --config sft.yaml`, run in `folder`, does the same training again.
+
+    Evaluation on the way is left out, unless the run stopped early by it: `trl sft` orders the rows of later epochs by random
+    numbers that its evaluation draws from.
 
     Returns:
         The path of sft.yaml. Beside it: rows/train.jsonl (and test.jsonl for validation) with input_ids and labels.
@@ -52,7 +59,8 @@ def export(run: Run, folder: str | Path) -> Path:
     run.data.to_json(folder / "rows" / "train.jsonl")
     if run.held_out is not None:
         run.held_out.to_json(folder / "rows" / "test.jsonl")
-    (folder / "sft.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    comment = QUIET if run.held_out is not None and "eval_strategy" not in settings else ""
+    (folder / "sft.yaml").write_text(comment + yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     return folder / "sft.yaml"
 
 
