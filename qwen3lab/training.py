@@ -147,6 +147,7 @@ def fine_tune(model: str | Path | PreTrainedModel, rows: Sequence[Any], *, metho
                      "save_strategy": "steps", "save_steps": settings["eval_steps"], "save_only_model": not save_every}
     settings |= options
     source = str(model.config._name_or_path)
+    router = getattr(model.config, "output_router_logits", None)
     try:
         trainer = _trainer(model, tokenizer, data, held_out, method, lora, SFTConfig(**settings))
         for callback in _watchers(patience, logs, callbacks):
@@ -164,6 +165,8 @@ def fine_tune(model: str | Path | PreTrainedModel, rows: Sequence[Any], *, metho
         if output_dir:
             trainer.save_model(str(folder))
     finally:
+        if router is not None:  # TRL asks for the balancing loss; in `generate` its mask no longer fits the one new token
+            model.config.output_router_logits = router
         if not output_dir:
             shutil.rmtree(folder, ignore_errors=True)
     return run
@@ -330,6 +333,9 @@ def _trainer(model, tokenizer, data, held_out, method, lora, config):
         trainer = Trainer(model, args=config, train_dataset=data, eval_dataset=held_out, processing_class=tokenizer,
                              peft_config=None if method == "full" else lora_config(model, **lora or {}))
     trainer.remove_callback(PrinterCallback)
+    head = trainer.model.get_output_embeddings()
+    if not hasattr(head, "bias"):  # PEFT's wrapper around a head with trained tokens has none, and TRL's loss reads it
+        head.bias = None
     if method == "qlora" and model.device.type == "cpu":
         # TRL casts the adapters of a 4-bit model to bfloat16, as the paper does for GPUs; a CPU only emulates it.
         for parameter in trainer.model.parameters():

@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from qwen3lab import chat, models, training
+from qwen3lab import chat, evaluation, models, training
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.tiny import corpus
 
@@ -168,6 +168,14 @@ def test_lora_bytes_are_those_of_the_planner(checkpoint):
     planned = memory.plan(models.load(checkpoint)[0].config, "lora", bytes_per_weight=4).parts
     assert run.bytes["frozen weights"] == planned["weights"]
     assert run.bytes["trained weights"] + run.bytes["gradients"] + run.bytes["optimiser"] == planned["adapter"]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_trained_mixture_answers(method, moe_checkpoint):
+    run = training.fine_tune(moe_checkpoint, _rows(), method=method, steps=1, batch_size=4)
+    assert run.model.config.output_router_logits is False
+    answers = evaluation.evaluate_tasks(run.model, run.tokenizer, _rows()[:3], max_new_tokens=4)  # of unlike lengths: with a mask
+    assert answers.prediction.map(len).min() > 0 and answers.reference.tolist() == [row["answer"] for row in _rows()[:3]]
 
 
 def test_experts_get_no_adapter_unless_asked(moe_checkpoint):
