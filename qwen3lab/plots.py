@@ -677,3 +677,169 @@ def cache_sizes(tokens: Sequence[int], shared: Mapping[str, Sequence[float]], un
     ax.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
     return figure
+
+
+def ablation(table: pd.DataFrame, baseline: str = "recipe") -> Figure:
+    """Share of new facts learned (filled) and of old tasks kept (open), one line a setting, grouped; dotted lines: the baseline's.
+
+    Args:
+        table: columns setting, value, accuracy, low, high, old, old_low, old_high.
+        baseline: the setting that all others change.
+    """
+    places, at = [], 0.0
+    for setting in table.setting:
+        if places and setting != last:
+            at += 0.6
+        places.append(at)
+        last, at = setting, at + 1.0
+    figure, ax = _figure(height=0.9 + 0.24 * at)
+    for i, (column, label) in enumerate((("accuracy", "new facts, right"), ("old", "old tasks, right"))):
+        low, high = ("low", "high") if column == "accuracy" else ("old_low", "old_high")
+        ax.errorbar(table[column], [place + 0.12 * (2 * i - 1) for place in places], xerr=[table[column] - table[low], table[high] - table[column]],
+                    fmt=MARKERS[i], color=COLOURS[i], markerfacecolor="white" if i else COLOURS[i], markersize=6, capsize=2, linewidth=1.2, label=label)
+        base = table[table.setting == baseline]
+        if len(base):
+            ax.axvline(base[column].iloc[0], linestyle=":", color=COLOURS[i], linewidth=1)
+    ax.set_yticks(places, [value if setting == baseline else f"{setting} {value}" for setting, value in zip(table.setting, table.value)])
+    ax.invert_yaxis()
+    ax.set(xlabel="share of questions (lines: 95 % interval; dotted: the recipe)", xlim=(0, 1))
+    ax.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    return figure
+
+
+def trade_off(table: pd.DataFrame) -> Figure:
+    """What was learned against what was kept, one point a value, a marker a setting.
+
+    Args:
+        table: columns setting, value, accuracy, old.
+    """
+    figure, ax = _figure(height=4.0)
+    marks = (MARKERS + "vPX*")
+    for i, setting in enumerate(dict.fromkeys(table.setting)):
+        chosen = table[table.setting == setting]
+        ax.plot(chosen.accuracy, chosen.old, marks[i % len(marks)], color=COLOURS[i % 4], markerfacecolor="white" if i % 2 else COLOURS[i % 4], markersize=8, label=setting)
+        for line in chosen[[len(chosen) > 1] * len(chosen)].itertuples():  # a setting of one value is named by the legend
+            ax.annotate(line.value, (line.accuracy, line.old), xytext=(5, 4), textcoords="offset points", fontsize="x-small")
+    ax.set(xlabel="new facts, share right", ylabel="old tasks, share right", xlim=(-0.02, 1.08), ylim=(0, 1))
+    ax.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+    return figure
+
+
+def block_errors(table: pd.DataFrame, line: Mapping[str, float]) -> Figure:
+    """What rounding costs and what it saves, by size of the block: relative error of weights and of outputs; bytes a weight below each size.
+
+    Args:
+        table: columns format, block, bytes (a weight, scales included), weights and outputs (relative errors).
+        line: the same for one format with its label: "label", "weights", "outputs"; drawn as a horizontal line.
+    """
+    figure, axes = _figure(columns=2, height=3.3, sharey=True)
+    for ax, column, title in zip(axes, ("weights", "outputs"), ("error of the weights", "error of the layer's output")):
+        for i, (name, rows) in enumerate(table.groupby("format", sort=False)):
+            ax.plot(rows.block, rows[column], LINES[i], marker=MARKERS[i], color=COLOURS[i], linewidth=1.4, markersize=6,
+                    markerfacecolor="white" if i else COLOURS[i], label=name)
+        ax.axhline(line[column], color="black", linewidth=1.2, linestyle=":", label=line["label"])
+        ax.set_xscale("log", base=2)
+        ticks = table.drop_duplicates("block")
+        ax.set_xticks(ticks.block, [f"{row.block:,}\n{row.bytes:.3f}" for row in ticks.itertuples()], fontsize="x-small")
+        ax.minorticks_off()
+        ax.set(xlabel="block size (logarithmic)\nbytes a weight, scales included")
+        ax.set_title(title, fontsize="medium")
+        ax.grid(alpha=0.3)
+    axes[0].set(ylabel="relative error", ylim=(0, None))  # of both, when both are drawn
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize="small")
+    return figure
+
+
+def planned_methods(table: pd.DataFrame, cards: Mapping[str, float]) -> Figure:
+    """Memory of several methods for several models on a logarithmic axis: a group of bars a model.
+
+    Args:
+        table: a line a model, a column a method, in GB.
+        cards: name of a card -> its GB, drawn as lines.
+    """
+    figure, ax = _figure(height=3.4)
+    width = 0.8 / len(table.columns)
+    for name, size in cards.items():
+        ax.axhline(size, color="black", linewidth=1, linestyle="--", zorder=0)
+        ax.text(-0.55, size * 1.06, name, va="bottom", fontsize="small")
+    for i, method in enumerate(table.columns):
+        places = [place + (i - (len(table.columns) - 1) / 2) * width for place in range(len(table))]
+        ax.bar(places, table[method], width=width * 0.9, color="white" if HATCHES[i % 4] else COLOURS[i % 4], edgecolor=COLOURS[i % 4],
+               hatch=HATCHES[i % 4], linewidth=1.2, label=method)
+    ax.set_xticks(range(len(table)), list(table.index), fontsize="small")
+    ax.set(yscale="log", ylabel="memory (GB, logarithmic)", xlim=(-0.6, len(table) - 0.4), ylim=(table.min().min() / 2, None))
+    ax.yaxis.set_major_formatter("{x:,g}")
+    figure.legend(loc="outside upper right", ncols=len(table.columns), frameon=False)
+    return figure
+
+
+def speed_ratios(table: pd.DataFrame, guides: float | None = None) -> Figure:
+    """Speed of several kinds of training in units of another's, against the tokens of a step; lines from the lowest to the highest round.
+
+    Args:
+        table: columns kind, tokens, ratio, low, high.
+        guides: a ratio that guides promise, drawn as a line.
+    """
+    figure, ax = _figure(height=3.2)
+    for i, (name, rows) in enumerate(table.groupby("kind", sort=False)):
+        tokens = rows.tokens * (1 + 0.04 * i)  # a little apart, so that no line hides another
+        ax.errorbar(tokens, rows.ratio, yerr=[rows.ratio - rows.low, rows.high - rows.ratio], color=COLOURS[i], linestyle=LINES[i], marker=MARKERS[i],
+                    markersize=6, markerfacecolor="white" if i else COLOURS[i], linewidth=1.4, elinewidth=1, capsize=3, label=name)
+    ax.axhline(1, color="black", linewidth=1)
+    if guides is not None:
+        ax.axhline(guides, color="black", linewidth=1, linestyle="--")
+        ax.text(table.tokens.min() * 0.92, guides, f"guides: at most {1 - guides:.0%} slower", ha="left", va="bottom", fontsize="small")
+    ticks = sorted({round(value) for value in table.tokens})
+    ax.set_xscale("log")
+    ax.set_xticks([tick for tick in ticks if not any(tick < other < 1.3 * tick for other in ticks)])
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.minorticks_off()
+    ax.set(xlabel="tokens in a step (logarithmic)", ylabel="speed, LoRA = 1", ylim=(0, 1.15))
+    ax.grid(alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize="small")
+    return figure
+
+
+def share_dots(table: pd.DataFrame, xlabel: str = "share of questions (lines: 95 % interval)") -> Figure:
+    """Several shares of several recipes: a row a recipe, a marker a measure, each with its interval.
+
+    Args:
+        table: columns recipe, measure, share, low, high.
+    """
+    recipes, measures = (list(dict.fromkeys(table[column])) for column in ("recipe", "measure"))
+    figure, ax = _figure(height=1.0 + 0.13 * len(recipes) * (len(measures) + 1))
+    for i, measure in enumerate(measures):
+        rows = table[table.measure == measure]
+        places = [recipes.index(recipe) + 0.7 * ((i + 0.5) / len(measures) - 0.5) for recipe in rows.recipe]
+        ax.errorbar(rows.share, places, xerr=[(rows.share - rows.low).clip(lower=0), (rows.high - rows.share).clip(lower=0)], fmt=MARKERS[i % 4], color=COLOURS[i % 4],
+                    markerfacecolor="white" if i % 2 else COLOURS[i % 4], markersize=6, capsize=2, linewidth=1.2, label=measure)
+    for place in range(1, len(recipes)):
+        ax.axhline(place - 0.5, color="lightgrey", linewidth=0.8, zorder=0)
+    ax.set_yticks(range(len(recipes)), recipes)
+    ax.set(xlabel=xlabel, xlim=(-0.03, 1.03), ylim=(len(recipes) - 0.5, -0.5))
+    ax.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=min(4, len(measures)), frameon=False, fontsize="small")
+    return figure
+
+
+def time_to_loss(traces: Mapping[str, Sequence[tuple[float, float]]], target: float) -> Figure:
+    """Held-out loss against seconds of training on a logarithmic axis, and the loss to be reached.
+
+    Args:
+        traces: recipe -> (seconds, loss) at each look.
+    """
+    figure, ax = _figure(height=3.2)
+    for i, (name, points) in enumerate(traces.items()):
+        seconds, losses = zip(*points)
+        ax.plot(seconds, losses, LINES[i % 4], marker=MARKERS[i % 4], markevery=max(1, len(points) // 8), color=COLOURS[i % 4], linewidth=1.4,
+                markerfacecolor="white" if i % 2 else COLOURS[i % 4], markersize=6, label=name)
+    ax.axhline(target, color="black", linewidth=1, linestyle=":")
+    ax.text(ax.get_xlim()[0], target, " target", va="bottom", fontsize="small")
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set(xlabel="seconds of training (logarithmic)", ylabel="held-out loss (nats a token)", ylim=(0, None))
+    ax.grid(alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize="small")
+    return figure

@@ -15,6 +15,7 @@ from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     Example = dict[str, list[int]]
@@ -97,3 +98,29 @@ def examine(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, sums:
     plain = evaluate_tasks(model, tokenizer, [row | {"thinking": False} for row in questions], max_new_tokens=16)
     return {"thinks": int((thought.thoughts != "").sum()), "sums": int(thought.correct[:len(sums)].sum()),
             "problems": int(thought.correct[len(sums):].sum()), "answers": int(plain.correct.sum())}
+
+
+MEASURES = {"thinks": "thinks", "sums": "sums right", "problems": "word problems right", "answers": "new facts right"}
+
+
+def table(record: dict[str, Any]) -> pd.DataFrame:
+    """What `benchmarks/survival.py` measured, one line a recipe and measure.
+
+    Args:
+        record: the content of data/benchmarks/survival.json.
+    Returns:
+        Columns recipe, measure, seeds, n (questions of all seeds), right, share, low, high (Wilson, 95 %), lowest and highest (a single seed's share).
+    """
+    import pandas as pd
+
+    from qwen3lab.evaluation import wilson
+
+    lines = []
+    for row in record["rows"]:
+        for key, name in MEASURES.items():
+            counts, each = [run[key] for run in row["runs"]], record["n"][key]
+            right, n = sum(counts), each * len(counts)
+            low, high = wilson(right, n)
+            lines.append({"recipe": row["recipe"], "measure": name, "seeds": len(counts), "n": n, "right": right, "share": right / n, "low": low, "high": high,
+                          "lowest": min(counts) / each, "highest": max(counts) / each})
+    return pd.DataFrame(lines)
