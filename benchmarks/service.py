@@ -1,9 +1,10 @@
 """`python benchmarks/service.py`: the case study of notebook 03, a company's tone in dialogues of several turns.
 
-LoRA on `service` training rows. Rate and steps are chosen on the validation rows, one seed each; the winner is trained with
-several seeds and asked the test rows: the style score of `company.tone`, replies with all three marks, replies that equal the
-reference, and old tasks. Goes on where it was stopped; writes `data/benchmarks/service.json`, and the first seed's adapter into
-`data/adapters/service`.
+LoRA on `service` training rows, alone, and with the embeddings of those words that the model had never been shown
+(`qwen3lab.untrained`). The rate is chosen on the validation rows, one seed each. Both ways are then trained with several seeds
+and asked the test rows: the style score of `company.tone`, replies with all three marks, replies that equal the
+reference, and old tasks. Goes on where it was stopped; writes `data/benchmarks/service.json`, and the first seed's adapter
+with the new words into `data/adapters/service`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from typing import Any
 
 import record
 
-from qwen3lab import evaluation, models, monitoring, paths, training
+from qwen3lab import evaluation, models, monitoring, paths, training, untrained
 from qwen3lab.company import tone
 from qwen3lab.data import tasks
 
-CHOICES = {f"rate {rate:g}, {steps} steps": {"learning_rate": rate, "steps": steps} for rate in (4e-3, 1e-2) for steps in (60, 120)}
-COMMON = {"method": "lora", "batch_size": 16, "lora": {"r": 8, "lora_alpha": 16}}
+CHOICES = {f"rate {rate:g}": {"learning_rate": rate} for rate in (4e-3, 1e-2)}
+COMMON = {"method": "lora", "batch_size": 16, "steps": 150, "lora": {"r": 16, "lora_alpha": 32}}
+WAYS = ("adapter alone", "adapter and new words")
 OLD = {"context": 40, "unanswerable": 20, "addition": 40}  # rows of each old task, as in benchmarks/lora.py
 
 
@@ -60,24 +62,28 @@ def main() -> None:
             if not args.rows:
                 part.parent.mkdir(exist_ok=True)
                 part.write_text(json.dumps(done))
-            print(key, {name: value for name, value in done[key].items() if name != "history"}, flush=True)
+            print(key, done[key], flush=True)
         return done[key]
 
-    def trained(choice: dict[str, Any], split: str, seed: int = 0, keep: bool = False, old: bool = False) -> dict[str, Any]:
-        run = training.fine_tune("chat", train, **COMMON, **choice, seed=seed)
+    def trained(way: str, choice: dict[str, Any], split: str, seed: int = 0, keep: bool = False, old: bool = False) -> dict[str, Any]:
+        settings = COMMON | choice
+        if way == WAYS[1]:
+            settings |= {"lora": COMMON["lora"] | untrained.adapter(model, tokenizer, [training.encode(tokenizer, row) for row in train])}
+        run = training.fine_tune("chat", train, **settings, seed=seed)
         if keep:
             run.model.save_pretrained(args.adapter)
             (args.adapter / "README.md").unlink(missing_ok=True)  # PEFT's form without content
-        history = [[int(step), round(loss, 4)] for step, loss in zip(run.history.step, run.history.loss)] if keep else []
-        return examine(run.model, run.tokenizer, split, old) | {"seed": seed, "tokens": run.tokens, "seconds": round(run.seconds, 1), "history": history}
+        return examine(run.model, run.tokenizer, split, old) | {"seed": seed, "tokens": run.tokens, "trained": run.trained, "seconds": round(run.seconds, 1)}
 
     model, tokenizer = models.load("chat")
     before = once("before", lambda: examine(model, tokenizer, "test", old=True))
-    tried = {name: once(name, lambda choice=choice: trained(choice, "validation")) for name, choice in CHOICES.items()}
+    tried = {name: once(name, lambda choice=choice: trained(WAYS[1], choice, "validation")) for name, choice in CHOICES.items()}
     best = max(tried, key=lambda name: (tried[name]["all marks"], tried[name]["equal"]))
-    runs = [once(f"seed {seed}", lambda seed=seed: trained(CHOICES[best], "test", seed, keep=seed == 0, old=True)) for seed in range(args.seeds)]
-    record.write(args.out, {"recipe": COMMON | CHOICES[best], "training rows": len(train), "before": before,
-                            "chosen on validation": {name: {key: value for key, value in line.items() if key != "history"} for name, line in tried.items()}, "chosen": best, "runs": runs},
+    runs = {way: [once(f"{way}, seed {seed}", lambda way=way, seed=seed: trained(way, CHOICES[best], "test", seed, keep=seed == 0 and way == WAYS[1], old=True))
+                  for seed in range(args.seeds)] for way in reversed(WAYS)}
+    words = untrained.tokens(model, tokenizer, [training.encode(tokenizer, row) for row in train])
+    record.write(args.out, {"recipe": COMMON | CHOICES[best], "training rows": len(train), "new words": len(words), "before": before,
+                            "chosen on validation": tried, "chosen": best, "runs": {way: runs[way] for way in WAYS}},
                  "service.py", ("torch", "transformers", "trl", "peft"), args.note)
 
 

@@ -836,8 +836,8 @@ def time_to_loss(traces: Mapping[str, Sequence[tuple[float, float]]], target: fl
         ax.plot(seconds, losses, LINES[i % 4], marker=MARKERS[i % 4], markevery=max(1, len(points) // 8), color=COLOURS[i % 4], linewidth=1.4,
                 markerfacecolor="white" if i % 2 else COLOURS[i % 4], markersize=6, label=name)
     ax.axhline(target, color="black", linewidth=1, linestyle=":")
-    ax.text(ax.get_xlim()[0], target, " target", va="bottom", fontsize="small")
     ax.set_xscale("log")
+    ax.text(ax.get_xlim()[1], target, "target", ha="right", va="bottom", fontsize="small")
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set(xlabel="seconds of training (logarithmic)", ylabel="held-out loss (nats a token)", ylim=(0, None))
     ax.grid(alpha=0.3)

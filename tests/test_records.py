@@ -1,0 +1,52 @@
+"""What notebook 05 says of committed benchmark records: the numbers follow from the stored answers, and the sentences from the numbers."""
+
+from __future__ import annotations
+
+import json
+import statistics
+
+import pytest
+
+from qwen3lab import paths, uncertainty
+from qwen3lab.data import tasks
+
+
+def record(name):
+    return json.loads((paths.DATA / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_forgetting_follows_from_the_stored_answers():
+    told, asked = record("forgetting"), tasks.load("chat", "test")
+    rehearsed = {"addition", "word-problem"}
+    for row in told["rows"]:
+        assert len(row["runs"]) == 3 and {len(run["new"]) for run in row["runs"]} == {told["n"]["new"]} and {len(run["old"]) for run in row["runs"]} == {len(asked)}
+        parts = {"new": [run["new"] for run in row["runs"]],
+                 "old, other tasks": ["".join(digit for digit, question in zip(run["old"], asked) if question["task"] not in rehearsed) for run in row["runs"]]}
+        for name, answers in parts.items():
+            shares = [text.count("1") / len(text) for text in answers]
+            low, high = uncertainty.bootstrap([statistics.mean(map(int, digits)) for digits in zip(*answers)])
+            assert (row[name]["share"], row[name]["low"], row[name]["high"]) == pytest.approx((statistics.mean(shares), low, high), abs=1e-4)
+            assert (row[name]["lowest"], row[name]["highest"]) == pytest.approx((min(shares), max(shares)), abs=1e-4)
+
+
+def test_what_the_notebook_says_of_forgetting():
+    told = record("forgetting")
+    new, others, again = ({row["recipe"]: row[key] for row in told["rows"]} for key in ("new", "old, other tasks", "old, rehearsed tasks"))
+    rates = told["rates on validation"]
+    assert told["rate"] == max(map(float, rates), key=lambda rate: sum(rates[f"{rate:g}"])) and {row["rate"] for row in told["rows"] if row["recipe"] == "lora"} == {0.01}
+    assert new["full, half the rate"]["high"] > new["full"]["low"] and others["full, half the rate"]["share"] > 3 * others["full"]["share"]
+    for recipe in (name for name in new if name.startswith("lora")):
+        assert any(new[other]["share"] > new[recipe]["share"] and others[other]["share"] > others[recipe]["share"] for other in new if other.startswith("full"))
+    for method in ("full", "lora"):
+        assert again[f"{method}, rehearsal"]["low"] > again[method]["high"]
+        assert others[f"{method}, rehearsal"]["share"] - others[method]["share"] < 0.05
+
+
+def test_time_to_a_loss_and_speed_against_a_bare_loop():
+    told = record("training")
+    longest, fixed, share = (told["summary"][name] for name in ("guide, padded to the longest row", "guide, padded to 512", "speed against the bare loop"))
+    slower = [row["guide, padded to the longest row"]["seconds"] / row["ours"]["seconds"] for row in told["rows"]]
+    assert len(slower) == 5 and longest["times slower"] == pytest.approx(slower, abs=0.02) and longest["median"] == pytest.approx(statistics.median(slower), abs=0.02)
+    assert longest["reached"] == 5 and fixed["reached"] == 0
+    assert longest["lowest"] >= 3 and share["median"] >= 0.75  # the aims of the course: three times as fast, within a quarter of a bare loop
+    assert all(row["ours"]["reached"] and row["ours"]["loss"] <= told["recipe"]["target"] for row in told["rows"])
