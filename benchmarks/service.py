@@ -73,6 +73,8 @@ def main() -> None:
         if keep:
             run.model.save_pretrained(args.adapter)
             (args.adapter / "README.md").unlink(missing_ok=True)  # PEFT's form without content
+            config = args.adapter / "adapter_config.json"
+            config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "qwen3-tiny"}, indent=2) + "\n")  # not a place on this machine
         return examine(run.model, run.tokenizer, split, old) | {"seed": seed, "tokens": run.tokens, "trained": run.trained, "seconds": round(run.seconds, 1)}
 
     model, tokenizer = models.load("chat")
