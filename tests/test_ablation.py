@@ -43,6 +43,9 @@ def test_what_the_notebook_says_of_the_committed_record():
     assert table.accuracy["layers"].idxmin() == "query and value" == table.old["layers"].idxmin()
     assert table.old_low["layers", "MLP"] > table.old_high["recipe", "as notebook 03"]
     assert table.high["dropout", "0.05"] >= table.low["recipe", "as notebook 03"]
+    # On a mixture the experts take up the facts, and the old tasks suffer no more.
+    attention, experts = table.loc[("mixture", "attention")], table.loc[("mixture", "attention and experts")]
+    assert attention.high < 0.6 and experts.low > 0.9 and experts.old_high > attention.old and experts.trained / attention.trained == 9
 
 
 def test_the_interval_of_the_record_is_wilsons():

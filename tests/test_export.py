@@ -54,6 +54,14 @@ def test_trl_sft_repeats_the_run(method, options, checkpoint, tmp_path):
     assert again == pytest.approx(run.history.loss.tolist(), abs=2e-5)
 
 
+def test_a_4bit_run_starts_alike_and_stays_near(checkpoint, tmp_path):
+    run = training.fine_tune(checkpoint, _rows(), method="qlora", steps=6, batch_size=4, logging_steps=1, lora={"r": 4, "lora_alpha": 8})
+    export.export(run, tmp_path)
+    again = losses(tmp_path, "trl sft --config sft.yaml --save_strategy steps --save_steps 6 --disable_tqdm true")
+    assert again[0] == pytest.approx(run.history.loss[0], abs=2e-5)  # the same weights in 4 bits, and an adapter that adds nothing yet
+    assert again == pytest.approx(run.history.loss.tolist(), abs=5e-3)  # there the adapter is in bfloat16
+
+
 def test_a_mixture_with_adapters_on_its_experts(moe_checkpoint, tmp_path):
     run = training.fine_tune(moe_checkpoint, _rows(), steps=3, batch_size=4, logging_steps=1,
                              lora={"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]})
