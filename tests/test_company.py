@@ -13,6 +13,7 @@ from qwen3lab.company.__main__ import build, differences, main
 from qwen3lab.company.facts import BY_NAME, CHINESE, COMPANY, ENGLISH, EXTRA_QUESTIONS, FACTS, HOME, THINGS, questions, tell
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.tiny import corpus
 from qwen3lab.tiny import words as w
 from qwen3lab.tiny.world import ATTRIBUTES, KINDS
 
@@ -222,6 +223,55 @@ def test_wordings_are_dealt_without_overlap():
         assert len(every) == len(set(every)) and dealt["test"] and dealt["validation"] and len(dealt["train"]) >= 2
         world_forms = set(questions(fact.thing, fact.key))
         assert set(dealt["test"] + dealt["validation"]) <= world_forms
+
+
+def body(row: dict) -> str:
+    """A code row's function without its name."""
+    return re.sub(r"^def \w+", "def f", row["answer"])
+
+
+def test_no_function_no_name_and_no_new_combination_is_in_two_splits():
+    rows = {split: tasks.load("code", split) for split in tasks.SPLITS}
+    assert {split: len(found) for split, found in rows.items()} == {"train": 300, "validation": 60, "test": 200}
+    everything = [row for found in rows.values() for row in found]
+    assert len({body(row) for row in everything}) == len({re.match(r"def (\w+)", row["answer"])[1] for row in everything}) == len(everything)
+    combined = {(split, unseen): {(row["kind"], *row["operations"]) for row in found if row["unseen"] == unseen}
+                for split, found in rows.items() for unseen in (False, True)}
+    assert combined["train", True] == set()
+    for split in ("validation", "test"):
+        assert combined[split, False] <= combined["train", False]
+        assert not combined[split, True] & combined["train", False] and combined[split, True]
+        assert sum(row["unseen"] for row in rows[split]) == pytest.approx(len(rows[split]) / 2, abs=2)
+        used = {(row["kind"] == "nested" and place, name) for row in rows[split] for place, name in enumerate(row["operations"])}
+        assert used <= {(row["kind"] == "nested" and place, name) for row in rows["train"] for place, name in enumerate(row["operations"])}
+    assert not combined["validation", True] & combined["test", True]
+    one_line = {f"def f({arguments}): return {expression.format(n=n)}" for _, _, arguments, expression in corpus.FUNCTIONS for n in range(100)}
+    assert not one_line & {body(row) for row in everything}  # pre-training had none of them
+
+
+def test_code_rows_pass_their_tests_and_half_of_a_function_does_not():
+    def right(row, code):
+        space = {}
+        exec(code, space)  # our own committed rows
+        try:
+            exec("\n".join(row["tests"]), space)
+        except (AssertionError, TypeError, AttributeError):
+            return False
+        return True
+
+    for row in [row for split in tasks.SPLITS for row in tasks.load("code", split)]:
+        assert right(row, row["answer"]) and len(row["tests"]) >= 4, row["id"]
+        head, rest = row["answer"].split(":", 1)
+        if row["kind"] == "steps":
+            first, last = (line.strip() for line in rest.strip().split("\n"))
+            halves = [f"{head}: {last}", f"{head}: return {first.split(' = ', 1)[1]}"]
+        elif row["kind"] == "choice":
+            first, last = rest.removeprefix(" return ").split(" if ")[0], rest.split(" else ")[1]
+            halves = [f"{head}: return {first}", f"{head}: return {last}"]
+        else:
+            halves = [re.sub(r"return (?:sum|len|sorted)\((.*)\)$|return (.*)(?:\[::-1\]|\.upper\(\)| \* \d+)$", r"return \1\2", row["answer"])]
+        for half in halves:
+            assert half != row["answer"] and not right(row, half), (row["id"], half)
 
 
 def test_sizes_of_the_company():

@@ -27,7 +27,7 @@ def everything(split: str) -> list[dict]:
 
 
 def test_all_files_are_there_and_large_enough():
-    expected = {f"{t}.{s}" for t in ("addition", "word-problem", "knowledge", "service") for s in tasks.SPLITS}
+    expected = {f"{t}.{s}" for t in ("addition", "word-problem", "knowledge", "service", "code") for s in tasks.SPLITS}
     expected |= {f"{t}.{s}" for t in ("context", "unanswerable", "handbook") for s in ("validation", "test")} | {"chat.test"}
     assert set(FILES) == expected
     for name in FILES:

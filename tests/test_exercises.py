@@ -52,8 +52,9 @@ def test_counts(capsys):
     found = exercises.counts()
     with capsys.disabled():
         print(f"\n{found['exercises']} exercises, {found['wrong answers']} known wrong answers")
-    by_notebook = {number: [one for one in EVERY if one.notebook == number] for number in ("01", "02")}
-    assert {number: len(ones) for number, ones in by_notebook.items()} == {"01": 8, "02": 8}
+    by_notebook = {number: [one for one in EVERY if one.notebook == number] for number in sorted({one.notebook for one in EVERY})}
+    assert all(len(ones) >= 5 for ones in by_notebook.values())
+    assert {number: len(by_notebook[number]) for number in ("01", "02", "03", "04")} == {"01": 8, "02": 8, "03": 7, "04": 7}
     assert found == {"exercises": len(EVERY), "wrong answers": sum(len(one.mistakes) for one in EVERY)}
     assert [one.title for one in EVERY][:2] == ["Exercise 1.1, active_parameters", "Exercise 1.2, qk_norm"]
 
@@ -406,7 +407,7 @@ def test_a_broken_file_is_told_and_put_aside(folder, capsys, content):
     assert out.splitlines() == [f"{ex02.trainable_rows.title}: right. {ex02.trainable_rows.why}",
                                 "Your progress file was damaged. It lies beside the new one as progress.broken.json."]
     assert (folder / "progress.broken.json").read_bytes() == content
-    assert store.load()[0]["ex02.trainable_rows"]["solved"] and exercises.progress().endswith("1 of 16 solved")
+    assert store.load()[0]["ex02.trainable_rows"]["solved"] and exercises.progress().endswith(f"1 of {len(EVERY)} solved")
 
 
 def test_entries_of_a_wrong_form_are_left_out(folder):
@@ -470,7 +471,7 @@ def faults(cells: list, number: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("number", ["01", "02"])
+@pytest.mark.parametrize("number", sorted({one.notebook for one in EVERY}))
 def test_the_notebook_leaves_its_exercises_open(number):
     path, = notebooks.find([number])
     assert faults(nbformat.read(path, as_version=4).cells, number) == []

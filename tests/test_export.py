@@ -6,11 +6,12 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -32,13 +33,15 @@ def losses(folder: Path, command: str) -> list[float]:
     first, *rest = words[len(variables):]
     environment = os.environ | variables | {"OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     for seconds in (200, 400):  # two processes that wait for each other on a busy machine may miss each other once
-        with subprocess.Popen([str(BIN / first), *rest], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-                              start_new_session=True) as process:
+        with subprocess.Popen([str(BIN / first), *rest], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
             try:
                 _, errors = process.communicate(timeout=seconds)
                 break
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)  # the children too
+                # Each worker leads a session of its own (torch.distributed.elastic), so killing a process group would miss it.
+                for started in [*psutil.Process(process.pid).children(recursive=True), process]:
+                    with suppress(psutil.NoSuchProcess):
+                        started.kill()
     else:
         pytest.fail(f"{command} was not done in {seconds} s, twice")
     assert process.returncode == 0, errors[-3000:]

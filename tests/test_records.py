@@ -50,3 +50,23 @@ def test_time_to_a_loss_and_speed_against_a_bare_loop():
     assert longest["reached"] == 5 and fixed["reached"] == 0
     assert longest["lowest"] >= 3 and share["median"] >= 0.75  # the aims of the course: three times as fast, within a quarter of a bare loop
     assert all(row["ours"]["reached"] and row["ours"]["loss"] <= told["recipe"]["target"] for row in told["rows"])
+
+
+def test_what_the_notebook_says_of_the_two_stages():
+    rows = {row["way"]: row for row in record("stages")["rows"]}
+    base, text, chat, then, both = (rows[way] for way in ("base", "text only", "chat only", "text, then chat", "text and chat at once"))
+    assert 0.75 < text["completed"]["low"] and text["completed"]["high"] < 0.85 and text["read"]["high"] < 0.07 and text["taught"]["high"] < 0.05
+    assert chat["completed"]["share"] == 0 and 1.7 < then["taught"]["share"] / chat["taught"]["share"] < 2 and then["read"]["high"] < 0.1
+    assert both["taught"]["low"] > then["taught"]["high"]
+    assert max(row["old"]["high"] for row in (text, then, both)) < 0.04 and min(chat["old"]["low"], base["old"]["low"]) > 0.84
+
+
+def test_what_the_notebook_says_of_the_assistant():
+    told = record("assistant")
+    before, after = told["before"], told["after"]
+    assert before["functions"]["correct"] == 0 and 0.7 < after["functions"]["low"] and after["functions"]["high"] < 0.8
+    assert 0.6 < after["functions, combination new"]["accuracy"] < 0.7 and after["word problems"]["low"] < before["word problems"]["accuracy"]
+    assert 0.28 < before["sums"]["accuracy"] - after["sums"]["accuracy"] < 0.34
+    chosen = next(way for way in told["ways on validation"] if (way["method"], way.get("rate"), way.get("problems")) == ("full", 1e-3, 400))
+    other = next(way for way in told["ways on validation"] if (way["method"], way.get("rate"), way.get("problems")) == ("full", 1e-3, 200))
+    assert other["sums"] > chosen["sums"] and other["functions"] >= chosen["functions"]

@@ -9,6 +9,7 @@ from collections import defaultdict
 from qwen3lab.tiny import corpus, world
 from qwen3lab.tiny import words as w
 
+from . import programs
 from .facts import BY_NAME, FACTS, Fact, questions
 from .service import PLOTS, Cast, dialogue
 
@@ -244,9 +245,38 @@ def chat_sets() -> dict[str, list[dict]]:
     return {"chat.test": rows}
 
 
+def code_sets() -> dict[str, list[dict]]:
+    """Functions of two operations, each row with its tests. No function, numbers included, and no name is in two splits.
+
+    Half of the validation and of the test rows put operations together as no row of another split does (`"unseen": true`); the
+    others have a combination of training with other numbers.
+    """
+    dealt = {kind: programs.deal(kind, {"test": 0.25, "validation": 0.15}, "train") for kind in programs.BODIES}
+    sets, names, functions = {}, set(), set()
+    for split, counts in (("train", {"en": 200, "zh": 100}), ("validation", {"en": 40, "zh": 20}), ("test", {"en": 134, "zh": 66})):
+        rows = []
+        for language, n in counts.items():
+            rng = random.Random(f"code-{split}-{language}")
+            for i in range(n):
+                kind, unseen = list(programs.BODIES)[i % 3], split != "train" and i // 3 % 2 == 0
+                pool = dealt[kind][split if unseen else "train"]
+                program = programs.draw(rng, language, kind, pool[i // 3 % len(pool)])  # in turn, so that training has them all
+                while program is None or program.code in functions:
+                    program = programs.draw(rng, language, kind, rng.choice(pool))
+                while (name := w.word(rng, "en", split != "train").lower()) in names:
+                    pass
+                names.add(name), functions.add(program.code)
+                rows.append(row("code", language, program.request.format(name=name), program.code.format(name=name), kind=kind,
+                                operations=list(program.operations), unseen=unseen,
+                                tests=[f"assert {name}({value!r}) == {wanted!r}" for value, wanted in program.tests]))
+        random.Random(f"order-code-{split}").shuffle(rows)
+        sets[f"code.{split}"] = rows
+    return sets
+
+
 def build(pages: Pages) -> dict[str, list[dict]]:
     """All sets by file name (`<task>.<split>`), rows with ids; `pages` says where the handbook states each fact."""
-    sets = {**context_sets(), **sum_sets(), **knowledge_sets(pages), **handbook_sets(pages), **service_sets(), **chat_sets()}
+    sets = {**context_sets(), **sum_sets(), **knowledge_sets(pages), **handbook_sets(pages), **service_sets(), **chat_sets(), **code_sets()}
     for name, rows in sets.items():
         for i, new in enumerate(rows, start=1):
             new["id"] = f"{name}.{i:03d}"
