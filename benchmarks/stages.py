@@ -30,7 +30,7 @@ def train(model: Any, tokenizer: Any, stage: str, settings: dict[str, float], se
     text = stages.blocks(tokenizer, stages.entries(stages.documents()), BLOCK, int(settings["passes"]), seed)
     rows = stages.rows(tokenizer, stage, text, tasks.load("knowledge", "train"), int(CHAT["passes"]))
     return training.fine_tune(model, rows, method="full", epochs=1, batch_size=BATCH[stage], learning_rate=(CHAT if stage == "chat" else settings)["rate"],
-                              seed=seed, tokenizer=tokenizer).model
+                              seed=seed, tokenizer=tokenizer, train_sampling_strategy="random").model  # grouped by length, a row's copies would meet in one step
 
 
 def measure(settings: dict[str, float], seed: int, exam: dict[str, Any], ways: tuple[str, ...]) -> dict[str, Any]:

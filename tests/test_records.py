@@ -70,3 +70,13 @@ def test_what_the_notebook_says_of_the_assistant():
     chosen = next(way for way in told["ways on validation"] if (way["method"], way.get("rate"), way.get("problems")) == ("full", 1e-3, 400))
     other = next(way for way in told["ways on validation"] if (way["method"], way.get("rate"), way.get("problems")) == ("full", 1e-3, 200))
     assert other["sums"] > chosen["sums"] and other["functions"] >= chosen["functions"]
+
+
+def test_what_notebook_03_says_of_the_tone():
+    told = record("service")
+    alone, words = told["runs"]["adapter alone"], told["runs"]["adapter and new words"]
+    assert len(alone) == len(words) == 3 and told["before"]["n"] == 216 and told["before"]["all marks"] == 0
+    assert not any(run["all marks"] or run["closing"] for run in alone)
+    assert all(0.6 < run["all marks"] / run["n"] < 0.75 and 1 / 12 < run["equal"] / run["n"] < 1 / 7 for run in words)
+    assert all(ours[mark] > theirs[mark] for ours, theirs in zip(words, alone) for mark in ("opening", "promise", "closing"))
+    assert told["before"]["old"] >= 95 and max(run["old"] for run in [*alone, *words]) <= 10
