@@ -720,7 +720,8 @@ def trade_off(table: pd.DataFrame) -> Figure:
         chosen = table[table.setting == setting]
         ax.plot(chosen.accuracy, chosen.old, marks[i % len(marks)], color=COLOURS[i % 4], markerfacecolor="white" if i % 2 else COLOURS[i % 4], markersize=8, label=setting)
         for line in chosen[[len(chosen) > 1] * len(chosen)].itertuples():  # a setting of one value is named by the legend
-            ax.annotate(line.value, (line.accuracy, line.old), xytext=(5, 4), textcoords="offset points", fontsize="x-small")
+            above = ((table.old - line.old).between(0.001, 0.05) & ((table.accuracy - line.accuracy).abs() < 0.15)).any()
+            ax.annotate(line.value, (line.accuracy, line.old), xytext=(5, -11 if above else 4), textcoords="offset points", fontsize="small")
     ax.set(xlabel="new facts, share right", ylabel="old tasks, share right", xlim=(-0.02, 1.08), ylim=(0, 1))
     ax.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
@@ -802,12 +803,14 @@ def speed_ratios(table: pd.DataFrame, guides: float | None = None) -> Figure:
     return figure
 
 
-def share_dots(table: pd.DataFrame, xlabel: str = "share of questions (lines: 95 % interval)") -> Figure:
+def share_dots(table: pd.DataFrame, xlabel: str | None = None) -> Figure:
     """Several shares of several recipes: a row a recipe, a marker a measure, each with its interval.
 
     Args:
-        table: columns recipe, measure, share, low, high.
+        table: columns recipe, measure, share, low, high; with lowest and highest, ticks for the extreme seeds are drawn.
     """
+    seeds = "lowest" in table
+    xlabel = xlabel or f"share (lines: 95 % interval{'; ticks: extreme seeds' if seeds else ''})"
     recipes, measures = (list(dict.fromkeys(table[column])) for column in ("recipe", "measure"))
     figure, ax = _figure(height=1.0 + 0.13 * len(recipes) * (len(measures) + 1))
     for i, measure in enumerate(measures):
@@ -815,6 +818,9 @@ def share_dots(table: pd.DataFrame, xlabel: str = "share of questions (lines: 95
         places = [recipes.index(recipe) + 0.7 * ((i + 0.5) / len(measures) - 0.5) for recipe in rows.recipe]
         ax.errorbar(rows.share, places, xerr=[(rows.share - rows.low).clip(lower=0), (rows.high - rows.share).clip(lower=0)], fmt=MARKERS[i % 4], color=COLOURS[i % 4],
                     markerfacecolor="white" if i % 2 else COLOURS[i % 4], markersize=6, capsize=2, linewidth=1.2, label=measure)
+        if seeds:
+            for end in (rows.lowest, rows.highest):
+                ax.plot(end, places, "|", color=COLOURS[i % 4], markersize=9, markeredgewidth=1.6)
     for place in range(1, len(recipes)):
         ax.axhline(place - 0.5, color="lightgrey", linewidth=0.8, zorder=0)
     ax.set_yticks(range(len(recipes)), recipes)
