@@ -78,7 +78,7 @@ def rate_too_high() -> Failure:
 
 def no_warm_up() -> Failure:
     """All weights, a bold rate and no warm-up: AdamW's first steps are as large as the rate, whatever the gradient says."""
-    runs = {name: learn(method="full", learning_rate=2e-2, warmup_steps=warm) for name, warm in (("no warm-up", 0), ("ten steps of warm-up", 10))}
+    runs = {name: learn(method="full", steps=12, learning_rate=2e-2, warmup_steps=warm) for name, warm in (("no warm-up", 0), ("ten steps of warm-up", 10))}
     sick, well = (float(run.history.loss.head(10).max()) for run in runs.values())
     return Failure("no warm-up", "the first step is taken at the full rate", "highest loss of the first ten steps", "a peak at the very beginning that takes steps to mend",
                    "let the rate grow over the first steps (warmup_steps)", sick, well, 10, {name: run.history for name, run in runs.items()})
