@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MODEL, BASE = clinic.CHAT, clinic.BASE
-STEPS, RATE = 20, 1e-2
+STEPS, RATE = 16, 1e-2
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,8 @@ def run(source: Path, target: Path, timeout: int = 600) -> Result:
     watch.start()
     try:
         # No session of JupyterLab, even if this is started from one: widgets then show their static form.
-        client.execute(env=os.environ | {"PYTHONPATH": home, "JPY_SESSION_NAME": ""})
+        # The client ends a kernel of its own; this one, with its gigabyte, would live on until we end.
+        client.execute(env=os.environ | {"PYTHONPATH": home, "JPY_SESSION_NAME": ""}, cleanup_kc=True)
     except CellExecutionError as failure:
         error = f"{failure.ename}: {failure.evalue}".splitlines()[0]
     except TimeoutError:

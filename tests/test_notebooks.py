@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -148,6 +149,19 @@ def test_two_at_once_have_cpus_of_their_own_and_come_in_order(tmp_path, monkeypa
     assert printed.index("01_slow: done") < printed.index("02_fast: done")
     slow, fast = (set(ast.literal_eval(notebooks.outputs(tmp_path / "out" / name)[0][2])) for name in ("01_slow.ipynb", "02_fast.ipynb"))
     assert slow | fast == before and not slow & fast
+
+
+def kernels():
+    """Kernels that this process has started and that still run."""
+    children = psutil.Process().children(recursive=True)
+    return [child.pid for child in children if child.status() != psutil.STATUS_ZOMBIE and "ipykernel_launcher" in " ".join(child.cmdline())]
+
+
+def test_no_kernel_lives_on(tmp_path):
+    before = kernels()
+    for name, source in (("01_good.ipynb", "1"), ("02_bad.ipynb", "1 / 0"), ("03_slow.ipynb", "import time\ntime.sleep(60)")):
+        notebooks.run(write(tmp_path, name, source), tmp_path / "out" / name, timeout=2)
+    assert kernels() == before
 
 
 def test_a_cell_that_hangs_and_a_kernel_that_dies_are_reported(tmp_path):

@@ -80,3 +80,16 @@ def test_what_notebook_03_says_of_the_tone():
     assert all(0.6 < run["all marks"] / run["n"] < 0.75 and 1 / 12 < run["equal"] / run["n"] < 1 / 7 for run in words)
     assert all(ours[mark] > theirs[mark] for ours, theirs in zip(words, alone) for mark in ("opening", "promise", "closing"))
     assert told["before"]["old"] >= 95 and max(run["old"] for run in [*alone, *words]) <= 10
+
+
+def test_what_the_notebook_says_of_the_gpu():
+    lines = {(line["model"], line["method"], line["checkpointing"]): line for line in record("gpu")["lines"]}
+    assert len(lines) == 12 and not any("failed" in line for line in lines.values())
+    for line in lines.values():
+        assert line["planner's error"] == pytest.approx(line["planned bytes"] / line["peak bytes"] - 1, abs=1e-4)
+    for name in ("0.6B", "1.7B", "4B", "8B"):
+        kept, again = lines[name, "lora", False], lines[name, "lora", True]
+        assert 3 < kept["peak bytes"] / again["peak bytes"] < 6.5 and 0.66 < again["tokens a second"] / kept["tokens a second"] < 0.77
+        assert again["rows"] / kept["rows"] == (2 if name in ("4B", "8B") else 1)
+    errors = sorted(abs(line["planner's error"]) for line in lines.values())
+    assert errors[5] < 0.06 and errors[-1] == -lines["0.6B", "lora", True]["planner's error"]
