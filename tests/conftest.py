@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 # Before any library is imported: they read these once.
@@ -11,6 +16,7 @@ os.environ["MPLBACKEND"] = "Agg"
 for name in ("QWEN3LAB_PROFILE", "QWEN3LAB_MODELS", "QWEN3LAB_HOME"):
     os.environ.pop(name, None)
 
+import psutil  # noqa: E402
 import pytest  # noqa: E402
 
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -63,3 +69,34 @@ def moe_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _own_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test starts with the default profile, and the environment is put back after it."""
     monkeypatch.setenv("QWEN3LAB_PROFILE", "tiny")
+
+
+def launched(folder: Path, command: str, limits: tuple[int, ...] = (90, 200, 400)) -> None:
+    """Run an exported command line in its folder; if it hangs, kill it with all that it started, and try again.
+
+    Of two processes one may hang when it ends, once in a while.
+    """
+    words = shlex.split(command)
+    variables = dict(word.split("=") for word in words if re.fullmatch(r"[A-Z_]+=\w+", word))
+    first, *rest = words[len(variables):]
+    programs = Path(sys.executable).parent
+    environment = os.environ | variables | {"OMP_NUM_THREADS": "1", "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    for seconds in limits:
+        with subprocess.Popen([str(programs / first), *rest], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+            try:
+                _, errors = process.communicate(timeout=seconds)
+                break
+            except subprocess.TimeoutExpired:
+                # Each worker leads a session of its own (torch.distributed.elastic), so killing a process group would miss it.
+                for started in [*psutil.Process(process.pid).children(recursive=True), process]:
+                    with suppress(psutil.NoSuchProcess):
+                        started.kill()
+    else:
+        pytest.fail(f"{command} was not done in {seconds} s, {len(limits)} times")
+    assert process.returncode == 0, errors[-3000:]
+
+
+def code_rows(n: int = 16) -> list[dict]:
+    """Rows of unlike lengths for an exported run."""
+    return [{"id": str(i), "task": "codes", "language": "en", "messages": [{"role": "user", "content": f"Code of box {i}?" + " please" * (i % 5)}],
+             "answer": f"{i * 37 % 100}", "thinking": False} for i in range(n)]

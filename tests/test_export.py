@@ -3,62 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shlex
-import subprocess
-import sys
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
+from conftest import code_rows, launched
 
 from qwen3lab import export, training
 from qwen3lab.errors import Qwen3labError
 
-BIN = Path(sys.executable).parent
-
-
-def _rows(n=16):
-    return [{"id": str(i), "task": "codes", "language": "en", "messages": [{"role": "user", "content": f"Code of box {i}?" + " please" * (i % 5)}],
-             "answer": f"{i * 37 % 100}", "thinking": False} for i in range(n)]
-
 
 def losses(folder: Path, command: str) -> list[float]:
     """Run an exported command in its folder; the losses that the trainer logged."""
-    words = shlex.split(command)
-    variables = dict(word.split("=") for word in words if re.fullmatch(r"[A-Z_]+=\w+", word))
-    first, *rest = words[len(variables):]
-    environment = os.environ | variables | {"OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    for seconds in (90, 200, 400):  # of two processes one may hang when it ends, once in a while; it is killed and the run repeated
-        with subprocess.Popen([str(BIN / first), *rest], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
-            try:
-                _, errors = process.communicate(timeout=seconds)
-                break
-            except subprocess.TimeoutExpired:
-                # Each worker leads a session of its own (torch.distributed.elastic), so killing a process group would miss it.
-                for started in [*psutil.Process(process.pid).children(recursive=True), process]:
-                    with suppress(psutil.NoSuchProcess):
-                        started.kill()
-    else:
-        pytest.fail(f"{command} was not done in {seconds} s, the third time")
-    assert process.returncode == 0, errors[-3000:]
+    launched(folder, command)
     state = json.loads(next(folder.glob("trained/checkpoint-*/trainer_state.json")).read_text())
     return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
 
 
 @pytest.mark.parametrize(("method", "options"), [("lora", {"lora": {"r": 4, "lora_alpha": 8}}), ("full", {})])
 def test_trl_sft_repeats_the_run(method, options, checkpoint, tmp_path):
-    run = training.fine_tune(checkpoint, _rows(), method=method, validation=_rows(4), steps=6, batch_size=4, logging_steps=1, **options)
+    run = training.fine_tune(checkpoint, code_rows(), method=method, validation=code_rows(4), steps=6, batch_size=4, logging_steps=1, **options)
     assert export.export(run, tmp_path) == tmp_path / "sft.yaml"
     again = losses(tmp_path, "trl sft --config sft.yaml --save_strategy steps --save_steps 6 --disable_tqdm true")
     assert again == pytest.approx(run.history.loss.tolist(), abs=2e-5)
 
 
 def test_a_4bit_run_starts_alike_and_stays_near(checkpoint, tmp_path):
-    run = training.fine_tune(checkpoint, _rows(), method="qlora", steps=6, batch_size=4, logging_steps=1, lora={"r": 4, "lora_alpha": 8})
+    run = training.fine_tune(checkpoint, code_rows(), method="qlora", steps=6, batch_size=4, logging_steps=1, lora={"r": 4, "lora_alpha": 8})
     export.export(run, tmp_path)
     again = losses(tmp_path, "trl sft --config sft.yaml --save_strategy steps --save_steps 6 --disable_tqdm true")
     assert again[0] == pytest.approx(run.history.loss[0], abs=2e-5)  # the same weights in 4 bits, and an adapter that adds nothing yet
@@ -66,7 +37,7 @@ def test_a_4bit_run_starts_alike_and_stays_near(checkpoint, tmp_path):
 
 
 def test_a_mixture_with_adapters_on_its_experts(moe_checkpoint, tmp_path):
-    run = training.fine_tune(moe_checkpoint, _rows(), steps=3, batch_size=4, logging_steps=1,
+    run = training.fine_tune(moe_checkpoint, code_rows(), steps=3, batch_size=4, logging_steps=1,
                              lora={"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]})
     export.export(run, tmp_path)
     again = losses(tmp_path, "trl sft --config sft.yaml --save_strategy steps --save_steps 3 --disable_tqdm true")
@@ -74,7 +45,7 @@ def test_a_mixture_with_adapters_on_its_experts(moe_checkpoint, tmp_path):
 
 
 def test_two_processes_give_the_loss_of_one_with_twice_the_accumulation(checkpoint, tmp_path):
-    run = training.fine_tune(checkpoint, _rows(), method="full", steps=6, batch_size=4, gradient_accumulation_steps=2, logging_steps=1,
+    run = training.fine_tune(checkpoint, code_rows(), method="full", steps=6, batch_size=4, gradient_accumulation_steps=2, logging_steps=1,
                              train_sampling_strategy="sequential")
     export.export(run, tmp_path)
     line = export.launch(run, 2)
@@ -84,16 +55,16 @@ def test_two_processes_give_the_loss_of_one_with_twice_the_accumulation(checkpoi
 
 
 def test_the_settings_are_those_of_the_run(checkpoint, tmp_path):
-    run = training.fine_tune(checkpoint, _rows(), method="lora", steps=2, batch_size=4, learning_rate=3e-3, seed=7)
+    run = training.fine_tune(checkpoint, code_rows(), method="lora", steps=2, batch_size=4, learning_rate=3e-3, seed=7)
     settings = yaml.safe_load(export.export(run, tmp_path).read_text())
     assert settings["learning_rate"] == 3e-3 and settings["seed"] == 7 and settings["lora_r"] == 16 and settings["use_peft"] is True
     assert (tmp_path / settings["model_name_or_path"]).resolve() == Path(checkpoint).resolve()
     rows = [json.loads(line) for line in (tmp_path / "rows" / "train.jsonl").read_text().splitlines()]
-    assert rows[3] == training.encode(run.tokenizer, _rows()[3])
+    assert rows[3] == training.encode(run.tokenizer, code_rows()[3])
 
 
 def test_what_cannot_be_exported(checkpoint, tmp_path):
-    run = training.fine_tune(checkpoint, _rows(), steps=1, batch_size=3, lora={"init_lora_weights": "gaussian"})
+    run = training.fine_tune(checkpoint, code_rows(), steps=1, batch_size=3, lora={"init_lora_weights": "gaussian"})
     with pytest.raises(Qwen3labError, match="does not know these settings of the adapter: init_lora_weights"):
         export.export(run, tmp_path)
     with pytest.raises(Qwen3labError, match="3 rows a step cannot be shared out to 2 processes"):

@@ -3,60 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
-import subprocess
-import sys
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
+from conftest import code_rows, launched
 from safetensors.torch import load_file
 
 from qwen3lab import export, paths, training
 
 CONFIG = paths.ROOT / "docs" / "fsdp2.yaml"
 ON_CPU = Path(__file__).with_name("fsdp_on_cpu.py")
-BIN = Path(sys.executable).parent
-
-
-def _rows(n=16):
-    return [{"id": str(i), "task": "codes", "language": "en", "messages": [{"role": "user", "content": f"Code of box {i}?" + " please" * (i % 5)}],
-             "answer": f"{i * 37 % 100}", "thinking": False} for i in range(n)]
-
-
-def _run(folder: Path, command: str, limits: tuple[int, ...] = (120, 240)) -> None:
-    """Run a launch line in a folder; if it hangs, kill it with all that it started, and try once more."""
-    variable, first, *rest = shlex.split(command)
-    environment = os.environ | dict([variable.split("=")]) | {"OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    for seconds in limits:
-        with subprocess.Popen([str(BIN / first), *rest], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            try:
-                _, errors = process.communicate(timeout=seconds)
-                break
-            except subprocess.TimeoutExpired:
-                # Each worker leads a session of its own (torch.distributed.elastic), so killing a process group would miss it.
-                for started in [*psutil.Process(process.pid).children(recursive=True), process]:
-                    with suppress(psutil.NoSuchProcess):
-                        started.kill()
-    else:
-        pytest.fail(f"{command} was not done in {seconds} s, {len(limits)} times")
-    assert process.returncode == 0, errors[-3000:]
 
 
 @pytest.fixture(scope="module")
 def trained(checkpoint, tmp_path_factory):
     """A run in one process, and the folder in which two processes did it again."""
     folder = tmp_path_factory.mktemp("fsdp2")
-    run = training.fine_tune(checkpoint, _rows(), method="full", steps=6, batch_size=4, gradient_accumulation_steps=2, logging_steps=1,
+    run = training.fine_tune(checkpoint, code_rows(), method="full", steps=6, batch_size=4, gradient_accumulation_steps=2, logging_steps=1,
                              train_sampling_strategy="sequential", activation_checkpointing=True)
     export.export(run, folder)
     line = export.launch(run, 2, accelerate_config=str(CONFIG))
     assert "-m trl.scripts.sft --config sft.yaml" in line
     line = line.replace("-m trl.scripts.sft", f"--mixed_precision no {ON_CPU}")
-    _run(folder, line + " --disable_tqdm true")
+    launched(folder, line + " --disable_tqdm true")
     return run, folder
 
 
@@ -96,7 +67,7 @@ def test_a_run_that_hangs_leaves_nothing_behind(tmp_path):
     (tmp_path / "wait.py").write_text("import subprocess\nworker = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
                                       "open(f'{worker.pid}.pid', 'w').close()\nworker.wait()\n")
     with pytest.raises(pytest.fail.Exception, match="was not done in 3 s, 1 times"):
-        _run(tmp_path, "NAME=value python wait.py", limits=(3,))
+        launched(tmp_path, "NAME=value python wait.py", limits=(3,))
     (worker,) = [int(file.stem) for file in tmp_path.glob("*.pid")]
     assert not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE
 
