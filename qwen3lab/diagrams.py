@@ -8,7 +8,8 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import family, plots
+from qwen3lab import family
+from qwen3lab.plots.style import chart_class
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +25,7 @@ class _Canvas:
     """Boxes, text and lines with an arrowhead, in tenths of an inch from the lower left corner."""
 
     def __init__(self) -> None:
-        self.figure = plots._chart()(figsize=(WIDTH / 10, HEIGHT / 10))
+        self.figure = chart_class()(figsize=(WIDTH / 10, HEIGHT / 10))
         self.ax = self.figure.add_axes((0, 0, 1, 1))
         self.ax.set(xlim=(0, WIDTH), ylim=(0, HEIGHT), aspect="equal")
         self.ax.axis("off")
