@@ -158,7 +158,7 @@ def negative_log_likelihood(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
     A row is as in `evaluate_tasks` (with "thoughts" for one that thinks), or its messages end with the assistant.
     The tokens of the prompt are read, not scored; `<|im_end|>` is scored.
     """
-    examples = [_example(tokenizer, row) for row in rows]
+    examples = [example(tokenizer, row) for row in rows]
     if not examples:
         raise Qwen3labError("There are no rows to score. Give at least one.")
     read = read_answers(model, examples, batch_size)
@@ -169,13 +169,15 @@ def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows:
                batch_size: int = 16) -> float:
     """Return exp(mean -ln p) of the answers' tokens: 1 is certainty, the vocabulary's size is a blind guess.
 
-    The mean is over tokens of all rows together, so long answers count more; equals exp of the trainer's eval_loss.
+    The mean is over tokens of all rows together, so long answers count more; equals exp of the trainer's eval_loss where its rows lie
+    in one batch (`perplexities.as_trainers` tells what it reports for several).
     """
     total, count = negative_log_likelihood(model, tokenizer, rows, batch_size=batch_size)
     return math.exp(total / count)
 
 
-def _example(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> dict[str, list[int]]:
+def example(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> dict[str, list[int]]:
+    """A row as `negative_log_likelihood` takes it, as input_ids and labels (`chat.example`)."""
     messages = row["messages"] if row["messages"][-1]["role"] == "assistant" else tasks.conversation(row)
     return chat.example(tokenizer, messages, thinking=bool(row.get("thinking")), tools=row.get("tools"))
 

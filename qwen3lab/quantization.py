@@ -112,7 +112,7 @@ def gptq(src: str | Path, dst: str | Path, texts: Sequence[str], *, bits: int = 
         dst: folder to write; load it with `load_gptq`.
         texts: calibration texts, as the model will read them (chat format included); some dozens do.
         bits: 2, 3, 4 or 8.
-        group_size: weights that share a scale; the input and output sizes of every linear layer must divide by it.
+        group_size: weights that share a scale; the input and output sizes of every linear layer must divide by it. -1: a whole row.
         device: default: the profile's.
         batch_size: texts a batch.
     Raises:
@@ -124,7 +124,8 @@ def gptq(src: str | Path, dst: str | Path, texts: Sequence[str], *, bits: int = 
     models._check_folder(source)
     _check_group(source, group_size)
     with _gptqmodel() as library:
-        config = library.QuantizeConfig(bits=bits, group_size=group_size, offload_to_disk=False)
+        # The library orders columns within their groups; without groups it would refuse.
+        config = library.QuantizeConfig(bits=bits, group_size=group_size, act_group_aware=group_size > 0, offload_to_disk=False)
         model = library.GPTQModel.load(str(source), config, device=device or profiles.get().device)
         model.quantize(list(texts), batch_size=batch_size, calibration_data_min_length=1)
         shutil.rmtree(dst, ignore_errors=True)

@@ -1,0 +1,173 @@
+"""`python benchmarks/ladder.py`: one model in all its forms, and what GPTQ's group size and calibration texts change.
+
+The model is the course's chat model with the company's adapter. The ladder is measured on the test questions about the company; the
+ablations, from which a setting could be chosen, on the validation questions. Calibration texts are drawn `DRAWS` times, from the
+training questions, from rows like those of pre-training, or as random tokens. The AWQ rung needs `make awq` first and is left out, with
+a word, where it was not run. Goes on where it was stopped; writes `data/benchmarks/ladder.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import record
+
+from qwen3lab import chat, evaluation, forms, gptq_by_hand, kept, ladder, models, monitoring, paths, quantization, training
+from qwen3lab.data import tasks
+from qwen3lab.errors import Qwen3labError
+from qwen3lab.tiny import corpus
+
+GROUPS, COUNTS, DRAWS = (32, 64, 128, -1), (8, 32, 128), 3
+
+
+def general_texts(tokenizer, count: int, seed: int) -> list[str]:
+    """Rows as in pre-training: other things, people and tasks, in the chat format."""
+    rng, texts = random.Random(seed), []
+    while len(texts) < count:
+        row = corpus.sample(rng, 1.0)
+        ids = chat.encode(tokenizer, row.messages, thinking=row.thinking, tools=row.tools, generation_prompt=False)
+        if len(ids) <= 256:
+            texts.append(tokenizer.decode(ids))
+    return texts
+
+
+def random_texts(tokenizer, count: int, seed: int, length: int = 30) -> list[str]:
+    """As many tokens as a company row has, drawn from the ordinary part of the vocabulary."""
+    rng, ordinary = random.Random(seed), min(tokenizer.all_special_ids)
+    return [tokenizer.decode([rng.randrange(ordinary) for _ in range(length)]) for _ in range(count)]
+
+
+def company_texts(tokenizer, count: int, seed: int) -> list[str]:
+    return forms.calibration(tokenizer, random.Random(seed).sample(tasks.load("knowledge", "train"), count))
+
+
+SETS: dict[str, Callable[..., list[str]]] = {"company": company_texts, "general chat": general_texts, "random tokens": random_texts}
+
+
+def load_4bits(path: Path):
+    return quantization.load_gptq(path, dtype="bfloat16")[0]
+
+
+def rungs(against: ladder.Ruler, adapter: Path, whole: Path, half: Path, texts: list[str]) -> dict[str, Callable[[], ladder.Rung]]:
+    """Name -> measure it, from top to bottom."""
+    def gguf(kind: str, name: str, served: bool = False) -> ladder.Rung:
+        path = forms.gguf(half, kind)
+        return ladder.rung(name, path, against, disk=path, served=served)
+
+    def model(name: str, load: Callable[[], Any], *disk: Path) -> ladder.Rung:
+        return ladder.rung(name, load(), against, disk=disk)
+
+    def open_and_measure(name: str, make: Callable[[], Path], load: Callable[[Path], Any]) -> ladder.Rung:
+        path = make()
+        return model(name, lambda: load(path), path)
+
+    return {
+        "adapter": lambda: model("adapter", lambda: forms.adapted("chat", adapter), models.resolve("chat"), adapter),
+        "merged fp32": lambda: model("merged fp32", lambda: models.load(whole, dtype="float32")[0], whole),
+        "merged bf16": lambda: model("merged bf16", lambda: models.load(half, dtype="bfloat16")[0], half),
+        "int8": lambda: open_and_measure("int8", lambda: forms.bitsandbytes(half, "int8"), forms.open_bitsandbytes),
+        "GPTQ 4-bit": lambda: open_and_measure("GPTQ 4-bit", lambda: forms.gptq(half, texts), load_4bits),
+        "AWQ 4-bit": lambda: open_and_measure("AWQ 4-bit", lambda: forms.awq(half, texts), load_4bits),
+        "NF4": lambda: open_and_measure("NF4", lambda: forms.bitsandbytes(half, "nf4"), forms.open_bitsandbytes),
+        "GGUF F16": lambda: gguf("f16", "GGUF F16"), "GGUF Q8_0": lambda: gguf("q8_0", "GGUF Q8_0"),
+        "GGUF Q4_K_M": lambda: gguf("q4_k_m", "GGUF Q4_K_M"),
+        "served Q4_K_M": lambda: gguf("q4_k_m", "served Q4_K_M", served=True)}
+
+
+def nearest(half: Path, group_size: int):
+    """The merged model with every linear layer but the head rounded to nearest, in bfloat16."""
+    import torch
+
+    model, _ = models.load(half, dtype="bfloat16")
+    with torch.no_grad():
+        for name, layer in model.named_modules():
+            if isinstance(layer, torch.nn.Linear) and name != "lm_head":
+                layer.weight.copy_(gptq_by_hand.nearest(layer.weight, group_size=group_size).weight())
+    return model
+
+
+def ablation(line: dict[str, Any], model, against: ladder.Ruler, size: int) -> dict[str, Any]:
+    """Add the measures of one quantised model to a line; its answers are those it finds likeliest token by token."""
+    import torch
+
+    seen = ladder.read(model, against.examples)
+    sums = [sum(ladder.divergence(p, None, q) for p, q in zip(*pair)) for pair in zip(against.log_probabilities, seen)]
+    counts = [len(lines) for lines in seen]
+    same = sum(int((p.argmax(-1) == q.argmax(-1)).sum()) for p, q in zip(against.log_probabilities, seen))
+    wanted = [torch.tensor([label for label in example["labels"] if label != chat.IGNORED]) for example in against.examples]
+    right = sum(bool((q.argmax(-1) == ids).all()) for q, ids in zip(seen, wanted))
+    low, high = ladder._bootstrap(sums, counts)
+    return line | {"bytes": size, "tokens": sum(counts), "kl": sum(sums) / sum(counts), "kl_low": low, "kl_high": high, "agreement": same / sum(counts),
+                   "n": len(counts), "right": right, **dict(zip(("low", "high"), evaluation.wilson(right, len(counts))))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, help="questions; default: all")
+    parser.add_argument("--draws", type=int, default=DRAWS)
+    parser.add_argument("--note", default="", help="for example what else the machine was doing")
+    parser.add_argument("--out", type=Path, default=paths.DATA / "benchmarks" / "ladder.json")
+    args = parser.parse_args()
+    _, tokenizer = models.load("chat", dtype="float32")
+    adapter, texts = training.company_adapter(), forms.calibration(tokenizer)
+    whole, half = (forms.merged("chat", adapter, dtype) for dtype in ("float32", "bfloat16"))
+    part = paths.BUILD / "ladder.partial.json"
+    done = json.loads(part.read_text()) if part.is_file() and not args.rows else {}
+
+    def once(key: str, measure: Callable[[], dict]) -> dict:
+        if key not in done:
+            with monitoring.clock(key):
+                done[key] = measure()
+            if not args.rows:
+                part.parent.mkdir(exist_ok=True)
+                part.write_text(json.dumps(done))
+        return done[key]
+
+    first = forms.adapted("chat", adapter)
+    against = ladder.ruler(first, tokenizer, tasks.load("knowledge", "test")[:args.rows])
+    lines, missing = [], {}
+    for name, measure in rungs(against, adapter, whole, half, texts).items():
+        try:
+            lines.append(once(name, lambda: asdict(measure())))
+        except Qwen3labError as error:
+            if name != "AWQ 4-bit":
+                raise
+            missing[name] = str(error)
+    print(ladder.table(lines)[["disk", "memory", "kl", "agreement", "accuracy", "speed"]].to_string(), *missing.values(), sep="\n", flush=True)
+
+    against = ladder.ruler(first, tokenizer, tasks.load("knowledge", "validation")[:args.rows])
+    groups, sets = [], []
+    for size in GROUPS:
+        groups.append(once(f"nearest, group {size}", lambda: ablation({"method": "nearest", "group": size}, nearest(half, size), against, 0)))
+
+        def measure(texts: list[str], size: int, line: dict) -> dict:
+            path = forms.gptq(half, texts, group_size=size)
+            return ablation(line, load_4bits(path), against, quantization.folder_bytes(path, "*.safetensors"))
+
+        groups.append(once(f"GPTQ, group {size}", lambda: measure(texts, size, {"method": "GPTQ", "group": size})))
+    for kind, make in SETS.items():
+        for count in COUNTS:
+            for seed in range(args.draws):
+                def fresh() -> dict:
+                    given = make(tokenizer, count, seed)
+                    length = sum(len(tokenizer(text).input_ids) for text in given)
+                    return measure(given, forms.GROUP, {"texts": kind, "count": count, "seed": seed, "calibration_tokens": length})
+
+                sets.append(once(f"{kind}, {count} texts, draw {seed}", fresh))
+    record.write(args.out, {
+        "adapter": kept.fingerprint(adapter / "adapter_model.safetensors"), "ladder": lines, "left out": missing,
+        "AWQ made by": f"gptqmodel {forms.AWQ_VERSION}", "groups": groups, "calibration": sets,
+        "interval": "95 %: kl by bootstrap over questions, shares by Wilson; agreement as if an answer's tokens were independent",
+        "questions": {"ladder": "knowledge.test", "groups and calibration": "knowledge.validation, right: every token of the answer is the likeliest"},
+        "speed": f"answer tokens a second of {against.timed} prompts one at a time, reading included, one thread"},
+        "ladder.py", ("torch", "transformers", "gptqmodel", "bitsandbytes", "xllamacpp"), args.note)
+
+
+if __name__ == "__main__":
+    main()
