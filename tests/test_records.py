@@ -93,3 +93,11 @@ def test_what_the_notebook_says_of_the_gpu():
         assert again["rows"] / kept["rows"] == (2 if name in ("4B", "8B") else 1)
     errors = sorted(abs(line["planner's error"]) for line in lines.values())
     assert errors[5] < 0.06 and errors[-1] == -lines["0.6B", "lora", True]["planner's error"]
+
+
+def test_what_the_log_says_of_the_compiled_loop():
+    lines = {(line["model"], line["adapters"]): line for line in record("gpu_fast_h100")["lines"] if line.get("compiled")}
+    assert len(lines) == 8 and "H100" in record("gpu_fast_h100")["card"]
+    for name, others, half, whole in (("0.6B", 53.9, 98.1, 90.2), ("1.7B", 32.8, 52.4, 52.0), ("4B", 15.9, 23.7, 23.4), ("8B", 10.2, 15.3, 15.1)):
+        speed = {kind: lines[name, kind]["tokens a second"] / 1000 for kind in ("bfloat16", "float32")}
+        assert speed == pytest.approx({"bfloat16": half, "float32": whole}, abs=0.051) and min(speed.values()) > others
