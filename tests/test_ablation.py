@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 
 import pytest
 
-from qwen3lab import ablation, evaluation, paths, plots
+from qwen3lab import ablation, evaluation, plots, records
 
 
 def _run(right, old, n=100, old_n=50):
@@ -33,7 +32,7 @@ def test_charts_show_the_numbers():
 
 
 def test_what_the_notebook_says_of_the_committed_record():
-    table = ablation.table(json.loads((paths.DATA / "benchmarks" / "lora.json").read_text(encoding="utf-8"))).set_index(["setting", "value"])
+    table = ablation.table(records.read("lora")).set_index(["setting", "value"])
     assert (table.seeds == 3).all() and (table.n == 405).all()
     right = table.right
     assert right["recipe", "as notebook 03"] == 376 and right["rank", "1"] == 53 and right["learning rate", "0.0005"] == 10

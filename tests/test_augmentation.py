@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 
@@ -10,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen3lab import paths
+from qwen3lab import records
 from qwen3lab.data import augmentation, splits, tasks
 from qwen3lab.errors import Qwen3labError
 
@@ -113,7 +112,7 @@ def test_unknown_names_are_refused():
 
 
 def test_the_committed_measurement_is_whole():
-    result = json.loads((paths.DATA / "benchmarks" / "augmentation.json").read_text(encoding="utf-8"))
+    result = records.read("augmentation")
     assert {row["method"] for row in result["rows"]} == {"none", *augmentation.METHODS} and len(result["seeds"]) >= 3
     for row in result["rows"]:
         assert len(row["right"]) == len(result["seeds"]) and row["n"] == len(tasks.load("knowledge", "test"))

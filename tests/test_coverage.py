@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 
 import numpy as np
 import pytest
 
-from qwen3lab import paths, uncertainty
+from qwen3lab import paths, records, uncertainty
 
 
 def record(name):
-    return json.loads((paths.DATA / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
+    return records.read(name)
 
 
 @pytest.fixture()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
-from qwen3lab import chat, distill, evaluation, models, paths, training
+from qwen3lab import chat, distill, evaluation, models, records, training
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 
@@ -104,7 +102,7 @@ def test_mistakes_get_a_sentence(loaded, checkpoint):
 
 @pytest.fixture(scope="module")
 def told():
-    return json.loads((paths.DATA / "benchmarks" / "distillation.json").read_text(encoding="utf-8"))
+    return records.read("distillation")
 
 
 def test_the_table_of_the_committed_record(told):

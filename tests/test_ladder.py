@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
 import torch
 
-from qwen3lab import forms, kept, ladder, models, paths, quantization, serving
+from qwen3lab import forms, kept, ladder, models, paths, quantization, records, serving
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 
@@ -144,7 +143,7 @@ def test_refuses(against, checkpoint):
 
 
 def test_the_committed_record():
-    record = json.loads((paths.DATA / "benchmarks" / "ladder.json").read_text())
+    record = records.read("ladder")
     table = ladder.table(record["ladder"])
     assert list(table.index) == ["adapter", "merged fp32", "merged bf16", "int8", "GPTQ 4-bit", "AWQ 4-bit", "NF4", "GGUF F16", "GGUF Q8_0", "GGUF Q4_K_M",
                                  "served Q4_K_M"]

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 
 import pytest
 
-from qwen3lab import paths, uncertainty
+from qwen3lab import records, uncertainty
 from qwen3lab.data import tasks
 
 
-def record(name):
-    return json.loads((paths.DATA / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
-
-
 def test_forgetting_follows_from_the_stored_answers():
-    told, asked = record("forgetting"), tasks.load("chat", "test")
+    told, asked = records.read("forgetting"), tasks.load("chat", "test")
     rehearsed = {"addition", "word-problem"}
     for row in told["rows"]:
         assert len(row["runs"]) == 3 and {len(run["new"]) for run in row["runs"]} == {told["n"]["new"]} and {len(run["old"]) for run in row["runs"]} == {len(asked)}
@@ -30,7 +25,7 @@ def test_forgetting_follows_from_the_stored_answers():
 
 
 def test_what_the_notebook_says_of_forgetting():
-    told = record("forgetting")
+    told = records.read("forgetting")
     new, others, again = ({row["recipe"]: row[key] for row in told["rows"]} for key in ("new", "old, other tasks", "old, rehearsed tasks"))
     rates = told["rates on validation"]
     assert told["rate"] == max(map(float, rates), key=lambda rate: sum(rates[f"{rate:g}"])) and {row["rate"] for row in told["rows"] if row["recipe"] == "lora"} == {0.01}
@@ -43,7 +38,7 @@ def test_what_the_notebook_says_of_forgetting():
 
 
 def test_time_to_a_loss_and_speed_against_a_bare_loop():
-    told = record("training")
+    told = records.read("training")
     longest, fixed, share = (told["summary"][name] for name in ("guide, padded to the longest row", "guide, padded to 512", "speed against the bare loop"))
     slower = [row["guide, padded to the longest row"]["seconds"] / row["ours"]["seconds"] for row in told["rows"]]
     assert len(slower) == 5 and longest["times slower"] == pytest.approx(slower, abs=0.02) and longest["median"] == pytest.approx(statistics.median(slower), abs=0.02)
@@ -53,7 +48,7 @@ def test_time_to_a_loss_and_speed_against_a_bare_loop():
 
 
 def test_what_the_notebook_says_of_the_two_stages():
-    rows = {row["way"]: row for row in record("stages")["rows"]}
+    rows = {row["way"]: row for row in records.read("stages")["rows"]}
     base, text, chat, then, both = (rows[way] for way in ("base", "text only", "chat only", "text, then chat", "text and chat at once"))
     assert 0.8 < text["completed"]["low"] and text["read"]["high"] < 0.07 and text["taught"]["high"] < 0.05
     assert chat["completed"]["share"] == 0 and chat["read"]["high"] < 0.05 and 0.57 < chat["taught"]["low"] and chat["taught"]["high"] < 0.66
@@ -62,7 +57,7 @@ def test_what_the_notebook_says_of_the_two_stages():
 
 
 def test_what_the_notebook_says_of_the_assistant():
-    told = record("assistant")
+    told = records.read("assistant")
     before, after = told["before"], told["after"]
     assert before["functions"]["correct"] == 0 and 0.7 < after["functions"]["low"] and after["functions"]["high"] < 0.8
     assert 0.6 < after["functions, combination new"]["accuracy"] < 0.7 and after["word problems"]["low"] < before["word problems"]["accuracy"]
@@ -73,7 +68,7 @@ def test_what_the_notebook_says_of_the_assistant():
 
 
 def test_what_notebook_03_says_of_the_tone():
-    told = record("service")
+    told = records.read("service")
     alone, words = told["runs"]["adapter alone"], told["runs"]["adapter and new words"]
     assert len(alone) == len(words) == 3 and told["before"]["n"] == 216 and told["before"]["all marks"] == 0
     assert not any(run["all marks"] or run["closing"] for run in alone)
@@ -83,7 +78,7 @@ def test_what_notebook_03_says_of_the_tone():
 
 
 def test_what_the_notebook_says_of_the_gpu():
-    lines = {(line["model"], line["method"], line["checkpointing"]): line for line in record("gpu")["lines"]}
+    lines = {(line["model"], line["method"], line["checkpointing"]): line for line in records.read("gpu")["lines"]}
     assert len(lines) == 12 and not any("failed" in line for line in lines.values())
     for line in lines.values():
         assert line["planner's error"] == pytest.approx(line["planned bytes"] / line["peak bytes"] - 1, abs=1e-4)
@@ -96,8 +91,8 @@ def test_what_the_notebook_says_of_the_gpu():
 
 
 def test_what_the_log_says_of_the_compiled_loop():
-    lines = {(line["model"], line["adapters"]): line for line in record("gpu_fast_h100")["lines"] if line.get("compiled")}
-    assert len(lines) == 8 and "H100" in record("gpu_fast_h100")["card"]
+    lines = {(line["model"], line["adapters"]): line for line in records.read("gpu_fast_h100")["lines"] if line.get("compiled")}
+    assert len(lines) == 8 and "H100" in records.read("gpu_fast_h100")["card"]
     for name, others, half, whole in (("0.6B", 53.9, 98.1, 90.2), ("1.7B", 32.8, 52.4, 52.0), ("4B", 15.9, 23.7, 23.4), ("8B", 10.2, 15.3, 15.1)):
         speed = {kind: lines[name, kind]["tokens a second"] / 1000 for kind in ("bfloat16", "float32")}
         assert speed == pytest.approx({"bfloat16": half, "float32": whole}, abs=0.051) and min(speed.values()) > others

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from qwen3lab import models, paths, routing
+from qwen3lab import models, paths, records, routing
 from qwen3lab.errors import Qwen3labError
 
 
@@ -265,7 +265,7 @@ def test_the_recorded_speeds_and_the_charts():
 
     from qwen3lab import plots
 
-    table = pd.DataFrame(json.loads((paths.DATA / "benchmarks" / "experts.json").read_text())["rows"])
+    table = pd.DataFrame(records.read("experts")["rows"])
     assert sorted(table.experts) == [16] * 3 + [128] * 3 and (table.fastest <= table.seconds).all() and (table.seconds <= table.slowest).all()
     by = table.pivot(index="experts", columns="implementation", values="seconds")
     assert (by.batched_mm > 10 * by.grouped_mm).all() and (by.batched_mm > 10 * by.eager).all()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import statistics
 from collections import Counter
@@ -12,7 +11,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from qwen3lab import models, paths, speculative
+from qwen3lab import models, records, speculative
 from qwen3lab.chat import encode
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
@@ -188,7 +187,7 @@ def test_without_a_cache_the_same(pair, prompts):
     target, small, _ = pair
     for prompt in prompts[:6]:
         plain = speculative.generate(target, prompt, max_new_tokens=12)
-        assert plain.target_passes == len(plain.ids) and plain.drafted == 0 and plain.passes_a_token == 1
+        assert plain.target_passes == len(plain.ids) and plain.drafted == 0
         assert speculative.generate(target, prompt, max_new_tokens=12, cache=False) == plain
         guessed = speculative.generate(target, prompt, small, max_new_tokens=12)
         assert speculative.generate(target, prompt, small, max_new_tokens=12, cache=False) == guessed and guessed.ids == plain.ids
@@ -201,7 +200,7 @@ def test_the_target_as_its_own_draft_is_always_right(pair, prompts):
     for prompt in prompts[:5]:
         for temperature in (0.0, 1.0):
             out = speculative.generate(target, prompt, target, drafted=3, max_new_tokens=20, temperature=temperature)
-            assert out.acceptance == 1 and out.target_passes == -(-len(out.ids) // 4)
+            assert out.accepted == out.drafted and out.target_passes == -(-len(out.ids) // 4)
 
 
 def test_lookup_finds_the_longest_first_run():
@@ -234,7 +233,7 @@ def test_mistakes_get_a_sentence(pair):
 
 @pytest.fixture(scope="module")
 def told():
-    return {name: json.loads((paths.DATA / "benchmarks" / f"{name}.json").read_text(encoding="utf-8")) for name in ("decoding", "decoding_gpu")}
+    return {name: records.read(name) for name in ("decoding", "decoding_gpu")}
 
 
 def test_the_table_of_the_committed_record(told):

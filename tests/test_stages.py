@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 
 import pytest
 
-from qwen3lab import chat, models, paths, stages
+from qwen3lab import chat, models, records, stages
 from qwen3lab.company import facts
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
@@ -119,7 +118,7 @@ def test_mistakes_get_a_sentence(tokenizer):
 
 
 def test_the_stored_result_is_of_this_data(tokenizer, texts):
-    measured = json.loads((paths.DATA / "benchmarks" / "stages.json").read_text(encoding="utf-8"))
+    measured = records.read("stages")
     blocks = stages.blocks(tokenizer, stages.entries(texts), measured["recipe"]["text"]["block"])
     assert measured["text tokens"] == sum(len(block["input_ids"]) for block in blocks)
     assert [row["way"] for row in measured["rows"]] == list(stages.WAYS)

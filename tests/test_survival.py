@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 
 import pytest
 
-from qwen3lab import chat, models, paths, plots, survival
+from qwen3lab import chat, models, plots, records, survival
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 
@@ -61,7 +60,7 @@ def test_examine_counts(tokenizer):
 
 
 def test_the_table_of_the_committed_record():
-    record = json.loads((paths.DATA / "benchmarks" / "survival.json").read_text(encoding="utf-8"))
+    record = records.read("survival")
     table = survival.table(record)
     stored = {(row["recipe"], survival.MEASURES[key]): row[key] for row in record["rows"] for key in survival.MEASURES}
     for line in table.itertuples():
@@ -74,7 +73,7 @@ def test_the_table_of_the_committed_record():
 
 
 def test_what_the_notebook_says_of_the_committed_record():
-    table = survival.table(json.loads((paths.DATA / "benchmarks" / "survival.json").read_text(encoding="utf-8"))).set_index(["recipe", "measure"])
+    table = survival.table(records.read("survival")).set_index(["recipe", "measure"])
     share, low, high = table.share, table.low, table.high
     thinks, sums, problems, answers = survival.MEASURES.values()
     # Thoughts that are begun and no longer right; a masked block that costs nothing; old rows that help, and more with the mask.

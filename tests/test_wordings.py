@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 
 import pandas as pd
 import pytest
 
-from qwen3lab import evaluation, models, paths, uncertainty, wordings
+from qwen3lab import evaluation, models, records, uncertainty, wordings
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 
@@ -82,7 +81,7 @@ def test_mistakes_get_a_sentence():
 
 def test_the_committed_record():
     """Every line of `data/benchmarks/wordings.json` follows from its counts."""
-    record = json.loads((paths.DATA / "benchmarks" / "wordings.json").read_text(encoding="utf-8"))
+    record = records.read("wordings")
     assert {name: found["table"][0]["n"] for name, found in record["tasks"].items()} == {"knowledge": 235, "context": 500}
     for found in record["tasks"].values():
         first = found["table"][0]["correct"]
