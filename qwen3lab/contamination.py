@@ -97,15 +97,6 @@ def _stretch(words: Sequence[str], shared: Sequence[bool], size: int) -> str:
     return re.sub(r"(?<=[\u3400-\u9fff]) (?=[\u3400-\u9fff])", "", " ".join(words[slice(*best)]))
 
 
-def summary(found: pd.DataFrame, by: str | list[str] | None = "language") -> pd.DataFrame:
-    """Rows, hits and their share, for all or by one or more columns. It counts these very rows, so it has no interval."""
-    import pandas as pd
-
-    groups = found.groupby(by, sort=True) if by else [("all", found)]
-    table = pd.DataFrame({name: {"rows": len(group), "hits": int(group.hit.sum())} for name, group in groups}).T
-    return table.assign(share=table.hits / table.rows).rename_axis(by)
-
-
 def _signs(row: Row, rng: random.Random) -> Row:
     return _edit(row, lambda text: re.sub(r"[.,?!;:。，？！；：、]", " ", text).upper())
 

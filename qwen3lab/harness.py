@@ -62,8 +62,9 @@ def run(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: str = 
         raise Qwen3labError(f"There is no task {task!r} for the harness. Choose one of: {', '.join(SCORES)}.")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # remarks on defaults that the task files set
     side, state = tokenizer.padding_side, random.getstate()  # it draws names for its tasks
-    # Left out are progress bars, and the harness's list of all packages and devices of this machine, for which it waits several seconds.
-    with contextlib.redirect_stderr(io.StringIO()), mock.patch("lm_eval.evaluator.add_env_info"), models.more_threads(model.device):
+    # Left out are progress bars, the harness's list of all packages and devices of this machine, for which it waits several seconds, and its question to git.
+    with (contextlib.redirect_stderr(io.StringIO()), mock.patch("lm_eval.evaluator.add_env_info"), mock.patch("lm_eval.evaluator.get_git_commit_hash"),
+          models.more_threads(model.device)):
         manager = lm_eval.tasks.TaskManager(include_path=FOLDER, include_defaults=False)
         lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, enable_thinking=False)
         found = lm_eval.simple_evaluate(

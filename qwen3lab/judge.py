@@ -72,18 +72,23 @@ def pairwise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questio
     Raises:
         Qwen3labError: other numbers of questions and answers; as `next_tokens`.
     """
-    import numpy as np
-    import pandas as pd
-
     if not len(questions) == len(first) == len(second):
         raise Qwen3labError(f"There are {len(questions)} questions, {len(first)} first and {len(second)} second answers. Give as many of each.")
     prompts = [PAIR.format(question=q, a=a, b=b) for pairs in (zip(questions, first, second), zip(questions, second, first)) for q, a, b in pairs]
     found = next_tokens(model, tokenizer, prompts, LETTERS, batch_size)
     share_a = (found[:, 0] / found.sum(1)).reshape(2, -1)
-    leading, trailing = share_a[0], 1 - share_a[1]
-    changes = (leading > 0.5) != (trailing > 0.5)
-    return pd.DataFrame({"leading": leading, "trailing": trailing, "for_first": (leading + trailing) / 2, "changes": changes,
-                         "position": np.where(changes, np.where(leading > 0.5, "A", "B"), ""), "mass": found.sum(1).reshape(2, -1).mean(0)})
+    return both_orders(share_a[0], 1 - share_a[1], found.sum(1).reshape(2, -1).mean(0))
+
+
+def both_orders(leading: Sequence[float], trailing: Sequence[float], mass: Sequence[float]) -> pd.DataFrame:
+    """The table of `pairwise` from its columns leading, trailing and mass, for example from a record of them."""
+    import numpy as np
+    import pandas as pd
+
+    lead, trail = np.asarray(leading, float), np.asarray(trailing, float)
+    changes = (lead > 0.5) != (trail > 0.5)
+    return pd.DataFrame({"leading": lead, "trailing": trail, "for_first": (lead + trail) / 2, "changes": changes,
+                         "position": np.where(changes, np.where(lead > 0.5, "A", "B"), ""), "mass": np.asarray(mass, float)})
 
 
 def bias(judged: pd.DataFrame) -> pd.DataFrame:

@@ -51,7 +51,7 @@ class RatingForm:
 
         sheet, message = ipywidgets.HTML(), ipywidgets.HTML()
         grades = {scale: ipywidgets.ToggleButtons(options=list(GRADES), value=None, description=scale, tooltips=[f"{low} … {high}"] * len(GRADES),
-                                                  style={"button_width": "3em"}) for scale, (low, high) in ENDS.items()}
+                                                  style={"button_width": "3em"}, layout={"min_width": "19em"}) for scale, (low, high) in ENDS.items()}
         note = ipywidgets.Text(description="note", placeholder="may stay empty", layout={"width": "40em"})
         save = ipywidgets.Button(description="save and next", button_style="primary")
         back = ipywidgets.Button(description="take the last back")
@@ -86,7 +86,7 @@ class RatingForm:
         back.on_click(lambda _button: act(undo))
         show()
         message.value = html.escape(self.session.notes())
-        return ipywidgets.VBox([sheet, *(ipywidgets.HBox([buttons, ipywidgets.Label(f"1: {ENDS[scale][0]} · 5: {ENDS[scale][1]}")])
+        return ipywidgets.VBox([sheet, *(ipywidgets.HBox([buttons, ipywidgets.HTML(f"1: {ENDS[scale][0]}<br>5: {ENDS[scale][1]}")])
                                          for scale, buttons in grades.items()), note, ipywidgets.HBox([save, back, bar]), message])
 
     def __repr__(self) -> str:

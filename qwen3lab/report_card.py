@@ -73,12 +73,15 @@ class Section:
         return "\n\n".join(parts)
 
 
-@dataclass
+@dataclass(repr=False)
 class Card:
     """A page of sections; shows itself in a notebook."""
 
     title: str
     sections: list[Section]
+
+    def __repr__(self) -> str:
+        return f"{self.title}: {', '.join(section.heading for section in self.sections)}"
 
     @property
     def html(self) -> str:

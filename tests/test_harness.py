@@ -33,7 +33,8 @@ def offline(monkeypatch):
 
 
 @installed
-def test_exact_match_is_ours_to_the_last_item(loaded, offline, monkeypatch):
+def test_exact_match_is_ours_to_the_last_item(loaded, offline, monkeypatch, tmp_path, capfd):
+    monkeypatch.chdir(tmp_path)  # no clone: git would complain, were it asked
     # Questions with a text, which the tiny model can answer, and facts that it never learned; the second half is wrong.
     load = tasks.load
     mixed = [row for task in ("context", "knowledge") for row in load(task, "test")[:24]]
@@ -41,6 +42,7 @@ def test_exact_match_is_ours_to_the_last_item(loaded, offline, monkeypatch):
     state = random.getstate(), torch.get_rng_state(), loaded[1].padding_side
     report, own = harness.run(*loaded, "wildon_knowledge", batch_size=10), harness.ours(*loaded, "wildon_knowledge")
     assert (random.getstate(), loaded[1].padding_side) == (state[0], state[2]) and torch.equal(torch.get_rng_state(), state[1])
+    assert capfd.readouterr().err == ""
     assert report.items.id.tolist() == own.id.tolist() == [row["id"] for row in mixed]
     assert report.items.correct.tolist() == own.correct.tolist() and 15 <= own.correct.sum() <= 30
     assert [evaluation.normalize(text) for text in report.items.prediction] == [evaluation.normalize(text) for text in own.prediction]

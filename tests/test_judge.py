@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import types
 
 import numpy as np
 import pytest
 import torch
 
-from qwen3lab import chat, evaluation, judge, models
+from qwen3lab import chat, evaluation, judge, models, paths, raters, rating
+from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 
 
@@ -105,3 +107,20 @@ def test_control_tokens_in_an_answer_stay_text(loaded):
 def test_what_cannot_be_judged(loaded, call, words):
     with pytest.raises(Qwen3labError, match=words):
         call(*loaded)
+
+
+def test_the_record_follows_from_the_chat_model():
+    """The first pairs and grades of `data/benchmarks/judge.json` again; its answers are right where it says so, and it covers all questions."""
+    record = json.loads((paths.DATA / "benchmarks" / "judge.json").read_text(encoding="utf-8"))
+    model, tokenizer = models.load("chat")
+    facts, pairs = tasks.load("knowledge", "test"), record["pairs"]
+    assert [row["id"] for row in facts] == [pair["id"] for pair in pairs]
+    for side in ("first", "second"):
+        assert [evaluation.exact_match(pair[side], row["answer"]) for pair, row in zip(pairs, facts)] == [pair[f"{side} right"] for pair in pairs]
+    judged = judge.pairwise(model, tokenizer, [row["messages"][-1]["content"] for row in facts[:8]], *([pair[side] for pair in pairs[:8]] for side in ("first", "second")))
+    for column in ("leading", "trailing", "mass"):
+        assert judged[column].tolist() == pytest.approx([pair[column] for pair in pairs[:8]], rel=1e-3)
+    sheets = rating.Session(raters.answers(), raters.FILE, rater="simulated-1", seed=raters.SEED).sheets
+    graded = judge.grade(model, tokenizer, [sheet.question for sheet in sheets[:8]], [sheet.answer for sheet in sheets[:8]])
+    assert [(sheet.item, sheet.system) for sheet in sheets] == [(grade["item"], grade["system"]) for grade in record["grades"]]
+    assert graded.likeliest.tolist() == [grade["likeliest"] for grade in record["grades"][:8]]
