@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: course test lab notebooks models clean help
+.PHONY: course test lab notebooks models checkpoints answers bundle times site awq vllm clean help
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -35,6 +35,43 @@ models: $(READY)  ## rebuild the bundled models (three hours on two cores; goes 
 	$(BIN)/python -m qwen3lab.tiny draft embedding
 	$(BIN)/python -m qwen3lab.tiny.report
 	$(BIN)/python -m qwen3lab.tiny.cards
+
+checkpoints: $(READY)  ## make what the long cells make, for those who join a workshop late
+	$(BIN)/python -m qwen3lab.checkpoints
+
+answers: $(READY)  ## write the answer sheet for teachers
+	$(BIN)/python -m qwen3lab.exercises.sheet
+
+bundle: $(READY)  ## write one archive for a room without a network, install it without an index and run notebook 03 from it
+	$(BIN)/qwen3lab bundle --check 03
+
+times: $(READY)  ## measure how long each section takes, and fill the tables of docs/workshop.md (on a quiet machine)
+	$(BIN)/python -m qwen3lab.notebooks run --times data/section_times.json
+	$(BIN)/python docs/workshop.py
+
+site: $(READY)  ## build the site of the executed notebooks into build/site (needs no network)
+	$(BIN)/python docs/build.py
+
+AWQ := .venv-awq
+
+$(AWQ)/.ready: $(READY)
+	$(PYTHON) -m venv --without-pip $(AWQ)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(AWQ)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/course.pth
+	$(BIN)/pip --python $(AWQ)/bin/python install --quiet --disable-pip-version-check --no-deps --ignore-installed gptqmodel==7.7.0
+	touch $@
+
+awq: $(AWQ)/.ready  ## quantise the company's model with AWQ, in an environment of its own
+	PYTHONPATH=. $(AWQ)/bin/python benchmarks/awq.py
+
+VLLM := .venv-vllm
+
+$(VLLM)/.ready: constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps -r constraints-vllm.txt
+	touch $@
+
+vllm: $(READY) $(VLLM)/.ready  ## set up vLLM for the CPU (3.5 GB, an environment of its own) and compare its answers with transformers'
+	$(BIN)/python -m pytest tests/test_engines.py -k vllm -rs
 
 clean:  ## remove what was built; the environment stays
 	rm -rf build .pytest_cache .hypothesis
