@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,29 +39,32 @@ class LlamaServer:
         tokenizer: of the model; turns messages into ids and ids into text.
         context: tokens of prompt and answer together; default: what the model was trained for, at most 4,096.
         threads: default: one for files below 100 MB, else one a CPU.
+        slots: answers that are written at the same time, each with `context` tokens; other requests wait.
         exact: keep keys and values in float32 instead of float16, to compare with transformers in float32.
+        reuse: keep what was read of a prompt for the next one that begins alike; default: unless `exact`.
     Raises:
         Qwen3labError: no such file, no GGUF, a file that is cut short or damaged, an architecture that llama.cpp does not know.
     """
 
     def __init__(self, path: str | Path, tokenizer: PreTrainedTokenizerBase, *, context: int | None = None,
-                 threads: int | None = None, exact: bool = False):
+                 threads: int | None = None, slots: int = 1, exact: bool = False, reuse: bool | None = None):
         self.path, self.tokenizer = Path(path), tokenizer
         self.context = context or min(check(self.path), LONGEST)
         self.threads = threads or (1 if self.path.stat().st_size < SMALL_FILE else models.cpus())
-        self.exact = exact
+        self.slots, self.exact, self.reuse = slots, exact, not exact if reuse is None else reuse
         self._server: Any = None
 
     def __enter__(self) -> LlamaServer:
         import xllamacpp
 
         params = xllamacpp.CommonParams()
-        params.model.path = str(self.path)
-        params.n_ctx, params.n_parallel = self.context, 1
+        params.model.path, params.model_alias = str(self.path), {self.path.stem}  # without a name it would tell its path to clients
+        params.n_ctx, params.n_parallel = self.context * self.slots, self.slots
         # llama.cpp's threads wait for each other by spinning: with more of them than free cores a token takes seconds.
         for part in (params.cpuparams, params.cpuparams_batch):
             part.n_threads, part.poll = self.threads, 0
         params.warmup, params.ui, params.cache_ram_mib, params.verbosity = False, False, 0, -1
+        params.cache_prompt = self.reuse
         if self.exact:
             params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
             params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -105,6 +108,29 @@ class LlamaServer:
         return Completion(answer, self.tokenizer.decode(answer, skip_special_tokens=True).strip(), reply["stop_type"] == "eos",
                           reply["tokens_evaluated"], reply["timings"]["predicted_per_second"])
 
+    def call(self, body: dict[str, Any], each: Callable[[dict[str, Any]], Any] | None = None) -> dict[str, Any]:
+        """Call llama.cpp as a function, without HTTP, with the body of a request to /v1/completions.
+
+        Args:
+            each: gets every part of the reply as soon as it is there, as in a stream.
+        Returns the reply, or its last part.
+        Raises Qwen3labError where llama.cpp refuses.
+        """
+        parts: list[dict[str, Any]] = []
+
+        def keep(part: dict[str, Any]) -> None:  # returns nothing: what is true would end the stream
+            parts.append(part)
+            each(part)
+
+        if each:
+            self._open().handle_completions(body | {"stream": True}, keep)
+        else:
+            parts.append(self._open().handle_completions(body))
+        for part in parts:
+            if "error" in part:
+                raise _refused(part["error"].get("message"))
+        return parts[-1]
+
     def _post(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
         """Send a request to llama.cpp's own endpoint. The functions of xllamacpp return text, not ids."""
         request = urllib.request.Request(self.address + route, json.dumps(body).encode(), {"Content-Type": "application/json"})
@@ -113,12 +139,16 @@ class LlamaServer:
                 return json.load(reply)
         except urllib.error.HTTPError as error:
             reason = json.load(error).get("error", {}).get("message", str(error))
-            raise Qwen3labError(f"llama.cpp refused the request ({reason}). Check the token ids, or shorten the prompt.") from error
+            raise _refused(reason) from error
 
     def _open(self) -> Any:
         if self._server is None:
             raise Qwen3labError("The server is closed. Use it inside `with LlamaServer(...) as server:`.")
         return self._server
+
+
+def _refused(reason: str | None) -> Qwen3labError:
+    return Qwen3labError(f"llama.cpp refused the request ({reason}). Check the token ids, or shorten the prompt.")
 
 
 def check(path: str | Path) -> int:

