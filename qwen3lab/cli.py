@@ -1,149 +1,34 @@
-"""The command line: `qwen3lab doctor`, `qwen3lab plan` and `qwen3lab progress`."""
+"""The command line `qwen3lab`: the commands of `qwen3lab.commands` and the exit codes that they share."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import os
-import platform
 import sys
 
-from qwen3lab import cards, memory, paths, profiles
+from qwen3lab.commands import bundle, doctor, plan, progress, run
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.family import shape
 
-LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "sentence-transformers", "faiss-cpu", "gptqmodel", "optimum",
-             "xllamacpp")
-
-
-def doctor() -> int:
-    """Print what this machine has and which profiles it can run, each with the reason; 1 where something essential is missing."""
-    faults = []
-    print(f"Python   {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, "
-          f"{memory.machine_bytes() / 1e9:.1f} GB of memory")
-    for name in LIBRARIES:
-        try:
-            print(f"         {name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            faults.append(f"The library {name} is missing. Run `make course`, or `pip install -c constraints.txt -e .` in your environment.")
-    bundled = sorted(path.parent.name for path in paths.MODELS.glob("*/model.safetensors"))
-    print(f"models   {', '.join(bundled) or 'none bundled'}")
-    if "qwen3-tiny" not in bundled:
-        faults.append("The bundled model qwen3-tiny is missing. Run `git checkout -- data/models`.")
-    if not faults:
-        import torch
-
-        gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none seen by torch"
-        print(f"GPU      {gpu}")
-        for name in profiles.NAMES:
-            profile = profiles.get(name)
-            wanted = profiles.needs(profile)
-            try:
-                profiles.check_fits(profile)
-                verdict = "runs here" + (f": needs {wanted.total / 1e9:.2f} GB" if wanted else "")
-            except Qwen3labError as error:
-                verdict = "does not: " + str(error).split(". ")[0]
-            print(f"profile  {name:<7} {verdict}")
-    for fault in faults:
-        print(fault, file=sys.stderr)
-    return 1 if faults else 0
-
-
-def progress() -> int:
-    """Print which exercises this learner has solved, tried and left open."""
-    from qwen3lab import exercises
-
-    print(exercises.progress())
-    return 0
-
-
-def plan(args: argparse.Namespace) -> int:
-    """Print the memory plan of one model and method, the cards that it fits, and what the figures leave out."""
-    step = {"batch": args.batch, "length": args.length}
-    if args.method != "inference":
-        step |= {"checkpointing": args.checkpointing, "padded": args.padded, "head": args.head}
-    options = {"rank": args.rank, "targets": args.targets, "bytes_per_weight": 4 if args.float32 else 2, "optimiser": args.optimiser,
-               "four_bit": args.four_bit, "experts_in_4bit": args.experts_in_4bit, "upcast": args.upcast, "gpus": args.gpus,
-               "shard": args.shard or ("zero3" if args.gpus > 1 else None)}
-    made = memory.plan(args.model, args.method, **options, **step)
-    print(made.table())
-    rows = f"{args.batch} row{'s' * (args.batch != 1)} of {args.length:,} tokens"
-    if args.method == "inference":
-        print(f"  for {rows}, prompt and answer")
-    else:
-        static = memory.plan(args.model, args.method, **options).total
-        print(f"  for {rows}{' on each GPU' * (args.gpus > 1)}; without a batch {static / 1e9:.3f} GB; "
-              f"highest moment without gradient accumulation {made.peak / 1e9:.3f} GB")
-    fits, small = cards.fitting(made)
-    print("fits:         " + (", ".join(f"{card.name} ({card.share(made):.0%})" for card in fits) or "none of the cards in the table"))
-    print("does not fit: " + (", ".join(card.name for card in small) or "none"))
-    for note in _notes(args, fits):
-        print(f"note: {note}")
-    return 0
-
-
-def _notes(args: argparse.Namespace, fits: list[cards.Card]) -> list[str]:
-    """What the reader of the figures must know, a sentence each."""
-    s, expert_lora = shape(args.model), args.targets == "all-linear"
-    notes = [f"1 GB = 10^9 bytes; {cards.RESERVE / 1e9:.0f} GB a card is kept free for driver and libraries; above 90 % it may still run out."]
-    if args.method != "inference" and not args.padded:
-        notes.append("Rows of equal length (or packed); --padded adds the mask and the repeated keys and values of a padded batch.")
-    if args.method == "qlora" and s.is_moe:
-        notes.append("Nothing but a patched loader quantises the experts, and adapters on such experts are refused." if args.experts_in_4bit else
-                     "bitsandbytes leaves the experts in 16 bits; --experts-in-4bit shows what it would save.")
-        if not args.upcast:
-            notes.append("peft.prepare_model_for_kbit_training() would turn all that is not in 4 bits into float32; --upcast shows it.")
-    if args.method in ("lora", "qlora") and s.is_moe and expert_lora and not args.checkpointing:
-        notes.append("Without checkpointing PEFT keeps a second copy of all experts for the backward pass.")
-    if args.method == "full" and args.optimiser == "adamw":
-        notes.append("16 bytes a parameter: weight, gradient and two moments in float32, or the same in DeepSpeed's 2 + 2 + 12.")
-    if any(not card.bfloat16 for card in fits):
-        notes.append("The T4 has no bfloat16: float16 can overflow with Qwen3, float32 (--float32) takes more memory.")
-    return notes
-
-
-def _add_plan(commands: argparse._SubParsersAction) -> None:
-    """Add the command `plan` and its options."""
-    planner = commands.add_parser(
-        "plan", help="the memory that a model needs", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Plan the memory of a model by arithmetic: its parts, and the cards that it fits.",
-        epilog="examples:\n  qwen3lab plan 8B --method qlora --batch 4 --length 1024\n  qwen3lab plan 30B-A3B --method qlora --experts-in-4bit\n"
-               "  qwen3lab plan 30B-A3B --method full --gpus 8 --shard zero3\n  qwen3lab plan 32B --method inference --four-bit --length 32768")
-    planner.add_argument("model", help="a model of the family (0.6B, 30B-A3B) or a bundled checkpoint (qwen3-tiny)")
-    planner.add_argument("--method", choices=memory.METHODS, default="lora", help="default: %(default)s")
-    planner.add_argument("--batch", type=int, default=1, help="rows on each GPU at one time (default: %(default)s)")
-    planner.add_argument("--length", type=int, default=2048, help="tokens a row (default: %(default)s)")
-    planner.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, default=True,
-                         help="compute activations again instead of keeping them (default: yes)")
-    planner.add_argument("--padded", action="store_true", help="the rows differ in length")
-    planner.add_argument("--head", choices=("trl", "plain"), default="trl", help="output head in tiles, as TRL has it, or all logits at once")
-    planner.add_argument("--rank", type=int, default=16, help="of the LoRA (default: %(default)s)")
-    planner.add_argument("--targets", choices=("attention", "all-linear"),
-                         help="of the LoRA (default: all-linear, for a mixture of experts attention)")
-    planner.add_argument("--optimiser", choices=memory.OPTIMISERS, default="adamw", help="default: %(default)s")
-    planner.add_argument("--float32", action="store_true", help="weights and products in float32 instead of bfloat16")
-    planner.add_argument("--four-bit", action="store_true", help="inference on 4-bit weights")
-    planner.add_argument("--experts-in-4bit", action="store_true", help="assume that 4 bits cover the experts too")
-    planner.add_argument("--upcast", action="store_true", help="QLoRA after peft.prepare_model_for_kbit_training()")
-    planner.add_argument("--gpus", type=int, default=1, help="split over so many GPUs (default: %(default)s)")
-    planner.add_argument("--shard", choices=tuple(memory.SHARDS), help="how they split (default: zero3)")
+COMMANDS = (doctor, plan, run, progress, bundle)
+CODES = "exit codes: 0 done; 1 something is wrong and one sentence says what; 2 the command line itself is wrong"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command and return its exit code: 0 done, 1 a fault said in one sentence, 2 wrong arguments."""
+    """Run a command and return its exit code: 0 done, 1 a fault said in one sentence, 2 wrong arguments (by SystemExit)."""
     parser = argparse.ArgumentParser(
         prog="qwen3lab", description="The course on fine-tuning Qwen3.", formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="examples:\n  qwen3lab doctor\n  qwen3lab plan 8B --method qlora\n  qwen3lab plan --help\n  qwen3lab progress")
+        epilog="examples:\n  qwen3lab doctor\n  qwen3lab plan 8B --method qlora\n  qwen3lab run 03\n  qwen3lab progress\n  qwen3lab bundle\n\n"
+               f"`qwen3lab run --help` and so on show the options of a command.\n{CODES}")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("doctor", help="what this machine has and what it can run")
-    commands.add_parser("progress", help="which exercises you have solved; kept on this machine alone")
-    _add_plan(commands)
+    for command in COMMANDS:
+        command.add(commands)
     args = parser.parse_args(argv)
     try:
-        return {"doctor": doctor, "progress": progress, "plan": lambda: plan(args)}[args.command]()
+        return args.call(args)
     except Qwen3labError as error:
         print(error, file=sys.stderr)
-        return 1
+    except KeyboardInterrupt:
+        print("Stopped before the end.", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -6,14 +6,15 @@ import argparse
 import os
 import queue
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from qwen3lab import models, paths
+from qwen3lab import models, paths, section_times
 from qwen3lab.errors import Qwen3labError
 
 VOLATILE = "time · "  # a line that begins so holds a measurement that differs from run to run
@@ -28,6 +29,7 @@ class Result:
     seconds: float
     peak_bytes: int
     error: str = ""
+    cells: dict[str, float] = field(default_factory=dict)  # seconds of each code cell that ran, by its id
 
 
 def find(names: list[str] | None = None, folder: Path | None = None) -> list[Path]:
@@ -72,11 +74,16 @@ def _linux_peak(pid: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
 
 
-def run(source: Path, target: Path, timeout: int = 600) -> Result:
+def run(source: Path, target: Path, timeout: int = 600, after_cell: Callable[[str], None] | None = None) -> Result:
     """Execute `source` top to bottom in a fresh kernel and write it to `target` without what changes on every run.
 
     A notebook that fails is written too, for a look at it, but never over `source`.
-    `timeout`: seconds that one cell may take.
+
+    Args:
+        timeout: seconds that one cell may take.
+        after_cell: is called with the notebook's name after each code cell, for a progress bar.
+    Raises:
+        Qwen3labError: the folder of `target` cannot be written, which is said before the kernel starts.
     """
     import nbformat
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
@@ -92,10 +99,22 @@ def run(source: Path, target: Path, timeout: int = 600) -> Result:
             return KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"],
                               language="python", display_name="Python 3", name=kernel_name)
 
+    check_folder(target.parent)
     notebook = nbformat.read(source, as_version=4)
+    started, cells = {}, {}
+
+    def begin(cell, **_) -> None:
+        started[cell.id] = time.perf_counter()
+
+    def end(cell, **_) -> None:
+        cells[cell.id] = time.perf_counter() - started[cell.id]
+        if after_cell:
+            after_cell(source.stem)
+
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=ThisPython())
     # The folder is the one that JupyterLab gives a kernel, so that relative paths mean the same here and there.
     client = NotebookClient(notebook, km=manager, timeout=timeout, record_timing=False, coalesce_streams=True,
+                            on_cell_execute=begin, on_cell_executed=end,
                             resources={"metadata": {"path": str(source.parent)}})
     home = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     watch, began, error = _Watch(manager), time.perf_counter(), ""
@@ -114,13 +133,22 @@ def run(source: Path, target: Path, timeout: int = 600) -> Result:
         watch.over.set()
     seconds = time.perf_counter() - began
     if not error or source.resolve() != target.resolve():
-        target.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(clean(notebook), target)
-    return Result(source.stem, seconds, watch.peak, error)
+    return Result(source.stem, seconds, watch.peak, error, cells)
 
 
-def run_all(files: list[tuple[Path, Path]], jobs: int = 1) -> Iterator[Result]:
-    """Run (source, target) pairs, `jobs` at a time, and yield the results in the order of the pairs.
+def check_folder(folder: Path) -> None:
+    """Make a folder and see that files can be written into it. Raises Qwen3labError where they cannot."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise Qwen3labError(f"Nothing can be written into the folder {folder.name!r} ({error.strerror}). Give another one.") from error
+
+
+def run_all(files: list[tuple[Path, Path]], jobs: int = 1, after_cell: Callable[[str], None] | None = None, timeout: int = 600) -> Iterator[Result]:
+    """Run (source, target) pairs, `jobs` at a time, and yield the results in the order of the pairs; the rest as in `run`.
 
     With several jobs each gets CPUs of its own, where the system can pin a process (Linux): two notebooks whose threads
     fight for the same CPUs are many times slower than one after the other.
@@ -135,12 +163,12 @@ def run_all(files: list[tuple[Path, Path]], jobs: int = 1) -> Iterator[Result]:
         try:
             if mine:
                 os.sched_setaffinity(0, mine)  # of this thread; the kernel that it starts inherits it
-            return run(*pair)
+            return run(*pair, timeout, after_cell)
         finally:
             free.put(mine)
 
     if jobs == 1:
-        yield from (run(*pair) for pair in files)
+        yield from (run(*pair, timeout, after_cell) for pair in files)
     else:
         with ThreadPoolExecutor(jobs) as pool:
             yield from pool.map(one, files)
@@ -219,6 +247,7 @@ def main(argv: list[str] | None = None) -> int:
     runs.add_argument("--in-place", action="store_true", help="write the outputs into the notebooks themselves")
     runs.add_argument("--jobs", choices=("1", "2", "auto"), default="1",
                       help="notebooks at a time, each on its own CPUs; auto: two where the CPUs and the memory allow it")
+    runs.add_argument("--times", type=Path, help="JSON file that gets the seconds of each section, for docs/workshop.md")
     compare = commands.add_parser("diff", help="compare the outputs of two folders")
     compare.add_argument("first", type=Path)
     compare.add_argument("second", type=Path)
@@ -236,6 +265,8 @@ def main(argv: list[str] | None = None) -> int:
         results.append(result)
         print(f"{result.name}: {result.error or 'done'} in {result.seconds:.1f} s", flush=True)
     print(table(results, time.perf_counter() - began))
+    if args.times:
+        section_times.record(args.times, [(result, source) for result, (source, _) in zip(results, files, strict=True)], jobs)
     return 1 if any(r.error for r in results) else 0
 
 
