@@ -29,21 +29,6 @@ class Decoded:
     accepted: int = 0  # of these, kept
     rejected: int = 0  # guesses that were read and not kept, at most one a round; what was drafted after one is not read
 
-    @property
-    def acceptance(self) -> float:
-        """Share of the drafted tokens that were kept; nan where none was drafted."""
-        return self.accepted / self.drafted if self.drafted else float("nan")
-
-    @property
-    def stays(self) -> float:
-        """How often a guess is kept when those before it were: the α of `expected_tokens`; nan where none was read."""
-        return self.accepted / (self.accepted + self.rejected) if self.accepted + self.rejected else float("nan")
-
-    @property
-    def passes_a_token(self) -> float:
-        """Target passes for each new token; 1 without a draft."""
-        return self.target_passes / len(self.ids)
-
 
 def probabilities(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """Next-token distributions (float64, the last dimension sums to 1); at temperature 0 all of it lies on the likeliest token."""
@@ -217,7 +202,7 @@ def generate(target: PreTrainedModel, ids: Sequence[int], draft: ModelDraft | Lo
 
 
 def expected_tokens(acceptance: float, drafted: int) -> float:
-    """New tokens a target pass, if each guess stays with this probability on its own: (1 - a^(k+1)) / (1 - a), equation 1 of Leviathan et al."""
+    """New tokens a target pass, if each guess stays with this probability when those before it did: (1 - a^(k+1)) / (1 - a), equation 1 of Leviathan et al."""
     return drafted + 1 if acceptance == 1 else (1 - acceptance ** (drafted + 1)) / (1 - acceptance)
 
 
@@ -235,8 +220,8 @@ def table(record: dict[str, Any]) -> pd.DataFrame:
     Args:
         record: the content of data/benchmarks/decoding.json.
     Returns:
-        By the way's name: prompts, tokens, passes a token (of the target), accepted (share of the drafted tokens) and stays (`Decoded.stays`), nan where
-        unknown, tokens a second, times faster (than plain decoding by the same code, median of the rounds), slowest (round).
+        By the way's name: prompts, tokens, passes a token (of the target), accepted (share of the drafted tokens) and stays (how often a guess is kept when
+        those before it were; both nan where unknown), tokens a second, times faster (than plain decoding by the same code, median of the rounds), slowest (round).
     """
     import pandas as pd
 

@@ -68,6 +68,7 @@ def test_nothing_of_a_text_becomes_html(attacked):
     shown = page.texts["pre"]
     for text in ATTACKS[:7] + ATTACKS[8:]:
         assert sum(re.sub(r"[\x00\x1b]", "\ufffd", text) == found for found in shown) == 3  # asked, wanted, written
+    assert repr(attacked).startswith("<script>Card: Model, Scores, ")
     assert page.texts["title"] == ["<script>Card"] and "t<u>" in page.texts["td"] and "s|s" in page.texts["td"]
     assert any("r1<i>" in text for text in page.texts["dt"])
 

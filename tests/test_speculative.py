@@ -66,6 +66,13 @@ def test_disjoint_distributions_reject_every_guess():
     assert {len(pair) for pair in pairs} == {1} and fit(firsts(pairs), dict(enumerate(p.tolist()))) > 0.001
 
 
+def test_a_rejection_that_leaves_nothing_draws_from_the_target():
+    p, q, generator = torch.tensor([[0.5, 0.3], [0.0, 1.0]]).double(), torch.tensor([[0.6, 0.4]]).double(), torch.Generator().manual_seed(0)
+    found = Counter(speculative.accept(p, q, [0], generator) for _ in range(600))  # rounding makes such a p, by far less
+    assert found[0, 0] + found[0, 1] == 600 - found[1, 1] > 0
+    assert fit(Counter({token: found[0, token] for token in (0, 1)}), {0: 5 / 8, 1: 3 / 8}) > 0.001
+
+
 def test_the_chi_square_test_notices_wrong_rules(monkeypatch):
     q = torch.tensor(DRAFTS["another"], dtype=torch.float64)
 
@@ -203,9 +210,24 @@ def test_the_target_as_its_own_draft_is_always_right(pair, prompts):
             assert out.accepted == out.drafted and out.target_passes == -(-len(out.ids) // 4)
 
 
+def test_a_draft_that_is_always_wrong_costs_no_answer(pair, prompts):
+    target, prompt = pair[0], prompts[0]
+    plain = speculative.generate(target, prompt, max_new_tokens=12)
+
+    class Wrong:
+        reader = None
+
+        def propose(self, ids, *_):
+            return [plain.ids[len(ids) - len(prompt)] + 1, 7], None
+
+    out = speculative.generate(target, prompt, Wrong(), drafted=2, max_new_tokens=12)  # the last pass has no room for a guess
+    assert out.ids == plain.ids and (out.target_passes, out.drafted, out.accepted, out.rejected) == (12, 22, 0, 11)
+
+
 def test_lookup_finds_the_longest_first_run():
     propose = speculative.Lookup(2).propose
     assert propose([1, 2, 3, 9, 2, 4, 1, 2], 3, 0, set(), None) == ([3, 9, 2], None)
+    assert propose([1, 2, 5, 1, 2, 6, 1, 2], 2, 0, set(), None) == ([5, 1], None)
     assert propose([5, 2, 7, 8, 6, 2], 2, 0, set(), None) == ([7, 8], None)
     assert propose([5, 2, 7, 8, 6, 2], 4, 0, {8}, None) == ([7], None)
     assert propose([1, 2, 3], 4, 0, set(), None) == ([], None)
@@ -261,6 +283,7 @@ def test_what_the_notebook_says_of_the_committed_record(told):
     assert large["times faster"].max() < 2.1 and large.graphs[0.8] < 2.1 < large.graphs[0.9]
     assert small["draft cost"].min() > 5 * 0.6 / 8 and large["draft cost"].min() > 5 * 0.6 / 32  # far above its share of the weights
     for line in told["decoding_gpu"]["shapes"]:
+        assert set(gpu.loc[f"{line['target']} with {line['draft']}", "draft cost"]) == {line["cost"]["draft pass / target pass"]}
         cost = line["cost, CUDA graphs"]
         for entry in line["speed-ups"]:
             expected = speculative.expected_tokens(entry["acceptance"], 4) / (4 * cost["draft pass / target pass"] + cost["pass over 5 / pass over 1"])
