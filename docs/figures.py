@@ -7,7 +7,7 @@ import nbformat
 
 from qwen3lab import paths
 
-CHARTS = {"lora": ("03_lora", "forget-chart"), "four-systems": ("08_rag_knowledge_base", "rag-chart")}  # file: notebook, cell id
+CHARTS = {"lora": ("03_lora", "forget-chart"), "five-systems": ("08_rag_knowledge_base", "rag-chart")}  # file: notebook, cell id
 
 
 def main() -> None:

@@ -245,6 +245,11 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 _PLAIN: WeakKeyDictionary[PreTrainedTokenizerBase, Tokenizer] = WeakKeyDictionary()
 
 
+def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text in which everything is text: a control token that is written there becomes its letters."""
+    return _without_added_tokens(tokenizer).encode(text, add_special_tokens=False).ids
+
+
 def _without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     """A copy of the tokenizer that knows no control token, so that no text whatever can turn into one.
 

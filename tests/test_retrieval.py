@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen3lab import models, retrieval
+from qwen3lab import models, paths, retrieval
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.retrieval import Chapter, Chunk, Hit, Index, Keywords, Line, Page
 from qwen3lab.tiny import embedding, world
@@ -80,9 +81,32 @@ def test_paragraphs_come_back_as_they_were_written_with_chapter_and_page(pdf):
     ("订货号是", "GV-688。", "订货号是GV-688。"),
     ("a well-known sen-", "tence", "a well-known sentence"),
     ("order code GV-", "688", "order code GV-688"),
+    ("the ware\u00ad", "house", "the warehouse"),
 ])
 def test_lines_join_by_their_script(a, b, joined):
     assert retrieval.pdf.join(a, b) == joined
+
+
+def test_ligatures_and_soft_hyphens_become_letters(tmp_path):
+    from fpdf import FPDF
+
+    page = FPDF()
+    page.add_page()
+    page.set_font("helvetica", size=11)
+    page.text(20, 20, "The ware\u00adhouse of the shop is large, and it is never opened be\u00ad")
+    page.text(20, 25, "fore noon.")
+    page.output(str(tmp_path / "soft.pdf"))
+    (part,) = retrieval.chapters(retrieval.read_pdf(tmp_path / "soft.pdf"))
+    assert part.paragraphs == (("The warehouse of the shop is large, and it is never opened before noon.", 1),)
+    assert "of\ufb01ce \ufb02at e\ufb00ort".translate(retrieval.pdf.LIGATURES) == "office flat effort"
+
+
+def test_a_foot_that_the_file_holds_before_the_text_is_dropped():
+    feet = [Line(f"Hollin handbook, page {n}", 8, 20) for n in (1, 2, 3)]
+    pages = [Page(n, (foot, Line("一二三"[n - 1], 10, 400), Line("四五六"[n - 1], 10, 388))) for n, foot in enumerate(feet, start=1)]
+    assert [page.text for page in retrieval.pdf._without_furniture(pages)] == ["一\n四", "二\n五", "三\n六"]
+    hidden = [Page(4, (*pages[0].lines, Line("below the foot", 10, -30)))]  # a line below it does not keep it
+    assert retrieval.pdf._without_furniture(pages + hidden)[3].text == "一\n四\nbelow the foot"
 
 
 def test_chinese_paragraph_is_joined_without_spaces_and_chapters_without_fonts_go_by_numbers():
@@ -110,7 +134,6 @@ def test_a_section_stands_behind_the_title_of_its_chapter():
 
 
 def test_every_answer_of_the_handbook_has_its_chunk():
-    from qwen3lab import paths
     from qwen3lab.data import tasks
 
     chunks = retrieval.chunk(retrieval.read_pdf(paths.HANDBOOK), models.load_tokenizer(paths.MODELS / "qwen3-tiny"), 100)
@@ -125,46 +148,19 @@ def test_a_year_on_the_last_line_stays_where_only_numbers_alone_are_page_numbers
     assert retrieval.pdf._without_furniture([page])[0].text == "Founded in\n1987 by two sisters."
 
 
-def broken(kind: str, folder: Path) -> Path:
-    path = folder / "book.pdf"
-    if kind == "empty":
-        path.write_bytes(b"")
-    elif kind == "text":
-        path.write_text("Dear colleague, this is no PDF.")
-    elif kind == "password":
-        make_pdf(path, BOOK, owner_password="boss", user_password="secret")
-    elif kind == "no text":
-        make_pdf(path, [(" ", [" "])], foot="{}")
-    elif kind == "cut":
-        path.write_bytes(make_pdf(path, BOOK).read_bytes()[:700])
-    elif kind == "head only":
-        path.write_bytes(b"%PDF-1.7\n" + bytes(range(256)) * 8)
-    return path
-
-
-@pytest.mark.parametrize(("kind", "sentence"), [
-    ("missing", "There is no file 'book.pdf'. Give the path of a PDF."),
-    ("empty", "'book.pdf' is empty. Copy or download the PDF again."),
-    ("text", "'book.pdf' is not a PDF. Export the document as PDF and give that file."),
-    ("password", "'book.pdf' is encrypted. Save a copy without a password and give that one."),
-    ("no text", "'book.pdf' holds no text, so it is probably a scan. Run text recognition over it and give the result."),
-    ("cut", "'book.pdf' is damaged"),
-    ("head only", "'book.pdf' is damaged"),
-])
-def test_a_broken_pdf_is_one_sentence_and_one_advice(kind, sentence, tmp_path):
-    with pytest.raises(Qwen3labError) as caught:
-        retrieval.read_pdf(broken(kind, tmp_path))
-    assert str(caught.value).startswith(sentence)
-    assert "\n" not in str(caught.value)
-
-
 # Chunks
 
-class Words:
+@lru_cache
+def Words():
     """A tokenizer with a token for each character: lengths are easy to check."""
+    from tokenizers import Regex, Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Split
+    from transformers import PreTrainedTokenizerFast
 
-    def __call__(self, text, add_special_tokens=True):
-        return type("Encoding", (), {"input_ids": list(text)})
+    core = Tokenizer(WordLevel({"?": 0}, unk_token="?"))
+    core.pre_tokenizer = Split(Regex(r"[\s\S]"), "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="?")
 
 
 sentences = st.text("abc 好.。", min_size=1, max_size=30).map(lambda s: s.strip()).filter(bool)
@@ -188,6 +184,47 @@ def test_chunks_keep_their_bounds(book, most, overlap):
         for text, page in part.paragraphs:
             if len(text) <= most:  # a paragraph that fits is never cut, and its page is known
                 assert any(text in c.text and c.stands_on(page) for c in mine)
+
+
+@given(st.lists(st.lists(st.integers(1, 25), min_size=1, max_size=6), min_size=1, max_size=4), st.integers(4, 40), st.integers(1, 12))
+@settings(max_examples=80, deadline=None)
+def test_an_overlap_repeats_at_most_what_was_asked_for_and_loses_nothing(book, most, overlap):
+    letters = iter(map(chr, range(0x4E00, 0x9000)))  # every character once, so that a place is a place
+    parts = [Chapter(str(n), tuple(("".join(next(letters) if i % 7 else "。" for i in range(1, size + 1)), 1) for size in sizes)) for n, sizes in enumerate(book)]
+    overlap = min(overlap, most - 1)
+    chunks = retrieval.chunk(parts, Words(), most, overlap)
+    bare = lambda text: text.replace("\n", "").replace("。", "")
+    for part in parts:
+        whole, end = bare("".join(text for text, _ in part.paragraphs)), 0
+        for text in filter(None, (bare(c.text) for c in chunks if c.chapter == part.title)):
+            begin = whole.index(text)
+            assert end - overlap <= begin <= end <= begin + len(text)
+            end = begin + len(text)
+        assert end == len(whole)
+
+
+def test_chunks_of_500_tokens_with_overlap_stay_in_their_section_of_the_handbook():
+    tokenizer = models.load_tokenizer(paths.MODELS / "qwen3-tiny")
+    pages = retrieval.read_pdf(paths.HANDBOOK)
+    parts = retrieval.chapters(pages)
+    for most, overlap in ((500, 50), (120, 40)):
+        chunks = retrieval.chunk(parts, tokenizer, most, overlap)
+        assert max(len(retrieval.plain_ids(tokenizer, c.text)) for c in chunks) <= most
+        assert list(dict.fromkeys(c.chapter for c in chunks)) == [part.title for part in parts]
+        for part in parts:
+            body = "".join("".join(text.split()) for text, _ in part.paragraphs)
+            mine = [c for c in chunks if c.chapter == part.title]
+            assert all("".join(c.text.split()) in body for c in mine)
+            assert {c.page for c in mine} <= {page for _, page in part.paragraphs}
+            assert all("".join(text.split()) in "".join("".join(c.text.split()) for c in mine) for text, _ in part.paragraphs if overlap == 50)
+
+
+def test_a_written_control_token_counts_as_its_characters(checkpoint):
+    tokenizer = models.load_tokenizer(checkpoint)
+    text = "<|im_end|>" * 10
+    assert len(tokenizer(text).input_ids) == 10
+    chunks = retrieval.chunk([Chapter("A", ((text, 1),))], tokenizer, 30)
+    assert "".join(c.text for c in chunks) == text and len(chunks) == 4  # 100 bytes, not 10 tokens
 
 
 def test_a_chunk_over_two_pages_knows_where_the_page_turns():

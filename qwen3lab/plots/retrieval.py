@@ -88,7 +88,7 @@ def ranking_marks(panels: dict[str, pd.DataFrame], mark: str = "MRR") -> Figure:
         for i, (place, value, high) in enumerate(zip(places, table[mark], table[f"{mark} high"])):
             ax.plot(value, place, MARKERS[i % 4], color=COLOURS[i % 4], markersize=8, markerfacecolor="white" if i % 2 else COLOURS[i % 4])
             ax.annotate(f"{value:.2f}", (high, place), (5, 0), textcoords="offset points", va="center", fontsize="small")
-        ax.set(title=f"{title} ({int(table.n.iloc[0])} questions)", xlabel=f"{mark} (lines: 95 %)", xlim=(max(0.0, table[f"{mark} low"].min() - 0.08), 1.09),
+        ax.set(title=f"{title} ({int(table.n.iloc[0])} questions)", xlabel=f"{mark} (lines: 95 %)", xlim=(max(0.0, table[f"{mark} low"].min() - 0.08), 1.13),
                ylim=(-0.6, len(table) - 0.4))
         ax.set_yticks(places, list(table.index))
         ax.set_xticks([tick for tick in ax.get_xticks() if ax.get_xlim()[0] < tick < 1.001])

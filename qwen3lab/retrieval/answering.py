@@ -1,28 +1,32 @@
-"""Answers from chunks: the model reads what the search found, and the page is cited."""
+"""Answers from chunks: the model reads what the search found, and the place that tells it is cited."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Sequence
 
 from qwen3lab.tiny.world import REFUSAL, context_prompt
 
 from .chunks import Chunk
-from .index import Hit
+from .index import Hit, key_terms
 from .pdf import WIDE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+FRAME = 16  # tokens of the chat format around a prompt
+
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said, whether it declined, and the chunk and the page that hold it word for word (None: none does)."""
+    """What the model said, whether it declined, and the chunk, the page and the paragraph that hold it word for word (None, "": none does)."""
 
     text: str
     refused: bool
     chunk: Chunk | None
     page: int | None
+    quote: str = ""
 
     def __str__(self) -> str:
         return f"{self.text} (page {self.page})" if self.page else self.text
@@ -33,84 +37,97 @@ def language_of(text: str) -> str:
     return "zh" if WIDE.search(text) else "en"
 
 
-def context(tokenizer: PreTrainedTokenizerBase, chunks: Sequence[Chunk], max_tokens: int) -> str:
-    """The chunks' texts, best first, as many as fit into `max_tokens` tokens (always the first)."""
-    kept: list[str] = []
-    for piece in chunks:
-        if kept and len(tokenizer("\n".join([*kept, piece.text]), add_special_tokens=False).input_ids) > max_tokens:
+def fitting(tokenizer: PreTrainedTokenizerBase, chunks: Sequence[Chunk], max_tokens: int) -> list[Chunk]:
+    """The first of the chunks, as many as fit together into `max_tokens` tokens (always one)."""
+    kept = list(chunks[:1])
+    for piece in chunks[1:]:
+        if len(tokenizer(_joined([*kept, piece]), add_special_tokens=False).input_ids) > max_tokens:
             break
-        kept.append(piece.text)
-    return "\n".join(kept)
+        kept.append(piece)
+    return kept
 
 
-def source(text: str, chunks: Sequence[Chunk]) -> tuple[Chunk | None, int | None]:
-    """The first of the chunks that holds the text word for word, and the page it stands on; (None, None) where none does."""
+def context(tokenizer: PreTrainedTokenizerBase, chunks: Sequence[Chunk], max_tokens: int) -> str:
+    """The texts of the `fitting` chunks, in their order."""
+    return _joined(fitting(tokenizer, chunks, max_tokens))
+
+
+def _joined(chunks: Sequence[Chunk]) -> str:
+    return "\n".join(piece.text for piece in chunks)
+
+
+def prompt(tokenizer: PreTrainedTokenizerBase, question: str, chunks: Sequence[Chunk | Hit], room: int) -> tuple[list[dict[str, str]], list[Chunk]]:
+    """The messages that put a question over its chunks (best first), and those of them that fit.
+
+    room: tokens of the whole prompt, the chat format included.
+    """
+    language = language_of(question)
+    frame = len(tokenizer(context_prompt("", question, language)).input_ids) + FRAME
+    read = fitting(tokenizer, [getattr(piece, "chunk", piece) for piece in chunks], room - frame)
+    return [{"role": "user", "content": context_prompt(_joined(read), question, language)}], read
+
+
+def source(text: str, chunks: Sequence[Chunk], question: str = "") -> tuple[Chunk | None, int | None]:
+    """The chunk that holds an answer word for word, and the page it stands on; (None, None) where none does (see `cite`)."""
+    return cite(text, chunks, question)[:2]
+
+
+def cite(text: str, chunks: Sequence[Chunk], question: str = "") -> tuple[Chunk | None, int | None, str]:
+    """Where an answer comes from: chunk, page and paragraph; (None, None, "") where no chunk holds it word for word.
+
+    Of several paragraphs the one that shares most words with the question is taken, of equal ones the first: a short
+    answer such as "blue" stands in many places. "7 days" is not found in "17 days", nor "W1" in "W18".
+    """
     wanted = text.strip().rstrip(".。").lower()
-    for chunk in chunks:
-        position = chunk.text.lower().find(wanted)
-        if wanted and position >= 0:
-            return chunk, chunk.page_at(position)
-    return None, None
+    if not wanted:
+        return None, None, ""
+    left = r"(?<![0-9a-z])(?<!\d[.:,-])" if wanted[0].isascii() and wanted[0].isalnum() else ""
+    right = r"(?![0-9a-z])(?![.:,-]\d)" if wanted[-1].isascii() and wanted[-1].isalnum() else ""
+    whole, asked = re.compile(left + re.escape(wanted) + right), set(key_terms(question))
+    best: tuple[Chunk | None, int | None, str] = (None, None, "")
+    most = -1
+    for piece in chunks:
+        start = 0
+        for paragraph in piece.text.split("\n"):
+            shared = len(asked & set(key_terms(paragraph)))
+            if shared > most and (found := whole.search(paragraph.lower())):
+                best, most = (piece, piece.page_at(start + found.start()), paragraph), shared
+            start += len(paragraph) + 1
+    return best
 
 
 def answer_all(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str],
                found: Sequence[Sequence[Chunk | Hit]], *, max_length: int | None = None, max_new_tokens: int = 24,
-               batch_size: int = 32) -> list[Answer]:
+               batch_size: int = 32, threshold: float | None = None) -> list[Answer]:
     """Answer each question from its chunks (best first), greedily, without thinking.
 
     Args:
         found: the chunks or hits of each question.
         max_length: tokens of prompt and answer together; chunks that do not fit are left out. Default: the profile's.
-    A question without chunks is declined, without asking the model.
+        threshold: decline, without asking the model, where the best hit's score is below it; needs hits.
+    A question without chunks is declined too.
     """
     from qwen3lab import generation, profiles
-    from qwen3lab.evaluation import is_refusal
 
     room = (max_length or profiles.get().max_length) - max_new_tokens
-    lists = [[getattr(piece, "chunk", piece) for piece in pieces] for pieces in found]
-    languages = [language_of(question) for question in questions]
-    prompts, asked = [], []
-    for i, (question, pieces, language) in enumerate(zip(questions, lists, languages, strict=True)):
-        if not pieces:
-            continue
-        frame = len(tokenizer(context_prompt("", question, language)).input_ids) + 16  # 16: the chat format around it
-        text = context(tokenizer, pieces, room - frame)
-        prompts.append([{"role": "user", "content": context_prompt(text, question, language)}])
-        asked.append(i)
-    replies = generation.generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size) if prompts else []
-    said = {i: reply.strip() for i, reply in zip(asked, replies)}
-    answers = []
-    for i, (pieces, language) in enumerate(zip(lists, languages)):
-        text = said.get(i, REFUSAL[language])
-        refused = is_refusal(text)
-        answers.append(Answer(text, refused, *((None, None) if refused else source(text, pieces))))
-    return answers
+    asked = {place: prompt(tokenizer, questions[place], pieces, room) for place, pieces in enumerate(found)
+             if pieces and not (threshold is not None and pieces[0].score < threshold)}
+    replies = generation.generate(model, tokenizer, [messages for messages, _ in asked.values()],
+                                  max_new_tokens=max_new_tokens, batch_size=batch_size) if asked else []
+    said = dict(zip(asked, replies, strict=True))
+    return [made(question, said.get(place, REFUSAL[language_of(question)]), asked[place][1] if place in asked else [])
+            for place, (question, _) in enumerate(zip(questions, found, strict=True))]
+
+
+def made(question: str, text: str, read: Sequence[Chunk]) -> Answer:
+    """An answer from what the model wrote and the chunks that it had read."""
+    from qwen3lab.evaluation import is_refusal
+
+    text = text.strip()
+    refused = is_refusal(text)
+    return Answer(text, refused, *((None, None, "") if refused else cite(text, read, question)))
 
 
 def answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: str, chunks: Sequence[Chunk | Hit], **options) -> Answer:
     """Answer one question from its chunks; the options are those of `answer_all`."""
     return answer_all(model, tokenizer, [question], [chunks], **options)[0]
-
-
-def grade(rows: Sequence[dict[str, Any]], answers: Sequence[str]) -> dict[str, float]:
-    """Grade answers to questions of which some have no answer.
-
-    Args:
-        rows: with "answer" (for a question without one the refusal) and "answerable".
-        answers: the text of each answer.
-    Returns:
-        n; accuracy (right answer, or declined where there is none) and hallucination (wrong and not declined) as shares
-        of all questions, each with the ends of its 95 % interval; answerable and unanswerable (accuracy on each kind).
-    """
-    from qwen3lab.evaluation import exact_match, is_refusal, wilson
-
-    right = [exact_match(text, row["answer"]) for row, text in zip(rows, answers, strict=True)]
-    invented = [not ok and not is_refusal(text) for ok, text in zip(right, answers)]
-    marks: dict[str, float] = {"n": len(rows)}
-    for name, hits in (("accuracy", right), ("hallucination", invented)):
-        low, high = wilson(sum(hits), len(rows))
-        marks |= {name: sum(hits) / len(rows), f"{name} low": low, f"{name} high": high}
-    for name, kind in (("answerable", True), ("unanswerable", False)):
-        part = [ok for row, ok in zip(rows, right) if row["answerable"] == kind]
-        marks[name] = sum(part) / len(part) if part else float("nan")
-    return marks

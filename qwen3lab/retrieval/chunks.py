@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from qwen3lab.errors import Qwen3labError
 
 from .pdf import WIDE, Chapter, Page, chapters
+from .vectors import plain_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,7 +46,7 @@ def chunk(pages: list[Page] | list[Chapter], tokenizer: PreTrainedTokenizerBase,
     """
     if max_tokens < 1 or not 0 <= overlap < max_tokens:
         raise Qwen3labError(f"Chunks of {max_tokens} tokens with an overlap of {overlap} cannot be cut. Choose 0 <= overlap < max_tokens.")
-    count = lambda text: len(tokenizer(text, add_special_tokens=False).input_ids)
+    count = lambda text: len(plain_ids(tokenizer, text))  # as the model will read it: "<|im_end|>" on a page is ten characters, not one token
     found: list[Chunk] = []
     for part in pages if pages and isinstance(pages[0], Chapter) else chapters(pages):
         pieces = [(piece, page, glue) for text, page in part.paragraphs for piece, glue in _pieces(text, tokenizer, max_tokens)]
@@ -86,7 +87,7 @@ def _tail(pieces: list[tuple[str, int, str]], overlap: int, count) -> list[tuple
 
 def _pieces(text: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[tuple[str, str]]:
     """A paragraph as (piece, what goes before it) pairs: whole, or in sentences, or in runs of tokens."""
-    ids = lambda s: tokenizer(s, add_special_tokens=False).input_ids
+    ids = lambda s: plain_ids(tokenizer, s)
     if len(ids(text)) <= max_tokens:
         return [(text, "\n")]
     pieces: list[tuple[str, str]] = []

@@ -1,4 +1,4 @@
-"""Search: an exact vector index over chunks, BM25 beside it, and how often the right chunk is among the first."""
+"""Search: an exact vector index over chunks, and BM25 beside it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterable, Sequence
+from typing import TYPE_CHECKING, Sequence
 
 import numpy as np
 
 from qwen3lab.errors import Qwen3labError
 
 from .chunks import Chunk
+from .vectors import embed
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -43,17 +44,13 @@ class Index:
         """Embed the chunks as documents and index them; `dimension` cuts the vectors to their first numbers (Matryoshka)."""
         if not chunks:
             raise Qwen3labError("There are no chunks to index. Read a document and chunk it first.")
-        whole = embedder.get_embedding_dimension()
-        if dimension is not None and not 1 <= dimension <= whole:
-            raise Qwen3labError(f"Vectors of {whole} numbers cannot be cut to {dimension}. Choose a dimension from 1 to {whole}.")
-        texts = [chunk.text for chunk in chunks]
-        return cls(chunks, _encode(embedder.encode_document, texts, dimension or whole), embedder)
+        return cls(chunks, embed(embedder, [chunk.text for chunk in chunks], dimension=dimension), embedder)
 
     def search(self, questions: Sequence[str], k: int = 3) -> list[list[Hit]]:
         """Return the `k` nearest chunks of each question, best first (fewer where there are fewer chunks)."""
         if not questions:
             return []
-        vectors = _encode(self.embedder.encode_query, list(questions), self.dimension)
+        vectors = embed(self.embedder, questions, "query", self.dimension)
         scores, numbers = self.faiss.search(vectors, min(k, len(self.chunks)))
         return [[Hit(self.chunks[n], float(s)) for s, n in zip(*row)] for row in zip(scores, numbers)]
 
@@ -94,19 +91,13 @@ class Index:
             raise Qwen3labError(f"The index {folder.name!r} has vectors of {dimension} numbers (from {model}), but {_name(embedder)} makes {whole}. "
                                 "Load that model, or build the index again.")
         vectors = stored.reconstruct_n(0, n)
-        fresh = _encode(embedder.encode_document, [chunks[0].text], dimension)[0]
+        (fresh,) = embed(embedder, [chunks[0].text], dimension=dimension)
         if fresh @ vectors[0] < SAME_VECTOR:
             given = _name(embedder)
             other = f"another model ({model}) than the one given ({given})" if model != given else f"another version of {model} than the one given"
             raise Qwen3labError(f"The index {folder.name!r} was made with {other}. "
                                 "Load that model, or build the index again.")
         return cls(chunks, vectors, embedder)
-
-
-def _encode(encode, texts: list[str], dimension: int) -> np.ndarray:
-    """Vectors `[N, dimension]` of length 1. A cut vector must be normalised again, which `truncate_dim` alone does not do."""
-    vectors = encode(texts, truncate_dim=dimension, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True)
-    return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
 def _chunk(row: dict) -> Chunk:
@@ -144,22 +135,3 @@ class Keywords:
             best = np.argsort(-scores, kind="stable")[:k]
             found.append([Hit(self.chunks[n], float(scores[n])) for n in best])
         return found
-
-
-def relevant_chunks(chunks: Iterable[Chunk], answer: str, pages: Iterable[int], name: str = "") -> set[int]:
-    """Ids of the chunks that answer a question: on a page that tells it, with the answer and the `name` of the thing in the text."""
-    squeeze = lambda text: re.sub(r"\s+", "", text).lower()
-    wanted, pages = (squeeze(answer), squeeze(name)), list(pages)
-    return {c.id for c in chunks if any(map(c.stands_on, pages)) and all(part in squeeze(c.text) for part in wanted)}
-
-
-def recall_at_k(found: Sequence[Sequence[Hit]], relevant: Sequence[set[int]], k: int) -> float:
-    """The share of questions with at least one relevant chunk among the first `k`; questions without any are an error.
-
-    Raises Qwen3labError where a question has no relevant chunk at all, since such a share would blame the search for the chunks.
-    """
-    if len(found) != len(relevant) or not found:
-        raise Qwen3labError(f"{len(found)} results do not match {len(relevant)} questions. Give one list of hits a question.")
-    if not all(relevant):
-        raise Qwen3labError(f"{sum(not r for r in relevant)} questions have no relevant chunk. Leave them out, or check page and answer.")
-    return sum(any(hit.chunk.id in right for hit in hits[:k]) for hits, right in zip(found, relevant)) / len(found)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +17,8 @@ PAGE_NUMBER = re.compile(r"(page|p\.|第)?\s*[-–]?\s*\d{1,4}\s*[-–]?\s*(页)
 NUMBERED = re.compile(r"(chapter\s+\d+|第[一二三四五六七八九十\d]+章|\d{1,2}(\.\d{1,2})?\.?)\s+\S", re.IGNORECASE)
 WIDE = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")  # Chinese characters and full-width punctuation
 BULLETS = "•·-–*▪●"
+LIGATURES = str.maketrans({"\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl", "\u2010": "-", "\u2011": "-"})
+SOFT_HYPHEN = "\u00ad"
 
 
 @dataclass(frozen=True)
@@ -51,10 +57,12 @@ class Chapter:
 def read_pdf(path: str | Path) -> list[Page]:
     """Read the text of a PDF with pypdf, without its running heads, feet and page numbers.
 
-    Raises Qwen3labError for a file that is missing, no PDF, encrypted, damaged or without any text.
+    All text is read, also what no reader of the page would see: white, tiny or outside of the page. Where pypdf had to mend
+    something, text may be missing: then there is a UserWarning.
+    Raises Qwen3labError for a file that is missing, no PDF, encrypted, damaged, without pages or without any text.
     """
     from pypdf import PdfReader
-    from pypdf.errors import DependencyError, PyPdfError
+    from pypdf.errors import DependencyError
 
     path = Path(path)
     if not path.is_file():
@@ -66,18 +74,47 @@ def read_pdf(path: str | Path) -> list[Page]:
     if b"%PDF-" not in head:
         raise Qwen3labError(f"{path.name!r} is not a PDF. Export the document as PDF and give that file.")
     try:
-        reader = PdfReader(path)
-        if reader.is_encrypted and not reader.decrypt(""):
-            raise Qwen3labError(f"{path.name!r} is encrypted. Save a copy without a password and give that one.")
-        pages = [Page(n, _lines(page)) for n, page in enumerate(reader.pages, 1)]
+        with _complaints() as mended:
+            reader = PdfReader(path)
+            if reader.is_encrypted and not reader.decrypt(""):
+                raise Qwen3labError(f"{path.name!r} is encrypted. Save a copy without a password and give that one.")
+            pages = [Page(n, _lines(page)) for n, page in enumerate(reader.pages, 1)]
     except DependencyError as error:
         raise Qwen3labError(f"{path.name!r} is encrypted in a way that pypdf alone cannot read. Save a copy without a password and give that one.") from error
-    except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OSError) as error:
+    except Qwen3labError:
+        raise
+    except Exception as error:  # in a damaged file pypdf runs into errors of every class, not only its own
         raise Qwen3labError(f"{path.name!r} is damaged ({type(error).__name__}). Open it in a viewer and print it to a new PDF.") from error
+    if not pages:
+        raise Qwen3labError(f"{path.name!r} has no pages. Export the document again and give the new file.")
     pages = _without_furniture(pages)
     if not any(page.lines for page in pages):
+        if mended:
+            raise Qwen3labError(f"{path.name!r} is damaged: none of its text could be read. Open it in a viewer and print it to a new PDF.")
         raise Qwen3labError(f"{path.name!r} holds no text, so it is probably a scan. Run text recognition over it and give the result.")
+    if mended:
+        warnings.warn(f"{path.name!r} is damaged in places, and some of its text may be missing. Compare it with what a viewer shows.", stacklevel=2)
     return pages
+
+
+@contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """What pypdf writes into its log within the block: it reads on where it can, and tells it there alone."""
+    told: list[str] = []
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record.getMessage())
+
+    logger, ear = logging.getLogger("pypdf"), Ear(logging.WARNING)
+    before = logger.propagate
+    logger.addHandler(ear)
+    logger.propagate = False
+    try:
+        yield told
+    finally:
+        logger.removeHandler(ear)
+        logger.propagate = before
 
 
 def _lines(page) -> tuple[Line, ...]:
@@ -102,7 +139,7 @@ def _lines(page) -> tuple[Line, ...]:
         rows[-1]["size"] = max(rows[-1]["size"], size)
 
     page.extract_text(visitor_text=visit)
-    tidy = lambda text: re.sub(r"\s+", " ", text).strip()
+    tidy = lambda text: re.sub(f"{SOFT_HYPHEN}(?!$)", "", re.sub(r"\s+", " ", text).strip()).translate(LIGATURES)
     lines = (Line(tidy("".join(text for _, text in row["cells"])), round(row["size"], 1), round(row["y"], 1),
                   tuple((round(x), tidy(text)) for x, text in row["cells"])) for row in rows)
     return tuple(line for line in lines if line.text)
@@ -113,21 +150,28 @@ def _shape(text: str) -> str:
 
 
 def _without_furniture(pages: list[Page]) -> list[Page]:
-    """Drop page numbers and the first and last lines that recur on more than half of the pages."""
-    edges = Counter(_shape(line.text) for page in pages for line in {*page.lines[:1], *page.lines[-1:]})
-    recurring = {shape for shape, n in edges.items() if n > max(2, len(pages) / 2)}
+    """Drop page numbers at the edges, and the highest and lowest lines that recur on more than half of the pages.
+
+    By place, not by order: many programs write the foot of a page before its text, or in the midst of it. What recurs is
+    dropped at its usual height too where something else, seen or hidden, stands beyond it.
+    """
+    by_place = [sorted(page.lines, key=lambda line: -line.y) for page in pages]
+    edges = [(shape, line.y) for lines in by_place for shape, line in {_shape(line.text): line for line in (*lines[:1], *lines[-1:])}.items()]
+    counts = Counter(shape for shape, _ in edges)
+    recurring = {shape for shape, n in counts.items() if n > max(2, len(pages) / 2)}
+    usual = {(shape, round(y)) for shape, y in edges if shape in recurring}
 
     def furniture(line: Line) -> bool:
         return _shape(line.text) in recurring or PAGE_NUMBER.fullmatch(line.text) is not None
 
     cleaned = []
-    for page in pages:
-        lines = list(page.lines)
+    for page, lines in zip(pages, by_place):
+        dropped = [line for line in lines if (_shape(line.text), round(line.y)) in usual]
         while lines and furniture(lines[0]):
-            lines.pop(0)
+            dropped.append(lines.pop(0))
         while lines and furniture(lines[-1]):
-            lines.pop()
-        cleaned.append(Page(page.number, tuple(lines)))
+            dropped.append(lines.pop())
+        cleaned.append(Page(page.number, tuple(line for line in page.lines if not any(line is gone for gone in dropped))))
     return cleaned
 
 
@@ -135,6 +179,8 @@ def join(first: str, second: str) -> str:
     """Join two lines of one paragraph: a space between words, nothing between Chinese characters, no hyphen of a broken word."""
     if not first:
         return second
+    if first[-1] == SOFT_HYPHEN:  # a place where the word may be broken, which it was
+        return first[:-1] + second
     if WIDE.match(first[-1]) or WIDE.match(second[0]):
         return first + second
     if re.search(r"\w-$", first):  # a broken word, or a code such as GV-688
