@@ -180,18 +180,3 @@ def example(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> dict[str
     """A row as `negative_log_likelihood` takes it, as input_ids and labels (`chat.example`)."""
     messages = row["messages"] if row["messages"][-1]["role"] == "assistant" else tasks.conversation(row)
     return chat.example(tokenizer, messages, thinking=bool(row.get("thinking")), tools=row.get("tools"))
-
-
-def agreement(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """Return (equal, compared) over pairs of greedy answers as token ids: how often two models pick the same next token.
-
-    A pair is compared up to its first difference, since after it the two models no longer read the same text. The end
-    of an answer counts as a token. The share equal / compared is the top-1 agreement.
-    """
-    equal = compared = 0
-    for left, right in zip(one, other, strict=True):
-        left, right = [*left, None], [*right, None]
-        same = next((place for place, (a, b) in enumerate(zip(left, right)) if a != b), None)
-        equal += len(left) if same is None else same
-        compared += len(left) if same is None else same + 1
-    return equal, compared

@@ -155,16 +155,6 @@ def test_unknown_language():
         metrics.Bleu("fr")
 
 
-@pytest.mark.parametrize("one, other, counts", [
-    ([[1, 2, 3]], [[1, 2, 3]], (4, 4)),  # three tokens and the end
-    ([[1, 2, 3]], [[1, 9, 3]], (1, 2)),  # what follows the difference is not compared
-    ([[1, 2]], [[1, 2, 3]], (2, 3)),  # one ends, the other goes on
-    ([[]], [[]], (1, 1)), ([[1], [5]], [[1], [6]], (2, 3))])
-def test_agreement(one, other, counts):
-    assert evaluation.agreement(one, other) == counts
-    assert evaluation.agreement(other, one) == counts
-
-
 def test_read_answers_equals_the_perplexity_and_greedy_writing():
     model, tokenizer = models.load("moe")
     rows = tasks.load("context", "test")[:5] + [row for row in tasks.load("addition", "test") if not row["thinking"]][:5]
