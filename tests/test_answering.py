@@ -135,8 +135,8 @@ def test_the_readable_table_has_the_same_numbers():
     table = marking.table(ROWS, {"one": {"codes": ["RHRH"], "cited": ["10-0"]}, "two": {"codes": ["RRRR", "HHHR"]}})
     shown = marking.readable(table)
     low, high = table.loc["one", ["accuracy low", "accuracy high"]]
-    assert shown.loc["one", "accuracy"] == f"0.500 ({low:.3f} to {high:.3f})" and shown.loc["one", ["n", "cited", "by seed"]].tolist() == [4, "0.333", ""]
-    assert shown.loc["two", ["cited", "by seed", "answerable", "unanswerable"]].tolist() == ["", "0.250 to 1.000", "0.500", "0.750"]
+    assert shown.loc["one", "accuracy"] == f"0.500 ({low:.3f}–{high:.3f})" and shown.loc["one", ["n", "cited", "by seed"]].tolist() == [4, "0.333", ""]
+    assert shown.loc["two", ["cited", "by seed", "answerable", "unanswerable"]].tolist() == ["", "0.250–1.000", "0.500", "0.750"]
     assert list(marking.readable(table.drop(index="two", columns="cited")).columns) == ["n", "accuracy", "hallucination", "answerable", "unanswerable"]
 
 

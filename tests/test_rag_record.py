@@ -63,7 +63,7 @@ def test_the_threshold_is_applied_to_every_training(record):
 
 
 def test_waits_and_search(record):
-    assert record.waiting().loc["here", ["all", "all p95", "n"]].tolist() == [80, 120, 4]
+    assert record.waiting().loc["search and answer, no panel", ["all", "all p95", "n"]].tolist() == [80, 120, 4]
     assert record.search().loc["all", "recall@1"] == 1
 
 

@@ -162,7 +162,7 @@ def _all_right(found, right):
     why="Only the two words are compared, so whatever else the model might have said falls out.",
     hints=("Which row of `logits` predicts the next token?",
            "Take the two logits of the last row and make a softmax of these two alone.",
-           "logits[-1, [yes, no]].softmax(-1)[0]"),
+           "It is logits[-1, [yes, no]].softmax(-1)[0]."),
     ask=lambda answer, *args: float(answer(*args)))
 def yes_share(logits, yes, no):
     """A reranker's score: `logits` [T, V] of one prompt, `yes` and `no` the ids of the two words. Return the probability of yes against no at the last position."""

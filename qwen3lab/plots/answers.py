@@ -88,14 +88,14 @@ def threshold_curve(curves: dict[str, pd.DataFrame], chosen: float | None) -> Fi
 
     Args:
         curves: by the set's name: columns threshold, accuracy, hallucination.
-        chosen: the threshold that was chosen on the first of them.
+        chosen: the threshold that was chosen on the validation questions.
     """
     figure, axes = axes_of(8.2, 3.3, columns=len(curves), sharey=True)
     for ax, (name, curve) in zip(axes if len(curves) > 1 else [axes], curves.items()):
         for i, what in enumerate(("accuracy", "hallucination")):
             ax.plot(curve.threshold, curve[what], LINES[i], color=COLOURS[i], linewidth=2, drawstyle="steps-post", label=what if ax.get_subplotspec().is_first_col() else None)
         if chosen is not None:
-            ax.axvline(chosen, color="black", linewidth=1.2, linestyle=":", label="chosen on the first" if ax.get_subplotspec().is_first_col() else None)
+            ax.axvline(chosen, color="black", linewidth=1.2, linestyle=":", label="chosen on validation" if ax.get_subplotspec().is_first_col() else None)
         ax.set(xlabel="decline below this score of the best chunk", title=name, ylim=(-0.02, 1.02))
         ax.grid(alpha=0.3)
     figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize="small")
@@ -114,9 +114,9 @@ def waiting_bars(table: pd.DataFrame, limit: float = 300.0) -> Figure:
         places = [place + (i - 0.5) * 0.36 for place in range(len(table))]
         ax.barh(places, table[what], height=0.32, color=COLOURS[0] if i else "white", edgecolor=COLOURS[0], hatch=HATCHES[1 - i], label=label)
         whiskers(ax, table[what], places, xerr=[table[what] * 0, table[f"{what} p95"] - table[what]])
-    ax.axvline(limit, color=COLOURS[1], linestyle="--", linewidth=1.2)
+    ax.axvline(limit, color=COLOURS[1], linestyle="--", linewidth=1.2, label=f"{limit:.0f} ms")
     ax.set_yticks(range(len(table)), list(table.index))
     ax.invert_yaxis()
     ax.set(xlabel="milliseconds (bars: median, whiskers: 95th percentile)", xlim=(0, max(limit * 1.08, table["all p95"].max() * 1.05)))
-    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize="small")
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize="small")
     return figure

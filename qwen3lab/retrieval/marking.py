@@ -136,10 +136,10 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     shown = pd.DataFrame(index=table.index)
     shown["n"] = table.n.astype(int)
     for name in ("accuracy", "hallucination"):
-        shown[name] = [f"{row[name]:.3f} ({row[name + ' low']:.3f} to {row[name + ' high']:.3f})" for _, row in table.iterrows()]
+        shown[name] = [f"{row[name]:.3f} ({row[name + ' low']:.3f}–{row[name + ' high']:.3f})" for _, row in table.iterrows()]
     for name in ("answerable", "unanswerable", "cited"):
         if name in table and table[name].notna().any():
             shown[name] = [f"{value:.3f}" if value == value else "" for value in table[name]]
     if (table.lowest != table.highest).any():
-        shown["by seed"] = [f"{low:.3f} to {high:.3f}" if low != high else "" for low, high in zip(table.lowest, table.highest)]
+        shown["by seed"] = [f"{low:.3f}–{high:.3f}" if low != high else "" for low, high in zip(table.lowest, table.highest)]
     return shown

@@ -87,7 +87,8 @@ class Record:
         """Milliseconds from question to answer, by way of serving: medians and 95th percentiles."""
         import pandas as pd
 
-        ways = self.data["waiting"]
+        names = {"here": "search and answer, no panel", "panel": "panel, model in this process", "panel over HTTP": "panel, model over HTTP"}
+        ways = {names[way]: line for way, line in self.data["waiting"].items()}
         return pd.DataFrame({way: {f"{what}{end}": line[what][p] for what in line if isinstance(line[what], dict) for end, p in (("", "p50"), (" p95", "p95"))}
                              | {"n": line["n"], "share under 300 ms": line["share under 300"]} for way, line in ways.items()}).T
 
