@@ -9,5 +9,5 @@ from .evaluation import coverage, intervals, judged_orders, metric_bars, wording
 from .deployment import calibrations, ladder, speculative_gain
 from .serving import engine_load
 from .answers import answer_shares, answers_by_kind, size_and_k, threshold_curve, waiting_bars
-from .retrieval import accuracy_and_hallucination, ranking_marks, recall_curves, search_trade_off
+from .retrieval import ranking_marks, recall_curves, search_trade_off
 from .style import COLOURS, HATCHES, LINES, MARKERS
