@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qwen3lab import records
+from qwen3lab import pages, records
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation import wilson
 from qwen3lab.retrieval import rag_record
@@ -86,12 +85,7 @@ def fill(text: str, found: dict[str, dict[str, Any]] | None = None) -> str:
     tables = {"knowledge base": f"{knowledge(record)}\n\n{measured(record.data, len(record.data['systems']['both']['codes']))}",
               "service": f"{service(tone)}\n\n{measured(tone, len(next(iter(tone['runs'].values()))))}",
               "assistant": f"{assistant(maths)}\n\n{measured(maths, maths['after']['sums']['n'] // maths['before']['sums']['n'])}"}
-    for name, table in tables.items():
-        marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
-        if not marks.search(text):
-            raise Qwen3labError(f"The page has no place for {name!r}. Put the two lines <!-- {name} --> and <!-- end of {name} --> into it.")
-        text = marks.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text)
-    return text
+    return pages.fill(text, tables)
 
 
 def main() -> None:

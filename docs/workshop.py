@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwen3lab import checkpoints, exercises, section_times
+from qwen3lab import checkpoints, exercises, pages, section_times
 from qwen3lab.errors import Qwen3labError
 
 PAGE = Path(__file__).with_name("workshop.md")
@@ -153,12 +152,7 @@ def fill(text: str, times: dict[str, Any]) -> str:
     tables["assumptions"] = (
         f"Reading is estimated at {WORDS_A_MINUTE} words a minute, an exercise is assumed to take {EXERCISE_MINUTES} minutes, and every block is\n"
         f"rounded up to {STEP} minutes. Nobody measured these three; the seconds of the cells were measured.")
-    for name, table in tables.items():
-        marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
-        if not marks.search(text):
-            raise Qwen3labError(f"The page has no place for {name!r}. Put the two lines <!-- {name} --> and <!-- end of {name} --> into it.")
-        text = marks.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text)
-    return text
+    return pages.fill(text, tables)
 
 
 def main() -> int:

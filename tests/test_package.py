@@ -15,7 +15,7 @@ from qwen3lab import paths
 
 # Floor of each module of the design; a module may import from its own floor and below.
 FLOORS = {
-    "errors": 0, "paths": 0, "quiet": 0,
+    "errors": 0, "paths": 0, "quiet": 0, "pages": 0,
     "family": 1, "activations": 1, "allocations": 1, "cards": 1, "published": 1, "memory": 1, "profiles": 1, "chat": 1, "monitoring": 1, "plots": 1, "records": 1,
     "models": 2, "data": 2, "lora": 2, "untrained": 2, "routing": 2, "generation": 2, "nf4": 2, "architecture": 2, "diagrams": 2, "experts4bit": 2, "optim": 2, "sandbox": 2, "widgets": 2, "text_scores": 2, "contamination": 2, "tries": 2, "rating_file": 2, "speculative": 2, "gptq_by_hand": 2, "awq_by_hand": 2, "kept": 2, "long_context": 2, "exercises": 2,
     "training": 3, "resume": 3, "export": 3, "evaluation": 3, "metrics": 3, "quantization": 3, "serving": 3, "retrieval": 3, "tiny": 3, "company": 3, "clinic": 3, "survival": 3, "museum": 3, "rescue": 3, "ablation": 3, "uncertainty": 3, "assistant": 3, "stages": 3,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from qwen3lab import paths
+from qwen3lab import pages, paths
 from qwen3lab.evaluation import wilson
 
 WHAT = {
@@ -99,10 +99,8 @@ def write(work: Path = Path("build/tiny")) -> None:
             (folder / "training_log.jsonl").write_text("".join((work / stage / "log.jsonl").read_text() for stage in stages))
     readme = paths.ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    begin, end = "<!-- models -->\n", "<!-- end of models -->"
-    if begin in text:
-        head, rest = text.split(begin)
-        readme.write_text(head + begin + table(results) + "\n" + end + rest.split(end)[1], encoding="utf-8")
+    if "<!-- models -->" in text:
+        readme.write_text(pages.fill(text, {"models": table(results)}), encoding="utf-8")
 
 
 if __name__ == "__main__":
