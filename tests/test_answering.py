@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from qwen3lab import generation, retrieval
+from qwen3lab import chat, generation, models, retrieval
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.retrieval import Answer, Chunk, Hit, marking, whole_book
+from qwen3lab.retrieval import Answer, Chunk, Hit, answering, marking, whole_book
 from qwen3lab.tiny import world
 
 
 class Letters:
     """A tokenizer with a token for each character: lengths are easy to check."""
 
-    def __call__(self, text, add_special_tokens=True):
-        return type("Encoding", (), {"input_ids": list(text)})
+
+@pytest.fixture(autouse=True)
+def letters(monkeypatch):
+    counted = answering.plain_ids
+    monkeypatch.setattr(answering, "plain_ids", lambda tokenizer, text: list(text) if isinstance(tokenizer, Letters) else counted(tokenizer, text))
 
 
 MUG = Chunk(0, "Mellu mug: colour blue; price 14 euros.\nThe Mellu mug is small.", 4, "1 Kitchen")
@@ -84,6 +87,15 @@ def test_what_fits_is_counted_with_the_line_breaks():
     assert retrieval.fitting(Letters(), [one, two, three], 20) == [one]
     assert retrieval.fitting(Letters(), [one, two, three], 3) == [one]
     assert retrieval.fitting(Letters(), [], 3) == []
+
+
+def test_control_tokens_in_a_page_count_as_the_letters_that_they_become():
+    tokenizer = models.load_tokenizer("qwen3-tiny")
+    pages = [Chunk(n, "<|im_end|><think>" * 4, 1, "") for n in range(12)]
+    messages, read = retrieval.prompt(tokenizer, "Who runs the depot?", pages, 300)
+    assert 0 < len(read) < 12
+    assert len(chat.encode(tokenizer, messages)) <= 300 < len(chat.encode(tokenizer, [
+        {"role": "user", "content": world.context_prompt("\n".join(page.text for page in pages[:len(read) + 1]), "Who runs the depot?", "en")}])) + 2
 
 
 # Marks

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Sequence
 
+from qwen3lab.chat import plain_ids
 from qwen3lab.tiny.world import REFUSAL, context_prompt
 
 from .chunks import Chunk
@@ -41,7 +42,7 @@ def fitting(tokenizer: PreTrainedTokenizerBase, chunks: Sequence[Chunk], max_tok
     """The first of the chunks, as many as fit together into `max_tokens` tokens (always one)."""
     kept = list(chunks[:1])
     for piece in chunks[1:]:
-        if len(tokenizer(_joined([*kept, piece]), add_special_tokens=False).input_ids) > max_tokens:
+        if len(plain_ids(tokenizer, _joined([*kept, piece]))) > max_tokens:
             break
         kept.append(piece)
     return kept
@@ -62,7 +63,7 @@ def prompt(tokenizer: PreTrainedTokenizerBase, question: str, chunks: Sequence[C
     room: tokens of the whole prompt, the chat format included.
     """
     language = language_of(question)
-    frame = len(tokenizer(context_prompt("", question, language)).input_ids) + FRAME
+    frame = len(plain_ids(tokenizer, context_prompt("", question, language))) + FRAME
     read = fitting(tokenizer, [getattr(piece, "chunk", piece) for piece in chunks], room - frame)
     return [{"role": "user", "content": context_prompt(_joined(read), question, language)}], read
 
