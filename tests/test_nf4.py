@@ -35,14 +35,17 @@ def test_codes_bytes_scales_and_values_are_those_of_bitsandbytes(shape, block):
     packed, state = functional.quantize_4bit(weight, quant_type="nf4", blocksize=block)
     assert torch.equal(nf4.pack(codes), packed.flatten()) and torch.equal(nf4.unpack(packed, block), codes)
     assert torch.equal(scales.flatten(), state.absmax)
-    assert torch.equal(nf4.dequantize(codes, scales, shape), functional.dequantize_4bit(packed, state))
+    # As one row: where a block goes over the end of a row, the kernel for AVX-512 takes the scale of another one (bitsandbytes 0.50.2).
+    state.shape = torch.Size((1, weight.numel()))
+    assert torch.equal(nf4.dequantize(codes, scales, shape), functional.dequantize_4bit(packed, state).reshape(shape))
 
     packed, state = functional.quantize_4bit(weight, quant_type="nf4", blocksize=block, compress_statistics=True)
     twice = nf4.double_quantize(scales)
     assert torch.equal(twice.codes, state.absmax) and torch.equal(twice.scales, state.state2.absmax) and torch.equal(twice.offset, state.offset)
     kept = nf4.double_dequantize(twice)
     assert torch.equal(kept, functional.dequantize_blockwise(state.absmax, state.state2) + state.offset)
-    assert torch.equal(nf4.dequantize(codes, kept[:, None], shape), functional.dequantize_4bit(packed, state))
+    state.shape = torch.Size((1, weight.numel()))
+    assert torch.equal(nf4.dequantize(codes, kept[:, None], shape), functional.dequantize_4bit(packed, state).reshape(shape))
 
 
 def test_values_that_lie_between_two_levels_go_where_bitsandbytes_puts_them():
