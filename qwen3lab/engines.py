@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import chat, paths
+from qwen3lab import chat, paths, serving
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.serving import LlamaServer
@@ -37,11 +38,11 @@ def prompts(tokenizer: PreTrainedTokenizerBase, n: int = 50) -> list[list[int]]:
     return [chat.encode(tokenizer, row["messages"], thinking=row["thinking"], tools=row.get("tools")) for row in rows(n)]
 
 
-def client(address: str) -> OpenAI:
-    """The `openai` package's client of a server on this machine. It needs no key, tries once, and goes around proxies."""
+def client(address: str, timeout: float = 300) -> OpenAI:
+    """The `openai` package's client of a server on this machine. It needs no key, tries once, and goes around proxies; `timeout` in seconds."""
     import openai
 
-    return openai.OpenAI(base_url=address + "/v1", api_key="none", max_retries=0, timeout=300, http_client=openai.DefaultHttpxClient(trust_env=False))
+    return openai.OpenAI(base_url=address.rstrip("/") + "/v1", api_key="none", max_retries=0, timeout=timeout, http_client=openai.DefaultHttpxClient(trust_env=False))
 
 
 def over_http(address: str, prompts: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase, *, max_new_tokens: int = 64) -> list[list[int]]:
@@ -117,16 +118,11 @@ class Vllm:
 
     def version(self) -> str:
         """Of vLLM, as its server states it."""
-        import json
-        import urllib.request
-
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(self.address + "/version") as reply:
+        with serving.opener().open(self.address + "/version") as reply:
             return json.load(reply)["version"]
 
     def _wait(self) -> None:
-        import urllib.request
-
-        opener, started = urllib.request.build_opener(urllib.request.ProxyHandler({})), time.monotonic()
+        opener, started = serving.opener(), time.monotonic()
         while time.monotonic() - started < START and self.process.poll() is None:
             try:
                 with opener.open(self.address + "/health", timeout=5):
@@ -152,8 +148,6 @@ def add_old_names(folder: str | Path) -> dict[str, Any]:
 
     An engine with transformers 4 inside would take its default of 10,000 for a `rope_theta` that stands in `rope_parameters`.
     """
-    import json
-
     file = Path(folder) / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     rope = config.get("rope_parameters", {})

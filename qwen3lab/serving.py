@@ -135,7 +135,7 @@ class LlamaServer:
         """Send a request to llama.cpp's own endpoint. The functions of xllamacpp return text, not ids."""
         request = urllib.request.Request(self.address + route, json.dumps(body).encode(), {"Content-Type": "application/json"})
         try:
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as reply:  # a proxy cannot reach this machine
+            with opener().open(request) as reply:
                 return json.load(reply)
         except urllib.error.HTTPError as error:
             reason = json.load(error).get("error", {}).get("message", str(error))
@@ -149,6 +149,11 @@ class LlamaServer:
 
 def _refused(reason: str | None) -> Qwen3labError:
     return Qwen3labError(f"llama.cpp refused the request ({reason}). Check the token ids, or shorten the prompt.")
+
+
+def opener() -> urllib.request.OpenerDirector:
+    """Opens addresses on this machine, which a proxy could not reach."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def check(path: str | Path) -> int:

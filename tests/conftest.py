@@ -100,3 +100,18 @@ def code_rows(n: int = 16) -> list[dict]:
     """Rows of unlike lengths for an exported run."""
     return [{"id": str(i), "task": "codes", "language": "en", "messages": [{"role": "user", "content": f"Code of box {i}?" + " please" * (i % 5)}],
              "answer": f"{i * 37 % 100}", "thinking": False} for i in range(n)]
+
+
+def servable_checkpoint(folder, name):
+    """A model with random weights and a tokenizer with a few merges, without which llama.cpp refuses a vocabulary."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from tokenizers import models as kinds
+    from transformers import PreTrainedTokenizerFast
+
+    make_checkpoint(folder, name, eos_token_id=260)
+    symbols = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "th", "the"]
+    core = Tokenizer(kinds.BPE(vocab={symbol: number for number, symbol in enumerate(symbols)}, merges=[("t", "h"), ("th", "e")]))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    core.add_special_tokens(list(CONTROL_TOKENS))
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>").save_pretrained(folder)
+    return folder

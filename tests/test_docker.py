@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from qwen3lab import chat, guard, models, paths, quantization, serving
-from test_serving import _checkpoint
+from conftest import servable_checkpoint
 
 FILES = sorted((paths.ROOT / "docker").glob("*.Dockerfile"))
 SERVE = paths.ROOT / "docker" / "serve.Dockerfile"
@@ -91,7 +91,7 @@ def test_no_weights_go_into_an_image():
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    folder = _checkpoint(tmp_path_factory.mktemp("docker") / "company", "0.6B")
+    folder = servable_checkpoint(tmp_path_factory.mktemp("docker") / "company", "0.6B")
     return folder, quantization.to_gguf(folder, folder / "model.gguf", "f32")
 
 

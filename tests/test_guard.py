@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from qwen3lab import chat, engines, guard, models, quantization, serving
-from test_serving import _checkpoint
+from conftest import servable_checkpoint
 
 CHAT = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "temperature": 0}
@@ -27,7 +27,7 @@ HELLO = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "temp
 @pytest.fixture(scope="module")
 def doors(tmp_path_factory):
     """A guard before a model with random weights, and the checkpoint's folder."""
-    folder = _checkpoint(tmp_path_factory.mktemp("guard") / "small", "0.6B")
+    folder = servable_checkpoint(tmp_path_factory.mktemp("guard") / "small", "0.6B")
     path, tokenizer = quantization.to_gguf(folder, folder / "small.gguf", "f32"), models.load_tokenizer(folder)
     with serving.LlamaServer(path, tokenizer, context=512, slots=4, exact=True) as server, \
             guard.Guard(server.address, tokenizer, context=512, name="small") as door:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import types
 
 import numpy as np
 import pytest
 import torch
 
-from qwen3lab import chat, evaluation, judge, models, paths, raters, rating
+from qwen3lab import chat, evaluation, judge, models, raters, rating, records
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 
@@ -111,7 +110,7 @@ def test_what_cannot_be_judged(loaded, call, words):
 
 def test_the_record_follows_from_the_chat_model():
     """The first pairs and grades of `data/benchmarks/judge.json` again; its answers are right where it says so, and it covers all questions."""
-    record = json.loads((paths.DATA / "benchmarks" / "judge.json").read_text(encoding="utf-8"))
+    record = records.read("judge")
     model, tokenizer = models.load("chat")
     facts, pairs = tasks.load("knowledge", "test"), record["pairs"]
     assert [row["id"] for row in facts] == [pair["id"] for pair in pairs]

@@ -99,7 +99,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_used():
             modules += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "importorskip":
                 modules.append(node.args[0].value)
-            for top in {module.split(".")[0] for module in modules} - set(sys.stdlib_module_names) - {"qwen3lab", "conftest", "test_serving"}:
+            for top in {module.split(".")[0] for module in modules} - set(sys.stdlib_module_names) - {"qwen3lab", "conftest"}:
                 used[top] = {name.lower().replace("_", "-") for name in owners[top]}
     declared = names(project["dependencies"]) | names(project["optional-dependencies"]["test"])
     assert not {top for top, distributions in used.items() if not distributions & declared}

@@ -11,32 +11,17 @@ import pytest
 from qwen3lab import chat, engines, models, paths, quantization, serving
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.generation import generate_ids
-from conftest import CONTROL_TOKENS, make_checkpoint
+from conftest import servable_checkpoint
 
 MOE = paths.MODELS / "qwen3-tiny-moe"
 needs_moe = pytest.mark.skipif(not (MOE / "config.json").is_file(), reason="the bundled mixture of experts is not there")
-
-
-def _checkpoint(folder, name):
-    """A model with random weights and a tokenizer with a few merges, without which llama.cpp refuses a vocabulary."""
-    from tokenizers import Tokenizer, decoders, pre_tokenizers
-    from tokenizers import models as kinds
-    from transformers import PreTrainedTokenizerFast
-
-    make_checkpoint(folder, name, eos_token_id=260)
-    symbols = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "th", "the"]
-    core = Tokenizer(kinds.BPE(vocab={symbol: number for number, symbol in enumerate(symbols)}, merges=[("t", "h"), ("th", "e")]))
-    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    core.add_special_tokens(list(CONTROL_TOKENS))
-    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>").save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A model with random weights as GGUF, and its tokenizer."""
     folder = tmp_path_factory.mktemp("gguf")
-    path = quantization.to_gguf(_checkpoint(folder / "small", "0.6B"), folder / "small.gguf", "f32")
+    path = quantization.to_gguf(servable_checkpoint(folder / "small", "0.6B"), folder / "small.gguf", "f32")
     return path, models.load_tokenizer(folder / "small")
 
 
@@ -54,7 +39,7 @@ def test_mixture_of_experts_answers(tmp_path):
 @pytest.mark.parametrize("name", ["0.6B", "8B", "30B-A3B"])
 def test_random_weights_agree_too(name, tmp_path):
     """Models of other shapes than the bundled ones: with and without a tied head, dense and not."""
-    folder = _checkpoint(tmp_path / "model", name)
+    folder = servable_checkpoint(tmp_path / "model", name)
     model, tokenizer = models.load(folder, dtype="float32")
     prompts = [tokenizer(text).input_ids for text in ("Hello", "one two three", "你好")]
     wanted = generate_ids(model, tokenizer, prompts, max_new_tokens=16)

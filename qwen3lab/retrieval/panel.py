@@ -57,8 +57,9 @@ def over_http(address: str, max_new_tokens: int = LONGEST, model: str = "qwen3")
     """
     import openai
 
-    # A proxy cannot reach this machine, and a key is asked for although nobody reads it.
-    client = openai.OpenAI(base_url=f"{address.rstrip('/')}/v1", api_key="none", max_retries=0, http_client=openai.DefaultHttpxClient(trust_env=False, timeout=60))
+    from qwen3lab import engines
+
+    client = engines.client(address, timeout=60)
 
     def write(ids: list[int]) -> Iterator[str]:
         try:

@@ -10,8 +10,8 @@ from qwen3lab import chat, models
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.tiny.world import REFUSAL, context_prompt
 
+from .answering import language_of
 from .index import Hit
-from .pdf import WIDE
 
 if TYPE_CHECKING:
     import torch
@@ -92,16 +92,12 @@ class Reader(Reranker):
 
     def ids(self, question: str, passage: str) -> list[int]:
         """What the model reads: the passage as the text, and the question below it."""
-        return chat.encode(self.tokenizer, [{"role": "user", "content": context_prompt(passage, question, _language(question))}])
+        return chat.encode(self.tokenizer, [{"role": "user", "content": context_prompt(passage, question, language_of(question))}])
 
     def score(self, pairs: Sequence[tuple[str, str]], batch_size: int = 32) -> list[float]:
         """The probability that the reply to each (question, passage) does not begin with the first token of a refusal."""
         if not pairs:
             return []
-        refusals = [self.tokenizer(REFUSAL[_language(question)], add_special_tokens=False).input_ids[0] for question, _ in pairs]
+        refusals = [self.tokenizer(REFUSAL[language_of(question)], add_special_tokens=False).input_ids[0] for question, _ in pairs]
         likely = self.logits(pairs, batch_size).softmax(-1)
         return [1 - float(likely[i, token]) for i, token in enumerate(refusals)]
-
-
-def _language(text: str) -> str:
-    return "zh" if WIDE.search(text) else "en"
