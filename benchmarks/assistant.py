@@ -10,14 +10,13 @@ on where it was stopped; writes `data/benchmarks/assistant.json`.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from pathlib import Path
 from typing import Any
 
 import record
 
-from qwen3lab import assistant, models, monitoring, paths, training
+from qwen3lab import assistant, models, paths, training
 from qwen3lab.data import tasks
 
 STEPS, BATCH = 240, 8  # small batches: on validation rows twice the rows a step and half the steps were worse
@@ -52,17 +51,7 @@ def main() -> None:
     args = parser.parse_args()
     steps = args.steps or STEPS
     exam, choosing = assistant.exam("test", OLD), assistant.exam("validation", OLD)
-    part = paths.BUILD / "assistant.partial.json"
-    done: dict[str, Any] = json.loads(part.read_text()) if part.is_file() and not args.steps else {}
-
-    def once(key: str, make) -> Any:
-        if key not in done:
-            with monitoring.clock(key):
-                done[key] = make()
-            if not args.steps:
-                part.parent.mkdir(exist_ok=True)
-                part.write_text(json.dumps(done))
-        return done[key]
+    parts = record.Parts("assistant", keep=not args.steps)
 
     def ask(way: tuple[str, float, int], seed: int, rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         run = train(*way, seed, steps)
@@ -72,14 +61,14 @@ def main() -> None:
     def plain(rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[int]]:
         return assistant.examine(*models.load("chat"), rows)
 
-    ways = [{"method": None, **counts(once("before, validation", lambda: plain(choosing)))}]
+    ways = [{"method": None, **counts(parts.once("before, validation", lambda: plain(choosing)))}]
     for way in WAYS:
-        found = once(f"{way}, validation", lambda: ask(way, 0, choosing))["answers"]
+        found = parts.once(f"{way}, validation", lambda: ask(way, 0, choosing))["answers"]
         ways.append(dict(zip(("method", "rate", "problems"), way)) | counts(found))
         print(ways[-1], flush=True)
     best = max(WAYS, key=lambda way: sum(ways[1 + WAYS.index(way)][part] for part in ("word problems", "functions")))  # of equal ones the first
-    before = once("before, test", lambda: plain(exam))
-    runs = [once(f"{best}, seed {seed}", lambda: ask(best, seed, exam)) for seed in range(args.seeds)]
+    before = parts.once("before, test", lambda: plain(exam))
+    runs = [parts.once(f"{best}, seed {seed}", lambda: ask(best, seed, exam)) for seed in range(args.seeds)]
     shown = [{key: value for key, value in run.items() if key != "answers"} | counts(run["answers"]) for run in runs]
     print(counts(before), [counts(run["answers"]) for run in runs], flush=True)
     after = [dict(run["answers"]) for run in runs]
@@ -90,6 +79,7 @@ def main() -> None:
         "ways on validation": ways, "before": table([dict(before)], exam), "after": table(after, exam), "runs": shown,
         "interval": "Wilson, 95 %, all seeds together: how far it lies from endlessly many questions, not from other seeds; lowest and highest: single seeds"},
         "assistant.py", ("torch", "transformers", "trl", "peft"), args.note)
+    parts.drop()
 
 
 if __name__ == "__main__":

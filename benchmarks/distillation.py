@@ -11,7 +11,6 @@ was not distilled, the old tasks. Goes on where it was stopped; writes `data/ben
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -97,18 +96,15 @@ def main() -> None:
     parser.add_argument("--note", default="", help="for example what else the machine was doing")
     parser.add_argument("--out", type=Path, default=paths.DATA / "benchmarks" / "distillation.json")
     args = parser.parse_args()
-    part = paths.BUILD / "distillation.partial.json"
-    done = json.loads(part.read_text()) if part.is_file() else {}
+    parts = record.Parts("distillation")
+    done = parts.found
 
     def every(work: dict[str, tuple]) -> None:
         """Do what is not done yet: key -> function and its arguments."""
         with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
             begun = {pool.submit(*call): key for key, call in work.items() if key not in done}
             for future in as_completed(begun):
-                done[begun[future]] = future.result()
-                print(begun[future], future.result(), flush=True)
-                part.parent.mkdir(exist_ok=True)
-                part.write_text(json.dumps(done))
+                print(begun[future], parts.put(begun[future], future.result()), flush=True)
 
     every({f"teacher, validation, {rate}": (examined, rate) for rate in TEACHER_RATES})
     tried = {rate: done[f"teacher, validation, {rate}"]["new"] for rate in TEACHER_RATES}
@@ -118,11 +114,8 @@ def main() -> None:
         run.model.save_pretrained(KEPT), run.tokenizer.save_pretrained(KEPT)
     teacher, tokenizer = models.load(KEPT, dtype="float32")
     answered = distill.answered(teacher, tokenizer, TRAIN)
-    if "teacher" not in done:
-        done["teacher"] = {"new": right(teacher, tokenizer, TEST), "old": right(teacher, tokenizer, OLD_ROWS, 128)}
-        base = models.load("qwen3-tiny")[0]
-        done["before"] = {"new": right(base, tokenizer, TEST), "old": right(base, tokenizer, OLD_ROWS, 128)}
-    above = done["teacher"]
+    both = lambda model: {"new": right(model, tokenizer, TEST), "old": right(model, tokenizer, OLD_ROWS, 128)}
+    above, before = parts.once("teacher", lambda: both(teacher)), parts.once("before", lambda: both(models.load("qwen3-tiny")[0]))
     trials: dict[tuple[str, str], dict[float, int]] = {}
     best: dict[tuple[str, str], float] = {}
     last = WAYS[-1]
@@ -148,12 +141,13 @@ def main() -> None:
     record.write(args.out, {
         "teacher": {"parameters": teacher.num_parameters(), "outside the table": teacher.num_parameters() - teacher.model.embed_tokens.weight.numel(),
                     "rate": rate, "steps": TEACHER_STEPS, "validation": {str(key): value for key, value in tried.items()},
-                    "right": above, "before": done["before"], "new": share([above["new"]], len(TEST)), "old": share([above["old"]], OLD)},
+                    "right": above, "before": before, "new": share([above["new"]], len(TEST)), "old": share([above["old"]], OLD)},
         "n": {"new": len(TEST), "old": OLD, "validation": len(VALIDATION), "prompts": len(TRAIN), "answered": len(answered),
               "answers equal to gold": sum(training.encode(tokenizer, row) in answered for row in TRAIN)},
         "recipe": {"steps": STEPS, "steps of the last two ways": 2 * STEPS, "batch_size": BATCH, "temperature": 1.0, "beta": 1.0, "on-policy": "TRL's DistillationTrainer"}, "rows": lines,
         "interval": "Wilson, 95 %, all seeds together: how far it lies from endlessly many questions, not from other seeds"},
         "distillation.py", ("torch", "transformers", "trl"), args.note)
+    parts.drop()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Goes on where it was stopped; writes `data/benchmarks/forgetting.json`.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import random
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import record
 
-from qwen3lab import evaluation, monitoring, paths, training, uncertainty
+from qwen3lab import evaluation, paths, training, uncertainty
 from qwen3lab.data import tasks
 
 RATES, RATE_SEEDS = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3), 2
@@ -59,35 +58,25 @@ def main() -> None:
     steps = args.steps or recipe["steps"]
     new, validation, test = (tasks.load("knowledge", split) for split in ("train", "validation", "test"))
     asked = tasks.load("chat", "test")
-    part = paths.BUILD / "forgetting.partial.json"
-    done = json.loads(part.read_text()) if part.is_file() and not args.steps else {}
+    parts = record.Parts("forgetting", keep=not args.steps)
 
-    def keep(entry: list[Any], value: Any) -> None:
-        entry.append(value)
-        if not args.steps:
-            part.parent.mkdir(exist_ok=True)
-            part.write_text(json.dumps(done))
+    def choosing(rate: float, seed: int) -> int:
+        return ask(train("full", rate, new, [], seed, steps), validation, 16).count("1")
 
-    rates = done.setdefault("rates", {})
-    for rate in RATES:
-        runs = rates.setdefault(str(rate), [])
-        for seed in range(len(runs), RATE_SEEDS):
-            with monitoring.clock(f"full, rate {rate}, seed {seed}"):
-                keep(runs, ask(train("full", rate, new, [], seed, steps), validation, 16).count("1"))
+    def run_of(method: str, rate: float, change: str, seed: int) -> dict[str, Any]:
+        old = [row for task in REHEARSED for row in random.Random(seed).sample(tasks.load(task, "train"), OLD_ROWS)] if change == ", rehearsal" else []
+        run = train(method, rate, new, old, seed, steps)
+        return {"seed": seed, "steps": run.steps, "tokens": run.tokens, "trained": run.trained, "loss": round(float(run.history.loss.iloc[-1]), 4),
+                "new": ask(run, test, 16), "old": ask(run, asked, 96)}
+
+    rates = {str(rate): [parts.once(f"full, rate {rate}, seed {seed}", lambda: choosing(rate, seed)) for seed in range(RATE_SEEDS)] for rate in RATES}
     best = max(RATES, key=lambda rate: (sum(rates[str(rate)]), -rate))  # of equal ones the lower
     print(f"right of {len(validation)} validation questions by rate: {rates}; chosen: {best:g}", flush=True)
 
     lines = []
     for name, (method, change) in RECIPES.items():
         rate = (best if method == "full" else recipe["learning_rate"]) / SLOWER.get(change, 1)
-        runs = done.setdefault(name, [])
-        for seed in range(len(runs), args.seeds):
-            old = [row for task in REHEARSED for row in random.Random(seed).sample(tasks.load(task, "train"), OLD_ROWS)] if change == ", rehearsal" else []
-            with monitoring.clock(f"{name}, seed {seed}"):
-                run = train(method, rate, new, old, seed, steps)
-                keep(runs, {"seed": seed, "steps": run.steps, "tokens": run.tokens, "trained": run.trained, "loss": round(float(run.history.loss.iloc[-1]), 4),
-                            "new": ask(run, test, 16), "old": ask(run, asked, 96)})
-        runs = runs[:args.seeds]
+        runs = [parts.once(f"{name}, seed {seed}", lambda: run_of(method, rate, change, seed)) for seed in range(args.seeds)]
         kinds = {"old": range(len(asked)), "old, rehearsed tasks": [i for i, row in enumerate(asked) if row["task"] in REHEARSED],
                  "old, other tasks": [i for i, row in enumerate(asked) if row["task"] not in REHEARSED]}
         lines.append({"recipe": name, "method": method, "rate": rate, "trained": runs[0]["trained"], "steps": runs[0]["steps"], "runs": runs,
@@ -98,6 +87,7 @@ def main() -> None:
                             "n": {"new": len(test), "old": len(asked), "validation": len(validation)}, "rates on validation": rates, "rate": best, "rows": lines,
                             "interval": "95 %, bootstrap of the questions on the mean over seeds; lowest and highest: single seeds"},
                  "forgetting.py", ("torch", "transformers", "trl", "peft"), args.note)
+    parts.drop()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ a word, where it was not run. Goes on where it was stopped; writes `data/benchma
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from typing import Any
 
 import record
 
-from qwen3lab import chat, evaluation, forms, gptq_by_hand, kept, ladder, models, monitoring, paths, quantization, training
+from qwen3lab import chat, evaluation, forms, gptq_by_hand, kept, ladder, models, paths, quantization, training
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.tiny import corpus
@@ -117,24 +116,13 @@ def main() -> None:
     _, tokenizer = models.load("chat", dtype="float32")
     adapter, texts = training.company_adapter(), forms.calibration(tokenizer)
     whole, half = (forms.merged("chat", adapter, dtype) for dtype in ("float32", "bfloat16"))
-    part = paths.BUILD / "ladder.partial.json"
-    done = json.loads(part.read_text()) if part.is_file() and not args.rows else {}
-
-    def once(key: str, measure: Callable[[], dict]) -> dict:
-        if key not in done:
-            with monitoring.clock(key):
-                done[key] = measure()
-            if not args.rows:
-                part.parent.mkdir(exist_ok=True)
-                part.write_text(json.dumps(done))
-        return done[key]
-
+    parts = record.Parts("ladder", keep=not args.rows)
     first = forms.adapted("chat", adapter)
     against = ladder.ruler(first, tokenizer, tasks.load("knowledge", "test")[:args.rows])
     lines, missing = [], {}
     for name, measure in rungs(against, adapter, whole, half, texts).items():
         try:
-            lines.append(once(name, lambda: asdict(measure())))
+            lines.append(parts.once(name, lambda: asdict(measure())))
         except Qwen3labError as error:
             if name != "AWQ 4-bit":
                 raise
@@ -144,13 +132,13 @@ def main() -> None:
     against = ladder.ruler(first, tokenizer, tasks.load("knowledge", "validation")[:args.rows])
     groups, sets = [], []
     for size in GROUPS:
-        groups.append(once(f"nearest, group {size}", lambda: ablation({"method": "nearest", "group": size}, nearest(half, size), against, 0)))
+        groups.append(parts.once(f"nearest, group {size}", lambda: ablation({"method": "nearest", "group": size}, nearest(half, size), against, 0)))
 
         def measure(texts: list[str], size: int, line: dict) -> dict:
             path = forms.gptq(half, texts, group_size=size)
             return ablation(line, load_4bits(path), against, quantization.folder_bytes(path, "*.safetensors"))
 
-        groups.append(once(f"GPTQ, group {size}", lambda: measure(texts, size, {"method": "GPTQ", "group": size})))
+        groups.append(parts.once(f"GPTQ, group {size}", lambda: measure(texts, size, {"method": "GPTQ", "group": size})))
     for kind, make in SETS.items():
         for count in COUNTS:
             for seed in range(args.draws):
@@ -159,7 +147,7 @@ def main() -> None:
                     length = sum(len(tokenizer(text).input_ids) for text in given)
                     return measure(given, forms.GROUP, {"texts": kind, "count": count, "seed": seed, "calibration_tokens": length})
 
-                sets.append(once(f"{kind}, {count} texts, draw {seed}", fresh))
+                sets.append(parts.once(f"{kind}, {count} texts, draw {seed}", fresh))
     record.write(args.out, {
         "adapter": kept.fingerprint(adapter / "adapter_model.safetensors"), "ladder": lines, "left out": missing,
         "AWQ made by": f"gptqmodel {forms.AWQ_VERSION}", "groups": groups, "calibration": sets,
@@ -167,6 +155,7 @@ def main() -> None:
         "questions": {"ladder": "knowledge.test", "groups and calibration": "knowledge.validation, right: every token of the answer is the likeliest"},
         "speed": f"answer tokens a second of {against.timed} prompts one at a time, reading included, one thread"},
         "ladder.py", ("torch", "transformers", "gptqmodel", "bitsandbytes", "xllamacpp"), args.note)
+    parts.drop()
 
 
 if __name__ == "__main__":

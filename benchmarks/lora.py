@@ -8,13 +8,12 @@ Goes on where it was stopped; writes `data/benchmarks/lora.json`.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import record
 
-from qwen3lab import evaluation, monitoring, paths, training
+from qwen3lab import evaluation, paths, training
 from qwen3lab.data import tasks
 
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
@@ -51,24 +50,18 @@ def main() -> None:
     parser.add_argument("--note", default="", help="for example what else the machine was doing")
     parser.add_argument("--out", type=Path, default=paths.DATA / "benchmarks" / "lora.json")
     args = parser.parse_args()
-    part = paths.BUILD / "lora.partial.json"
-    done = json.loads(part.read_text()) if part.is_file() and not args.steps else {}
+    parts = record.Parts("lora", keep=not args.steps)
     lines = []
     for setting, values in CHANGES.items():
         for value, change in values.items():
-            runs = done.setdefault(f"{setting}: {value}", [])
-            for seed in range(len(runs), args.seeds):
-                with monitoring.clock(f"{setting} {value}, seed {seed}"):
-                    runs.append(measure(change, seed, args.steps))
-                if not args.steps:
-                    part.parent.mkdir(exist_ok=True)
-                    part.write_text(json.dumps(done))
-            right, n = sum(run["right"] for run in runs[:args.seeds]), sum(run["n"] for run in runs[:args.seeds])
+            runs = [parts.once(f"{setting} {value}, seed {seed}", lambda: measure(change, seed, args.steps)) for seed in range(args.seeds)]
+            right, n = (sum(run[key] for run in runs) for key in ("right", "n"))
             print(f"{setting} {value}: {right} of {n}, old tasks {[run['old right'] for run in runs]} of {runs[0]['old n']}", flush=True)
-            lines.append({"setting": setting, "value": value, "runs": runs[:args.seeds]})
+            lines.append({"setting": setting, "value": value, "runs": runs})
     record.write(args.out, {"recipe": training.company_recipe() | {"steps": args.steps or training.company_recipe()["steps"], "r": 16, "lora_alpha": 32},
                             "split": "validation", "rows": lines},
                  "lora.py", ("torch", "transformers", "trl", "peft"), args.note)
+    parts.drop()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import record
 
-from qwen3lab import evaluation, generation, models, monitoring, paths, quantization, retrieval, serving, training
+from qwen3lab import evaluation, generation, models, paths, quantization, retrieval, serving, training
 from qwen3lab.data import tasks
 from qwen3lab.retrieval import panel, reading_rows, whole_book
 
@@ -84,22 +83,19 @@ def main() -> None:
     parser.add_argument("--questions", type=int, help="test and validation questions; default: all; given, nothing is kept for the next start")
     parser.add_argument("--steps", type=int, default=STEPS, help="of each training")
     parser.add_argument("--minutes", type=float, help="stop after the part during which they have passed (exit code 3); the next start goes on")
-    parser.add_argument("--again", nargs="*", default=[], help="beginnings of the names of parts that are to be measured anew, for example 'wait'")
+    parser.add_argument("--again", nargs="*", default=[], help="beginnings of the names of parts that are to be measured anew, for example 'wait'; all: '' (the parts of a finished run are kept)")
     parser.add_argument("--note", default="", help="for example what else the machine was doing")
     parser.add_argument("--out", type=Path, default=paths.DATA / "benchmarks" / "rag.json")
     args = parser.parse_args()
-    started, part = time.perf_counter(), paths.BUILD / "rag.partial.json"
-    done: dict[str, Any] = json.loads(part.read_text()) if part.is_file() and not args.questions else {}
-    done = {key: value for key, value in done.items() if not any(key.startswith(name) for name in args.again)}
+    # Kept after the record is written, unlike those of other benchmarks: `--again` measures single parts of hours anew.
+    started, so_far = time.perf_counter(), record.Parts("rag", keep=not args.questions)
+    done = so_far.found
+    for key in [key for key in done if key.startswith(tuple(args.again))]:
+        del done[key]
 
     def once(key: str, make: Callable[[], Any]) -> Any:
         if key not in done:
-            with monitoring.clock(key):
-                done[key] = make()
-            if not args.questions:
-                part.parent.mkdir(exist_ok=True)
-                part.write_text(json.dumps(done))
-            print(key, str(done[key])[:300], flush=True)
+            so_far.once(key, make)
             if args.minutes and time.perf_counter() - started > 60 * args.minutes:
                 sys.exit(3)
         return done[key]

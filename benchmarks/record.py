@@ -1,4 +1,4 @@
-"""How a benchmark writes its result: as JSON, with where, when and with which versions it was measured."""
+"""How a benchmark keeps what it has so far, and writes its result: as JSON, with where, when and with which versions it was measured."""
 
 from __future__ import annotations
 
@@ -6,10 +6,46 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from qwen3lab import monitoring, paths
+
+
+class Parts:
+    """What a benchmark has measured so far, in `build/<name>.partial.json`, so that a run that was cut off goes on.
+
+    With `keep=False`, for a quick look, nothing is read and nothing written.
+    """
+
+    def __init__(self, name: str, keep: bool = True) -> None:
+        self.file, self.keep = paths.BUILD / f"{name}.partial.json", keep
+        self.found: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8")) if keep and self.file.is_file() else {}
+
+    def put(self, key: str, value: Any) -> Any:
+        """Keep a part; returns it as JSON gives it back, so that a run in one go and a resumed one see the same."""
+        self.found[key] = json.loads(json.dumps(value))
+        if self.keep:
+            self.file.parent.mkdir(exist_ok=True)
+            new = self.file.with_suffix(".new")
+            new.write_text(json.dumps(self.found), encoding="utf-8")
+            new.replace(self.file)  # a run that is killed while it writes loses nothing
+        return self.found[key]
+
+    def once(self, key: str, measure: Callable[[], Any]) -> Any:
+        """The part under `key`: measured and kept, unless it is there already."""
+        if key not in self.found:
+            with monitoring.clock(key):
+                self.put(key, measure())
+            print(key, str(self.found[key])[:300], flush=True)
+        return self.found[key]
+
+    def drop(self) -> None:
+        """Forget the parts once the record is written: the next run is to measure anew."""
+        if self.keep:
+            self.file.unlink(missing_ok=True)
 
 
 def write(out: Path, result: dict[str, Any], script: str, packages: Sequence[str], note: str) -> dict[str, Any]:

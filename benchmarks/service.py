@@ -16,7 +16,7 @@ from typing import Any
 
 import record
 
-from qwen3lab import evaluation, models, monitoring, paths, training, untrained
+from qwen3lab import evaluation, models, paths, training, untrained
 from qwen3lab.company import tone
 from qwen3lab.data import tasks
 
@@ -52,18 +52,7 @@ def main() -> None:
     parser.add_argument("--adapter", type=Path, default=paths.DATA / "adapters" / "service")
     args = parser.parse_args()
     train = tasks.load("service", "train")[:args.rows]
-    part = paths.BUILD / "service.partial.json"
-    done: dict[str, Any] = json.loads(part.read_text()) if part.is_file() and not args.rows else {}
-
-    def once(key: str, make) -> Any:
-        if key not in done:
-            with monitoring.clock(key):
-                done[key] = make()
-            if not args.rows:
-                part.parent.mkdir(exist_ok=True)
-                part.write_text(json.dumps(done))
-            print(key, done[key], flush=True)
-        return done[key]
+    parts = record.Parts("service", keep=not args.rows)
 
     def trained(way: str, choice: dict[str, Any], split: str, seed: int = 0, keep: bool = False, old: bool = False) -> dict[str, Any]:
         settings = COMMON | choice
@@ -78,15 +67,16 @@ def main() -> None:
         return examine(run.model, run.tokenizer, split, old) | {"seed": seed, "tokens": run.tokens, "trained": run.trained, "seconds": round(run.seconds, 1)}
 
     model, tokenizer = models.load("chat")
-    before = once("before", lambda: examine(model, tokenizer, "test", old=True))
-    tried = {name: once(name, lambda choice=choice: trained(WAYS[1], choice, "validation")) for name, choice in CHOICES.items()}
+    before = parts.once("before", lambda: examine(model, tokenizer, "test", old=True))
+    tried = {name: parts.once(name, lambda choice=choice: trained(WAYS[1], choice, "validation")) for name, choice in CHOICES.items()}
     best = max(tried, key=lambda name: (tried[name]["all marks"], tried[name]["equal"]))
-    runs = {way: [once(f"{way}, seed {seed}", lambda way=way, seed=seed: trained(way, CHOICES[best], "test", seed, keep=seed == 0 and way == WAYS[1], old=True))
+    runs = {way: [parts.once(f"{way}, seed {seed}", lambda way=way, seed=seed: trained(way, CHOICES[best], "test", seed, keep=seed == 0 and way == WAYS[1], old=True))
                   for seed in range(args.seeds)] for way in reversed(WAYS)}
     words = untrained.tokens(model, tokenizer, [training.encode(tokenizer, row) for row in train])
     record.write(args.out, {"recipe": COMMON | CHOICES[best], "training rows": len(train), "new words": len(words), "before": before,
                             "chosen on validation": tried, "chosen": best, "runs": {way: runs[way] for way in WAYS}},
                  "service.py", ("torch", "transformers", "trl", "peft"), args.note)
+    parts.drop()
 
 
 if __name__ == "__main__":

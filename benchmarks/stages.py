@@ -15,7 +15,7 @@ from typing import Any
 
 import record
 
-from qwen3lab import evaluation, models, monitoring, paths, stages, training
+from qwen3lab import evaluation, models, paths, stages, training
 from qwen3lab.data import tasks
 
 BLOCK = 128
@@ -54,29 +54,18 @@ def main() -> None:
     parser.add_argument("--note", default="", help="for example what else the machine was doing")
     parser.add_argument("--out", type=Path, default=paths.DATA / "benchmarks" / "stages.json")
     args = parser.parse_args()
-    part = paths.BUILD / "stages.partial.json"
-    done = json.loads(part.read_text()) if part.is_file() else {}
-
-    def once(key: str, make) -> Any:
-        if key not in done:
-            with monitoring.clock(key):
-                done[key] = make()
-            part.parent.mkdir(exist_ok=True)
-            part.write_text(json.dumps(done))
-        print(key, done[key], flush=True)
-        return done[key]
-
+    parts = record.Parts("stages")
     text = stages.blocks(models.load_tokenizer("chat"), stages.entries(stages.documents()), BLOCK)
     small = {"taught": tasks.load("knowledge", "validation"), "read": stages.only_in_text("validation"), "old": [], "text": text}
-    tried = [once(f"validation: {json.dumps(settings)}", lambda: measure(settings, 0, small, ("text, then chat",)))["text, then chat"]
+    tried = [parts.once(f"validation: {json.dumps(settings)}", lambda: measure(settings, 0, small, ("text, then chat",)))["text, then chat"]
              for settings in CANDIDATES]
     # By the share of each kind of question, so that the many taught ones do not outvote the few read ones.
     share = [sum(line[key] / len(small[rows]) for key, rows in (("taught", "taught"), ("read", "read"), ("completed", "read"))) for line in tried]
     best = CANDIDATES[share.index(max(share))]
     exam = {"taught": tasks.load("knowledge", "test"), "read": stages.only_in_text("test"), "old": tasks.load("chat", "test"), "text": text}
-    base = once("base", lambda: measure(best, 0, exam, ("base",)))["base"]
+    base = parts.once("base", lambda: measure(best, 0, exam, ("base",)))["base"]
     learned = tuple(name for name in stages.WAYS if name != "base")
-    runs = [once(f"{json.dumps(best)}, seed {seed}", lambda: measure(best, seed, exam, learned)) for seed in range(args.seeds)]
+    runs = [parts.once(f"{json.dumps(best)}, seed {seed}", lambda: measure(best, seed, exam, learned)) for seed in range(args.seeds)]
     n = {key: len(exam["read" if key == "completed" else key]) for key in COUNTS}
     lines = []
     for name in stages.WAYS:
@@ -92,6 +81,7 @@ def main() -> None:
                             "text tokens": sum(len(block["input_ids"]) for block in text), "rows": lines,
                             "interval": "Wilson, 95 %, all seeds together: how far it lies from endlessly many questions, not from other seeds"},
                  "stages.py", ("torch", "transformers", "trl"), args.note)
+    parts.drop()
 
 
 if __name__ == "__main__":

@@ -10,13 +10,12 @@ any training has (the old rows are sums of one to four digits), and the company'
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 
 import record
 
-from qwen3lab import evaluation, models, monitoring, paths, survival, training
+from qwen3lab import evaluation, models, paths, survival, training
 from qwen3lab.data import tasks
 
 PASSES, BATCH, RATE = 3, 32, 1e-3  # times that each new row is read; the rate was taken from notebook 05
@@ -37,21 +36,17 @@ def main() -> None:
     n = {"thinks": SUMS + PROBLEMS, "sums": SUMS, "problems": PROBLEMS, "answers": len(exam["questions"])}
     model, tokenizer = models.load("chat")
     lines = [{"recipe": "before", "runs": [survival.examine(model, tokenizer, **exam)]}]
-    part = paths.BUILD / "survival.partial.json"
-    done = json.loads(part.read_text()) if part.is_file() and not args.rows else {}
+    parts = record.Parts("survival", keep=not args.rows)
+
+    def measure(recipe: str, seed: int) -> dict[str, int]:
+        rows = survival.rows(tokenizer, recipe, new, old, seed)
+        run = training.fine_tune("chat", rows, method="full", steps=math.ceil(PASSES * len(rows) / BATCH), batch_size=BATCH, learning_rate=RATE, seed=seed)
+        return survival.examine(run.model, tokenizer, **exam) | {"seed": seed, "steps": run.steps, "tokens": run.tokens}
+
     for recipe in survival.RECIPES:
-        runs = done.setdefault(recipe, [])
         seeds = min(args.seeds, LONG_SEEDS) if survival.RECIPES[recipe][1] > 0.5 else args.seeds
-        for seed in range(len(runs), seeds):
-            with monitoring.clock(f"{recipe}, seed {seed}"):
-                rows = survival.rows(tokenizer, recipe, new, old, seed)
-                run = training.fine_tune("chat", rows, method="full", steps=math.ceil(PASSES * len(rows) / BATCH), batch_size=BATCH,
-                                         learning_rate=RATE, seed=seed)
-                runs.append(survival.examine(run.model, tokenizer, **exam) | {"seed": seed, "steps": run.steps, "tokens": run.tokens})
-            if not args.rows:
-                part.parent.mkdir(exist_ok=True)
-                part.write_text(json.dumps(done))
-        lines.append({"recipe": recipe, "runs": runs[:seeds]})
+        runs = [parts.once(f"{recipe}, seed {seed}", lambda: measure(recipe, seed)) for seed in range(seeds)]
+        lines.append({"recipe": recipe, "runs": runs})
         print(recipe, [[run[key] for key in n] for run in runs], flush=True)
     for line in lines:
         for key, count in n.items():
@@ -61,6 +56,7 @@ def main() -> None:
                             "new rows": len(new), "rows": lines,
                             "interval": "Wilson, 95 %, all seeds together: how far it lies from endlessly many questions, not from other seeds"},
                  "survival.py", ("torch", "transformers", "trl"), args.note)
+    parts.drop()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ A third part compares tokens a second with a loop of plain PyTorch over our rows
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import random
 import statistics
@@ -24,7 +23,7 @@ import record
 import torch
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
-from qwen3lab import models, monitoring, paths, profiles, training
+from qwen3lab import models, paths, profiles, training
 from qwen3lab.data import tasks
 from qwen3lab.quiet import quiet
 
@@ -164,20 +163,17 @@ def main() -> None:
     args = parser.parse_args()
     quiet()
     fixed = profiles.get().max_length
-    part = paths.BUILD / "training.partial.json"
-    runs = json.loads(part.read_text()) if part.is_file() else []
-    for seed in range(len(runs), args.seeds):
-        with monitoring.clock(f"seed {seed}"):
-            mine = ours(seed, args.target)
-            limit = PATIENCE * mine["seconds"]
-            run = {"seed": seed, "ours": mine, "guide, padded to the longest row": guide(seed, None, args.target, limit),
-                   f"guide, padded to {fixed}": guide(seed, fixed, args.target, limit)}
-            # Taken in turns, so that a busy moment of the machine meets both.
-            run["tokens a second"] = {"ours": trained_tokens_a_second(args.speed_steps, seed), "bare loop": bare_tokens_a_second(args.speed_steps, seed)}
-        runs.append(run)
-        part.parent.mkdir(exist_ok=True)
-        part.write_text(json.dumps(runs))
-        print({key: (value["seconds"], value["reached"]) if "seconds" in value else value for key, value in run.items() if key != "seed"}, flush=True)
+    parts = record.Parts("training")
+
+    def measure(seed: int) -> dict[str, Any]:
+        mine = ours(seed, args.target)
+        limit = PATIENCE * mine["seconds"]
+        run = {"seed": seed, "ours": mine, "guide, padded to the longest row": guide(seed, None, args.target, limit),
+               f"guide, padded to {fixed}": guide(seed, fixed, args.target, limit)}
+        # Taken in turns, so that a busy moment of the machine meets both.
+        return run | {"tokens a second": {"ours": trained_tokens_a_second(args.speed_steps, seed), "bare loop": bare_tokens_a_second(args.speed_steps, seed)}}
+
+    runs = [parts.once(f"seed {seed}", lambda: measure(seed)) for seed in range(args.seeds)]
     summary = {}
     for name in [key for key in runs[0] if key.startswith("guide")]:
         ratios = [run[name]["seconds"] / run["ours"]["seconds"] for run in runs]
@@ -187,6 +183,7 @@ def main() -> None:
     summary["speed against the bare loop"] = {"shares": [round(share, 3) for share in shares], "median": round(statistics.median(shares), 3)}
     record.write(args.out, {"recipe": {"learning_rate": RATE, "rows a step": ROWS, "warm-up": WARM_UP, "target": args.target, "given up after": f"{PATIENCE} times our seconds"},
                             "summary": summary, "rows": runs}, "training.py", ("torch", "transformers", "trl", "peft"), args.note)
+    parts.drop()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -115,3 +116,19 @@ def servable_checkpoint(folder, name):
     core.add_special_tokens(list(CONTROL_TOKENS))
     PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>").save_pretrained(folder)
     return folder
+
+
+@pytest.fixture()
+def script(monkeypatch):
+    """Load a file of the folder benchmarks."""
+    from qwen3lab import paths
+
+    monkeypatch.syspath_prepend(str(paths.ROOT / "benchmarks"))
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f"benchmark_{name}", paths.ROOT / "benchmarks" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load

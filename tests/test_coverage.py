@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 
 import numpy as np
 import pytest
 
-from qwen3lab import paths, records, uncertainty
+from qwen3lab import records, uncertainty
 
 
 def record(name):
     return records.read(name)
-
-
-@pytest.fixture()
-def script(monkeypatch):
-    """Load a file of the folder benchmarks."""
-    monkeypatch.syspath_prepend(str(paths.ROOT / "benchmarks"))
-
-    def load(name):
-        spec = importlib.util.spec_from_file_location(f"benchmark_{name}", paths.ROOT / "benchmarks" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
 
 
 def test_intervals_of_tests_of_the_courses_size_hold_the_truth_as_often_as_they_say():
