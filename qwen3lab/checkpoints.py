@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import models, nf4, paths, profiles, quantization, retrieval, training
+from qwen3lab import models, paths, profiles, quantization, retrieval, training
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.quiet import quiet

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import chat, evaluation, models, monitoring, serving
+from qwen3lab import chat, evaluation, monitoring, serving
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.generation import generate_ids

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def answers() -> dict[str, list[dict[str, str]]]:
 
 def simulate(file: Path, replies: dict[str, Sequence[dict[str, Any]]]) -> None:
     """Let every simulated rater rate everything, through the same `Session` that people use; dates are those of no day on which anybody rated."""
-    start = datetime(2000, 1, 1, tzinfo=timezone.utc)
+    start = datetime(2000, 1, 1, tzinfo=UTC)
     for rater, severity in RATERS.items():
         session = rating.Session(replies, file, rater, seed=SEED, now=lambda: start + timedelta(minutes=session.progress[0]))
         while sheet := session.current:

@@ -7,7 +7,7 @@ import itertools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ class Session:
     """The ratings of one rater: what comes next, what is done, and at the end what all ratings say about the systems."""
 
     def __init__(self, answers: Mapping[str, Sequence[Mapping[str, Any]]], file: str | Path, rater: str, *, seed: int = 0,
-                 now: Callable[[], datetime] = lambda: datetime.now(timezone.utc)):
+                 now: Callable[[], datetime] = lambda: datetime.now(UTC)):
         """Begin, or go on where the file stops.
 
         Args:

@@ -13,9 +13,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from conftest import servable_checkpoint
 
 from qwen3lab import chat, guard, models, paths, quantization, serving
-from conftest import servable_checkpoint
 
 FILES = sorted((paths.ROOT / "docker").glob("*.Dockerfile"))
 SERVE = paths.ROOT / "docker" / "serve.Dockerfile"

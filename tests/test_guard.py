@@ -16,9 +16,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from urllib.parse import urlsplit
 
 import pytest
+from conftest import servable_checkpoint
 
 from qwen3lab import chat, engines, guard, models, quantization, serving
-from conftest import servable_checkpoint
 
 CHAT = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "temperature": 0}

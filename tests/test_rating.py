@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ HEAD = ",".join(rating_file.FIELDS)
 
 
 def fixed():
-    return datetime(2024, 5, 1, 12, tzinfo=timezone.utc)
+    return datetime(2024, 5, 1, 12, tzinfo=UTC)
 
 
 def begin(file, rater="ann", seed=0, systems=SYSTEMS):

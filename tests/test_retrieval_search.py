@@ -209,7 +209,8 @@ def test_a_training_row_counts_yes_or_no_alone(reranker):
 
 
 def test_words_that_begin_alike_are_refused(reranker):
-    from tokenizers import Tokenizer, models as parts
+    from tokenizers import Tokenizer
+    from tokenizers import models as parts
     from transformers import PreTrainedTokenizerFast
 
     same = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(parts.WordLevel({"?": 0}, unk_token="?")))

@@ -7,11 +7,11 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from conftest import servable_checkpoint
 
 from qwen3lab import chat, engines, models, paths, quantization, serving
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.generation import generate_ids
-from conftest import servable_checkpoint
 
 MOE = paths.MODELS / "qwen3-tiny-moe"
 needs_moe = pytest.mark.skipif(not (MOE / "config.json").is_file(), reason="the bundled mixture of experts is not there")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 
 from qwen3lab import chat, models, plots, records, survival

@@ -7,7 +7,8 @@ import torch
 
 from qwen3lab.chat import template
 from qwen3lab.paths import MODELS
-from qwen3lab.tiny import build, corpus, shapes, tokenizer as tokenizers, words, world
+from qwen3lab.tiny import build, corpus, shapes, words, world
+from qwen3lab.tiny import tokenizer as tokenizers
 from qwen3lab.tiny.encode import Encoder
 from qwen3lab.tiny.muon import Muon, orthogonalise
 from qwen3lab.tiny.pretrain import Recipe, loss_sum, train

@@ -22,7 +22,7 @@ class SearchBoth(SearchEnglish):
 var splitQuery = (query) =>
   (query.match(/[%(cjk)s]+|(?:(?![%(cjk)s])[\\p{Letter}\\p{Number}_])+/gu) || []).flatMap((run) =>
     !/[%(cjk)s]/.test(run) || run.length < 3 ? [run] : [...run].slice(1).map((next, at) => run[at] + next));
-""" % {"cjk": r"\u3400-\u9fff"}
+""" % {"cjk": r"\u3400-\u9fff"}  # noqa: UP031 (the braces are JavaScript's)
 
     def split(self, input: str) -> list[str]:
         """The terms of a text. A single Chinese character is one only where it stands alone."""

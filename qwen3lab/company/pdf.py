@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fpdf import FPDF
@@ -65,7 +65,7 @@ class Handbook(FPDF):
         self.set_title(TITLE)
         self.set_author(COMPANY["en"])
         self.set_producer("fpdf2")
-        self.set_creation_date(datetime(2026, 3, 1, tzinfo=timezone.utc))
+        self.set_creation_date(datetime(2026, 3, 1, tzinfo=UTC))
         self.numbers = [0, 0]
         self.after = ""
 

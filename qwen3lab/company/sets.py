@@ -138,7 +138,6 @@ def _askable(thing: world.Thing, key: str) -> bool:
 
 def _unanswerable(language: str, n_gaps: int, n_strangers: int, seed: str, asked: set[str]) -> list[dict]:
     """Questions that the handbook leaves open: on a gap of a thing it describes, or on a thing that is not in it."""
-    rng = random.Random(f"unanswerable-{seed}-{language}")
     gaps = [(t, a.key) for t in BY_NAME.values() if t.language == language
             for a in world.KINDS[t.kind] if a.key not in t.values and _askable(t, a.key)]
     rules = [r for r in (w.EN_RULES if language == "en" else w.ZH_RULES) if r not in BY_NAME]

@@ -6,7 +6,7 @@ import random
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from typing import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 THRESHOLD = 0.9  # Jaccard overlap from which two prompts count as near-copies
 SIZE = 5  # units in a shingle

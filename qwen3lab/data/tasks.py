@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable
 
 from qwen3lab import paths
 from qwen3lab.chat import ROLES, extract_tool_calls

@@ -173,9 +173,9 @@ def ablation(table: pd.DataFrame, baseline: str = "recipe") -> Figure:
         table: columns setting, value, accuracy, low, high, old, old_low, old_high.
         baseline: the setting that all others change.
     """
-    places, at = [], 0.0
+    places, at, last = [], 0.0, None
     for setting in table.setting:
-        if places and setting != last:
+        if last is not None and setting != last:
             at += 0.6
         places.append(at)
         last, at = setting, at + 1.0

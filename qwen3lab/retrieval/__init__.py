@@ -6,8 +6,8 @@ from .answering import Answer, answer, answer_all, cite, context, fitting, langu
 from .chunks import Chunk, chunk
 from .fusion import fuse
 from .index import Hit, Index, Keywords, key_terms
-from .measures import first_ranks, mrr, recall_at_k, relevant_chunks, search_marks
 from .marking import choose_threshold, cited, codes, grade, marks, readable, tells, with_threshold
+from .measures import first_ranks, mrr, recall_at_k, relevant_chunks, search_marks
 from .pdf import Chapter, Line, Page, chapters, read_pdf
 from .rerank import Reader, Reranker
 from .vectors import embed, plain_ids

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Sequence
+from typing import TYPE_CHECKING
 
 from qwen3lab.chat import plain_ids
 from qwen3lab.tiny.world import REFUSAL, context_prompt

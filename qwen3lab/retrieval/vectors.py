@@ -12,7 +12,6 @@ from qwen3lab.errors import Qwen3labError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-    from transformers import PreTrainedTokenizerBase
 
 
 def rows(embedder: SentenceTransformer, texts: Sequence[str], role: str = "document") -> list[list[int]]:

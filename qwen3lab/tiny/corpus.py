@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from . import words as w
 from . import world
-from .world import KINDS, REFUSAL, Thing, ask, context_prompt, describe, make_thing, state
+from .world import KINDS, REFUSAL, Thing, ask, context_prompt, describe, make_thing
 
 
 @dataclass
