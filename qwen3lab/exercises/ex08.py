@@ -277,6 +277,16 @@ def _of_given(answers):
     return sum(not right for right in given) / len(given) if given else 0.0
 
 
+@hallucination_rate.mistake("That is how many answers were invented. The rate is their share of all questions.")
+def _how_many(answers):
+    return sum(not right and not declined for right, declined in answers)
+
+
+@hallucination_rate.mistake("You count refusals as inventions. Who declines says nothing false; count what is wrong and was not declined.")
+def _refusals_too(answers):
+    return sum(not right or declined for right, declined in answers) / len(answers)
+
+
 @hallucination_rate.mistake("That is the share of refusals, rightful ones and others.")
 def _refusals(answers):
     return sum(declined for _, declined in answers) / len(answers)
