@@ -47,7 +47,7 @@ def test_runs_in_a_fresh_kernel(path, results):
     result = results[path.stem]
     assert result.error == ""
     assert result.peak_bytes < MAX_BYTES
-    assert result.seconds < 3 * MAX_SECONDS  # the course's own limit is for a notebook alone on a machine that does nothing else
+    assert result.seconds < 2 * MAX_SECONDS  # twice the course's own limit, for a machine that does other things too
 
 
 @ALL

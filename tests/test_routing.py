@@ -259,7 +259,6 @@ def test_labels_of_texts_are_dealt_out_to_whole_texts():
 
 
 def test_the_recorded_speeds_and_the_charts():
-
     import pandas as pd
 
     from qwen3lab import plots

@@ -90,7 +90,7 @@ def test_what_never_ends_is_ended(code, least):
     start = time.monotonic()
     result = sandbox.run(code, TESTS, seconds=1)
     assert result == sandbox.Result("timeout", "did not end within 1 s")
-    assert least < time.monotonic() - start < 20  # far below the 60 s that the last would sleep
+    assert least < time.monotonic() - start < 6
 
 
 def test_the_limits_hold_in_the_process():

@@ -55,7 +55,7 @@ def test_a_run_measures_the_sections_and_keeps_what_it_did_not_run(tmp_path, mon
     read = section_times.load(file)
     assert list(read) == ["01_toy", "02_bad"] and read["02_bad"] == old["02_bad"]
     first, build, *_ = [section["seconds"] for section in read["01_toy"]["sections"]]
-    assert first < build and 0.8 <= build and first + build < read["01_toy"]["seconds"]
+    assert first < 0.4 and 0.8 <= build < 1.6 and first + build < read["01_toy"]["seconds"]
     told = read["01_toy"]["measured"]
     assert told["profile"] == "tiny" and told["notebooks at a time"] == 1 and re.fullmatch(r"\d{4}-\d\d-\d\d", told["date"])
     assert section_times.stale(file, tmp_path) == ["02_bad: section 'Toy' differs; run `make times`"]
