@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 
 course: $(READY)  ## set up everything and run all notebooks, with their times
 	$(BIN)/qwen3lab doctor
-	$(BIN)/python -m qwen3lab.notebooks run --jobs auto
+	$(BIN)/python -m qwen3lab.course.notebooks run --jobs auto
 
 test: $(READY)  ## set up what it needs and run all tests
 	$(BIN)/python -m pytest
@@ -27,26 +27,26 @@ lab: $(READY)  ## open JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 notebooks: $(READY)  ## run all notebooks in place, which renews the committed outputs
-	$(BIN)/python -m qwen3lab.notebooks run --in-place
+	$(BIN)/python -m qwen3lab.course.notebooks run --in-place
 	$(BIN)/python docs/figures.py
 
 models: $(READY)  ## rebuild the bundled models (three hours on two cores; goes on where it was stopped)
-	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m qwen3lab.tiny dense moe
-	$(BIN)/python -m qwen3lab.tiny draft embedding
-	$(BIN)/python -m qwen3lab.tiny.report
-	$(BIN)/python -m qwen3lab.tiny.cards
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m scripts.tiny_models dense moe
+	$(BIN)/python -m scripts.tiny_models draft embedding
+	$(BIN)/python -m scripts.tiny_models.report
+	$(BIN)/python -m scripts.tiny_models.cards
 
 checkpoints: $(READY)  ## make what the long cells make, for those who join a workshop late
-	$(BIN)/python -m qwen3lab.checkpoints
+	$(BIN)/python -m qwen3lab.course.checkpoints
 
 answers: $(READY)  ## write the answer sheet for teachers
-	$(BIN)/python -m qwen3lab.exercises.sheet
+	$(BIN)/python -m qwen3lab.exercises.answer_sheet
 
 bundle: $(READY)  ## write one archive for a room without a network, install it without an index and run notebook 03 from it
 	$(BIN)/qwen3lab bundle --check 03
 
 times: $(READY)  ## measure how long each section takes, and fill the tables of docs/workshop.md (on a quiet machine)
-	$(BIN)/python -m qwen3lab.notebooks run --times data/section_times.json
+	$(BIN)/python -m qwen3lab.course.notebooks run --times data/section_times.json
 	$(BIN)/python docs/workshop.py
 
 site: $(READY)  ## build the site of the executed notebooks into build/site (needs no network)
@@ -71,7 +71,7 @@ $(VLLM)/.ready: constraints-vllm.txt
 	touch $@
 
 vllm: $(READY) $(VLLM)/.ready  ## set up vLLM for the CPU (3.5 GB, an environment of its own) and compare its answers with transformers'
-	$(BIN)/python -m pytest tests/test_engines.py -k vllm -rs
+	$(BIN)/python -m pytest tests/serving/test_engines.py -k vllm -rs
 
 clean:  ## remove what was built; the environment stays
 	rm -rf build .pytest_cache .hypothesis

@@ -2,7 +2,7 @@
 
 Trained are the word problems (with thoughts) and the functions of `data/tasks`; the functions put two operations together, of which
 pre-training knew each alone. Scored on the test rows: word problems by their answer, functions by running their tests in
-`qwen3lab.sandbox`, and sums of three digits as an old task that is not in the training. Method, rate and the number of word problems
+`qwen3lab.evaluation.sandbox`, and sums of three digits as an old task that is not in the training. Method, rate and the number of word problems
 in the mixture are the best of `WAYS` on the validation rows of the two tasks, with the first seed; every way reads as many rows. Goes
 on where it was stopped; writes `data/benchmarks/assistant.json`.
 """
@@ -16,8 +16,9 @@ from typing import Any
 
 import record
 
-from qwen3lab import assistant, models, paths, training
+from qwen3lab import models, paths, training
 from qwen3lab.data import tasks
+from qwen3lab.evaluation import assistant
 
 STEPS, BATCH = 240, 8  # small batches: on validation rows twice the rows a step and half the steps were worse
 WAYS = (("full", 5e-4, 400), ("full", 1e-3, 400), ("full", 2e-3, 400), ("full", 1e-3, 200), ("lora", 4e-3, 200))  # method, rate, word problems

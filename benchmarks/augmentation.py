@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import record
 
-from qwen3lab import evaluation, monitoring, paths, training
+from qwen3lab import evaluation, measure, paths, training
 from qwen3lab.data import augmentation, splits, tasks
 
 SETS = {"one wording": 3, "all wordings": 1}  # copies of each row
@@ -69,7 +69,7 @@ def main() -> None:
                 harm = {key: harm.get(key, 0) + value for key, value in counts.items()}
                 changed = {row["fact"] for row, copy in zip(repeated, new) if row["answer"] != copy["answer"]}
                 damaged[seed] = [fact in changed for fact in facts]
-                with monitoring.clock(f"{name}, {method}, seed {seed}"):
+                with measure.clock(f"{name}, {method}, seed {seed}"):
                     run = training.fine_tune("chat", [*originals, *new], **recipe, seed=seed)
                     scored = evaluation.evaluate_tasks(run.model, run.tokenizer, test, max_new_tokens=16, batch_size=64)
                 right.append(scored.correct.to_numpy())

@@ -20,8 +20,8 @@ from typing import Any
 
 import record
 
-from qwen3lab import models, monitoring, paths
-from qwen3lab.data import cleaning, near, splits
+from qwen3lab import measure, models, paths
+from qwen3lab.data import cleaning, deduplication, splits
 
 WORDS = ("casino", "赌场")
 EN = {
@@ -132,7 +132,7 @@ def found_copies(rows: list[dict[str, Any]], copies: dict[int, tuple[str, int]],
     for place, (kind, original) in copies.items():
         if kind == "near":
             one, two = (splits.shingles(splits.prompt(cleaning.mask_row(cleaning.clean(rows[i]))[0])) for i in (place, original))
-            kind += f", overlap {'from' if splits.jaccard(one, two) >= near.THRESHOLD else 'below'} {near.THRESHOLD}"
+            kind += f", overlap {'from' if splits.jaccard(one, two) >= deduplication.THRESHOLD else 'below'} {deduplication.THRESHOLD}"
         count = done.setdefault(kind, [0, 0])
         count[0] += rows[place]["id"] not in kept
         count[1] += 1
@@ -181,7 +181,7 @@ def main() -> None:
                           f"without token counts, guide in {args.processes} processes":
                               round((total[str(args.processes)] - theirs[str(args.processes)]["seconds"]["50 tokens"]) / seconds, 2)}},
         "cleaning.py", ("datasets", "datasketch", "numpy", "tokenizers"), args.note)
-    monitoring.note(f"ours {seconds:.1f} s ({args.rows / seconds:,.0f} rows/s), with token counts {counted:.1f} s; the guide's steps {total['1']:.1f} s "
+    measure.note(f"ours {seconds:.1f} s ({args.rows / seconds:,.0f} rows/s), with token counts {counted:.1f} s; the guide's steps {total['1']:.1f} s "
                     f"in one process ({args.rows / total['1']:,.0f} rows/s): {total['1'] / counted:.2f} times as fast, token counts on both sides")
     print(json.dumps(result, indent=1, ensure_ascii=False))
 

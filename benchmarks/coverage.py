@@ -19,7 +19,9 @@ import numpy as np
 import record
 from scipy import stats
 
-from qwen3lab import evaluation, paths, rating, uncertainty
+from qwen3lab import evaluation, paths
+from qwen3lab.evaluation import statistics
+from qwen3lab.evaluation.ratings import session
 
 SIZES, SHARES = (10, 20, 50, 100, 235, 1000), (0.5, 0.8, 0.95)
 GAINS = ((0.6, 0.05, 0.2), (0.8, 0.03, 0.1), (0.9, 0.02, 0.03))  # share of the first system, gain, disagreement
@@ -37,7 +39,7 @@ def simple(answers: np.ndarray, _draw: int) -> tuple[float, float]:
 
 
 def bootstrap(answers: np.ndarray, draw: int) -> tuple[float, float]:
-    return uncertainty.bootstrap(answers, draws=RESAMPLES, seed=draw)
+    return statistics.bootstrap(answers, draws=RESAMPLES, seed=draw)
 
 
 WAYS: dict[str, Callable[[np.ndarray, int], tuple[float, float]]] = {"Wilson": wilson, "bootstrap": bootstrap, "simple": simple}
@@ -58,10 +60,10 @@ def raters(n: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
 def kappa_coverage(n: int, seed: int) -> tuple[float, float]:
     """The share of simulated studies of n answers whose interval holds the true kappa, and that kappa, from a million answers."""
     rng = np.random.default_rng(seed)
-    truth = uncertainty.weighted_kappa(*(grades.tolist() for grades in raters(1_000_000, rng)))
+    truth = statistics.weighted_kappa(*(grades.tolist() for grades in raters(1_000_000, rng)))
     hits = 0
     for draw in range(DRAWS):
-        low, high = rating.kappa_interval(*raters(n, rng), draws=RESAMPLES, seed=draw)
+        low, high = session.kappa_interval(*raters(n, rng), draws=RESAMPLES, seed=draw)
         hits += low <= truth <= high
     return hits / DRAWS, truth
 
@@ -72,11 +74,11 @@ def rows(sizes: tuple[int, ...] = SIZES, seed: int = 0) -> list[dict[str, Any]]:
     for n in sizes:
         for share in SHARES:
             for name, interval in WAYS.items():
-                line = {"interval": name, "n": n, "share": share, "coverage": uncertainty.coverage(interval, share, n, draws=DRAWS, seed=seed)}
+                line = {"interval": name, "n": n, "share": share, "coverage": statistics.coverage(interval, share, n, draws=DRAWS, seed=seed)}
                 found.append(line if name == "bootstrap" else line | {"exact": round(exact(interval, share, n), 4)})
         for share, gain, disagreement in GAINS:
             found.append({"interval": "paired bootstrap", "n": n, "share": share, "gain": gain, "disagreement": disagreement,
-                          "coverage": uncertainty.paired_coverage(share, gain, disagreement, n, draws=DRAWS, seed=seed)})
+                          "coverage": statistics.paired_coverage(share, gain, disagreement, n, draws=DRAWS, seed=seed)})
         held, truth = kappa_coverage(n, seed)
         found.append({"interval": "kappa, bootstrap", "n": n, "kappa": round(truth, 4), "coverage": held})
     return found

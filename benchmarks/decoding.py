@@ -1,6 +1,6 @@
 """`python benchmarks/decoding.py`: what a KV cache, prompt lookup and speculative decoding save, in passes and in seconds, one text at a time.
 
-First qwen3-tiny with qwen3-tiny-draft on 50 prompts, five of each task of the chat set, by `qwen3lab.speculative` and by transformers; all
+First qwen3-tiny with qwen3-tiny-draft on 50 prompts, five of each task of the chat set, by `qwen3lab.from_scratch.speculative` and by transformers; all
 answers are greedy and must be equal. Then released shapes with random weights, cut to a few layers in the same proportion (`--whole` takes all
 layers, for a GPU): there the time of every pass is real, and whether a guess stays is drawn with a given probability, because random
 weights agree on nothing. Writes `data/benchmarks/decoding.json`; with `--shapes-only` the second part alone.
@@ -18,7 +18,8 @@ from typing import Any
 import record
 import torch
 
-from qwen3lab import family, paths, speculative
+from qwen3lab import family, paths
+from qwen3lab.from_scratch import speculative
 
 EACH, LONGEST, DRAFTED, LOOKED_UP = 5, 96, 4, 10
 ASSISTED = {"num_assistant_tokens": DRAFTED, "num_assistant_tokens_schedule": "constant", "assistant_confidence_threshold": 0.0}

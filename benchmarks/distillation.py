@@ -19,8 +19,9 @@ from typing import Any
 
 import record
 
-from qwen3lab import distill, evaluation, models, paths, training
+from qwen3lab import evaluation, models, paths, training
 from qwen3lab.data import tasks
+from qwen3lab.training import distillation
 
 BATCH, STEPS, TEACHER_STEPS = 32, 48, 96  # 48 steps read each of the 510 prompts three times
 RATES, TEACHER_RATES = (2e-3, 4e-3, 8e-3), (1e-3, 2e-3)
@@ -35,7 +36,7 @@ OLD_ROWS = tasks.load("chat", "test")[:OLD]
 
 
 def student(name: str, teacher: Any) -> Any:
-    return distill.half(teacher) if name == "half" else models.load("qwen3-tiny-draft", dtype="float32")[0]
+    return distillation.half(teacher) if name == "half" else models.load("qwen3-tiny-draft", dtype="float32")[0]
 
 
 def teach(way: str, model: Any, teacher: Any, tokenizer: Any, rows: list[dict], answered: list[dict], rate: float, first: float, seed: int) -> Any:
@@ -52,14 +53,14 @@ def teach(way: str, model: Any, teacher: Any, tokenizer: Any, rows: list[dict], 
     if way == "teacher's answers, twice as long":
         return fit(answered, 2 * STEPS)
     if way == "teacher's distributions":
-        return distill.match(model, teacher, tokenizer, answered, steps=STEPS, **common)
+        return distillation.match(model, teacher, tokenizer, answered, steps=STEPS, **common)
     if way == "on-policy":
-        return distill.on_policy(model, teacher, tokenizer, rows, steps=STEPS, **common)
+        return distillation.on_policy(model, teacher, tokenizer, rows, steps=STEPS, **common)
     model = fit(answered, STEPS, first)
-    return distill.on_policy(model, teacher, tokenizer, rows, steps=STEPS, **common)
+    return distillation.on_policy(model, teacher, tokenizer, rows, steps=STEPS, **common)
 
 
-def right(model: Any, tokenizer: Any, rows: list[dict], longest: int = distill.LONGEST) -> int:
+def right(model: Any, tokenizer: Any, rows: list[dict], longest: int = distillation.LONGEST) -> int:
     return int(evaluation.evaluate_tasks(model, tokenizer, rows, max_new_tokens=longest).correct.sum())
 
 
@@ -76,7 +77,7 @@ def examined(rate: float) -> dict[str, int]:
 def taught(name: str, way: str, rate: float, first: float, seed: int, trial: bool) -> dict[str, Any]:
     """A student from start to score: on the validation rows, or on the test rows and the old tasks."""
     teacher, tokenizer = models.load(KEPT, dtype="float32")
-    answered = distill.answered(teacher, tokenizer, TRAIN)
+    answered = distillation.answered(teacher, tokenizer, TRAIN)
     started = time.perf_counter()
     model = teach(way, student(name, teacher), teacher, tokenizer, TRAIN, answered, rate, first, seed)
     seconds = round(time.perf_counter() - started, 1)
@@ -113,7 +114,7 @@ def main() -> None:
         run = teacher_at(rate, 0)
         run.model.save_pretrained(KEPT), run.tokenizer.save_pretrained(KEPT)
     teacher, tokenizer = models.load(KEPT, dtype="float32")
-    answered = distill.answered(teacher, tokenizer, TRAIN)
+    answered = distillation.answered(teacher, tokenizer, TRAIN)
     both = lambda model: {"new": right(model, tokenizer, TEST), "old": right(model, tokenizer, OLD_ROWS, 128)}
     above, before = parts.once("teacher", lambda: both(teacher)), parts.once("before", lambda: both(models.load("qwen3-tiny")[0]))
     trials: dict[tuple[str, str], dict[float, int]] = {}

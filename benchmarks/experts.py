@@ -17,7 +17,8 @@ import record
 import torch
 from transformers import AutoModelForCausalLM
 
-from qwen3lab import family, monitoring, paths
+from qwen3lab import family, paths
+from qwen3lab import measure as qwen3lab_measure
 
 IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")
 SIZES = {16: 4, 128: 8}  # experts a layer: experts a token, as in qwen3-tiny-moe and Qwen3-30B-A3B
@@ -68,7 +69,7 @@ def main() -> None:
     layer = {"hidden": HIDDEN, "width of an expert": WIDTH, "dtype": "float32", "threads": 1, "seconds": "of the processor"}
     record.write(args.out, {"layer": layer, "rows": rows}, "experts.py", ("torch", "transformers"), args.note)
     for row in rows:
-        monitoring.note(f"{row['experts']:>3} experts, {row['implementation']:<10} {row['seconds'] * 1000:8.1f} ms ({row['tokens/s']:,.0f} tokens/s)")
+        qwen3lab_measure.note(f"{row['experts']:>3} experts, {row['implementation']:<10} {row['seconds'] * 1000:8.1f} ms ({row['tokens/s']:,.0f} tokens/s)")
 
 
 if __name__ == "__main__":

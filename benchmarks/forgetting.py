@@ -16,8 +16,9 @@ from typing import Any
 
 import record
 
-from qwen3lab import evaluation, paths, training, uncertainty
+from qwen3lab import evaluation, paths, training
 from qwen3lab.data import tasks
+from qwen3lab.evaluation import statistics
 
 RATES, RATE_SEEDS = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3), 2
 REHEARSED, OLD_ROWS = ("addition", "word-problem"), 85  # old rows of each: a quarter of all rows
@@ -42,7 +43,7 @@ def share(answers: list[str]) -> dict[str, float]:
     """The mean over seeds, its 95 % interval from questions drawn again, and the lowest and highest seed."""
     shares = [text.count("1") / len(text) for text in answers]
     by_question = [sum(map(int, digits)) / len(answers) for digits in zip(*answers, strict=True)]
-    low, high = uncertainty.bootstrap(by_question)
+    low, high = statistics.bootstrap(by_question)
     return {key: round(value, 4) for key, value in
             {"share": sum(shares) / len(shares), "low": low, "high": high, "lowest": min(shares), "highest": max(shares)}.items()}
 

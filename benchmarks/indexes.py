@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import record
 
-from qwen3lab import models, monitoring, paths
+from qwen3lab import measure, models, paths
 from qwen3lab.retrieval import approximate
-from qwen3lab.tiny import world
+from qwen3lab.world import things
 
 DIMENSION, K, NEAR, STEP = 64, 10, 10, 0.65
 EFFORTS = {"flat": (None,), "hnsw": (16, 32, 64, 128, 256), "ivf": (1, 4, 16, 64)}
@@ -35,8 +35,8 @@ def passages(n: int, seed: int) -> tuple[list[str], list[str]]:
     texts: dict[str, str] = {}
     while len(texts) < n:
         language = "en" if rng.random() < 0.6 else "zh"
-        thing = world.make_thing(rng, rng.choice(("product", "person", "place")), language, None, rng.randint(1, 4))
-        texts.setdefault(world.describe(rng, thing), world.ask(thing, rng.choice(list(thing.values)), rng.randrange(60)))
+        thing = things.make_thing(rng, rng.choice(("product", "person", "place")), language, None, rng.randint(1, 4))
+        texts.setdefault(things.describe(rng, thing), things.ask(thing, rng.choice(list(thing.values)), rng.randrange(60)))
     return list(texts), list(texts.values())
 
 
@@ -50,7 +50,7 @@ def embed(n: int, questions: int, folder: Path) -> tuple[np.ndarray, np.ndarray]
     if not file.is_file():
         embedder = models.load_embedding(device="cpu")
         texts, asked = passages(n, 0)
-        with monitoring.clock(f"embedding of {n} passages"):
+        with measure.clock(f"embedding of {n} passages"):
             vectors = unit(embedder.encode_document(texts)[:, :DIMENSION])
         chosen = random.Random("questions").sample(range(min(1000, n)), min(questions, n))  # their passages are in the smallest set too
         folder.mkdir(parents=True, exist_ok=True)

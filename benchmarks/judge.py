@@ -1,7 +1,7 @@
 """`python benchmarks/judge.py`: the chat model as a judge, of pairs of answers in both orders and of single answers.
 
 Pairs: the answers of notebook 03's adapter (first) and of the chat model itself (second) to all of `knowledge.test`, with what exact match says of
-each. Grades: the replies of `qwen3lab.raters`, in the order of a `rating.Session`. Nothing is trained or chosen here. Writes
+each. Grades: the replies of `qwen3lab.evaluation.ratings.simulated`, in the order of a `session.Session`. Nothing is trained or chosen here. Writes
 `data/benchmarks/judge.json`.
 """
 
@@ -12,8 +12,10 @@ from pathlib import Path
 
 import record
 
-from qwen3lab import evaluation, judge, models, paths, raters, rating, training
+from qwen3lab import evaluation, models, paths, training
 from qwen3lab.data import tasks
+from qwen3lab.evaluation import judge
+from qwen3lab.evaluation.ratings import session, simulated
 
 
 def main() -> None:
@@ -29,7 +31,7 @@ def main() -> None:
     pairs = [{"id": row["id"], "first": one.prediction, "second": two.prediction, "first right": bool(one.correct), "second right": bool(two.correct),
               "leading": round(line.leading, 6), "trailing": round(line.trailing, 6), "mass": float(f"{line.mass:.4g}")}
              for row, one, two, line in zip(facts, first.itertuples(), second.itertuples(), judged.itertuples())]
-    sheets = rating.Session(raters.answers(), raters.FILE, rater=next(iter(raters.RATERS)), seed=raters.SEED).sheets
+    sheets = session.Session(simulated.answers(), simulated.FILE, rater=next(iter(simulated.RATERS)), seed=simulated.SEED).sheets
     graded = judge.grade(model, tokenizer, [sheet.question for sheet in sheets], [sheet.answer for sheet in sheets])
     grades = [{"item": sheet.item, "system": sheet.system, "likeliest": int(grade)} for sheet, grade in zip(sheets, graded.likeliest)]
     print(judge.bias(judged).round(3), judge.agreement(judged, first.correct, second.correct).round(3), graded.likeliest.value_counts(), sep="\n\n")

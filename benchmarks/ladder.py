@@ -17,10 +17,14 @@ from typing import Any
 
 import record
 
-from qwen3lab import chat, evaluation, forms, gptq_by_hand, kept, ladder, models, paths, quantization, training
+from qwen3lab import cache, chat, evaluation, models, paths, quantization, training
+from qwen3lab import measure as qwen3lab_measure
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.tiny import corpus
+from qwen3lab.from_scratch import gptq
+from qwen3lab.quantization import variants
+from qwen3lab.serving import ladder
+from qwen3lab.world import corpus
 
 GROUPS, COUNTS, DRAWS = (32, 64, 128, -1), (8, 32, 128), 3
 
@@ -43,7 +47,7 @@ def random_texts(tokenizer, count: int, seed: int, length: int = 30) -> list[str
 
 
 def company_texts(tokenizer, count: int, seed: int) -> list[str]:
-    return forms.calibration(tokenizer, random.Random(seed).sample(tasks.load("knowledge", "train"), count))
+    return variants.calibration(tokenizer, random.Random(seed).sample(tasks.load("knowledge", "train"), count))
 
 
 SETS: dict[str, Callable[..., list[str]]] = {"company": company_texts, "general chat": general_texts, "random tokens": random_texts}
@@ -56,7 +60,7 @@ def load_4bits(path: Path):
 def rungs(against: ladder.Ruler, adapter: Path, whole: Path, half: Path, texts: list[str]) -> dict[str, Callable[[], ladder.Rung]]:
     """Name -> measure it, from top to bottom."""
     def gguf(kind: str, name: str, served: bool = False) -> ladder.Rung:
-        path = forms.gguf(half, kind)
+        path = variants.gguf(half, kind)
         return ladder.rung(name, path, against, disk=path, served=served)
 
     def model(name: str, load: Callable[[], Any], *disk: Path) -> ladder.Rung:
@@ -67,13 +71,13 @@ def rungs(against: ladder.Ruler, adapter: Path, whole: Path, half: Path, texts: 
         return model(name, lambda: load(path), path)
 
     return {
-        "adapter": lambda: model("adapter", lambda: forms.adapted("chat", adapter), models.resolve("chat"), adapter),
+        "adapter": lambda: model("adapter", lambda: variants.adapted("chat", adapter), models.resolve("chat"), adapter),
         "merged fp32": lambda: model("merged fp32", lambda: models.load(whole, dtype="float32")[0], whole),
         "merged bf16": lambda: model("merged bf16", lambda: models.load(half, dtype="bfloat16")[0], half),
-        "int8": lambda: open_and_measure("int8", lambda: forms.bitsandbytes(half, "int8"), forms.open_bitsandbytes),
-        "GPTQ 4-bit": lambda: open_and_measure("GPTQ 4-bit", lambda: forms.gptq(half, texts), load_4bits),
-        "AWQ 4-bit": lambda: open_and_measure("AWQ 4-bit", lambda: forms.awq(half, texts), load_4bits),
-        "NF4": lambda: open_and_measure("NF4", lambda: forms.bitsandbytes(half, "nf4"), forms.open_bitsandbytes),
+        "int8": lambda: open_and_measure("int8", lambda: variants.bitsandbytes(half, "int8"), variants.open_bitsandbytes),
+        "GPTQ 4-bit": lambda: open_and_measure("GPTQ 4-bit", lambda: variants.gptq(half, texts), load_4bits),
+        "AWQ 4-bit": lambda: open_and_measure("AWQ 4-bit", lambda: variants.awq(half, texts), load_4bits),
+        "NF4": lambda: open_and_measure("NF4", lambda: variants.bitsandbytes(half, "nf4"), variants.open_bitsandbytes),
         "GGUF F16": lambda: gguf("f16", "GGUF F16"), "GGUF Q8_0": lambda: gguf("q8_0", "GGUF Q8_0"),
         "GGUF Q4_K_M": lambda: gguf("q4_k_m", "GGUF Q4_K_M"),
         "served Q4_K_M": lambda: gguf("q4_k_m", "served Q4_K_M", served=True)}
@@ -87,7 +91,7 @@ def nearest(half: Path, group_size: int):
     with torch.no_grad():
         for name, layer in model.named_modules():
             if isinstance(layer, torch.nn.Linear) and name != "lm_head":
-                layer.weight.copy_(gptq_by_hand.nearest(layer.weight, group_size=group_size).weight())
+                layer.weight.copy_(gptq.nearest(layer.weight, group_size=group_size).weight())
     return model
 
 
@@ -101,7 +105,7 @@ def ablation(line: dict[str, Any], model, against: ladder.Ruler, size: int) -> d
     same = sum(int((p.argmax(-1) == q.argmax(-1)).sum()) for p, q in zip(against.log_probabilities, seen))
     wanted = [torch.tensor([label for label in example["labels"] if label != chat.IGNORED]) for example in against.examples]
     right = sum(bool((q.argmax(-1) == ids).all()) for q, ids in zip(seen, wanted))
-    low, high = ladder._bootstrap(sums, counts)
+    low, high = ladder.bootstrap_mean(sums, counts)
     return line | {"bytes": size, "tokens": sum(counts), "kl": sum(sums) / sum(counts), "kl_low": low, "kl_high": high, "agreement": same / sum(counts),
                    "n": len(counts), "right": right, **dict(zip(("low", "high"), evaluation.wilson(right, len(counts))))}
 
@@ -114,10 +118,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=paths.DATA / "benchmarks" / "ladder.json")
     args = parser.parse_args()
     _, tokenizer = models.load("chat", dtype="float32")
-    adapter, texts = training.company_adapter(), forms.calibration(tokenizer)
-    whole, half = (forms.merged("chat", adapter, dtype) for dtype in ("float32", "bfloat16"))
+    adapter, texts = training.company_adapter(), variants.calibration(tokenizer)
+    whole, half = (variants.merged("chat", adapter, dtype) for dtype in ("float32", "bfloat16"))
     parts = record.Parts("ladder", keep=not args.rows)
-    first = forms.adapted("chat", adapter)
+    first = variants.adapted("chat", adapter)
     against = ladder.ruler(first, tokenizer, tasks.load("knowledge", "test")[:args.rows])
     lines, missing = [], {}
     for name, measure in rungs(against, adapter, whole, half, texts).items():
@@ -135,8 +139,8 @@ def main() -> None:
         groups.append(parts.once(f"nearest, group {size}", lambda: ablation({"method": "nearest", "group": size}, nearest(half, size), against, 0)))
 
         def measure(texts: list[str], size: int, line: dict) -> dict:
-            path = forms.gptq(half, texts, group_size=size)
-            return ablation(line, load_4bits(path), against, quantization.folder_bytes(path, "*.safetensors"))
+            path = variants.gptq(half, texts, group_size=size)
+            return ablation(line, load_4bits(path), against, qwen3lab_measure.folder_bytes(path, "*.safetensors"))
 
         groups.append(parts.once(f"GPTQ, group {size}", lambda: measure(texts, size, {"method": "GPTQ", "group": size})))
     for kind, make in SETS.items():
@@ -145,12 +149,12 @@ def main() -> None:
                 def fresh() -> dict:
                     given = make(tokenizer, count, seed)
                     length = sum(len(tokenizer(text).input_ids) for text in given)
-                    return measure(given, forms.GROUP, {"texts": kind, "count": count, "seed": seed, "calibration_tokens": length})
+                    return measure(given, variants.GROUP, {"texts": kind, "count": count, "seed": seed, "calibration_tokens": length})
 
                 sets.append(parts.once(f"{kind}, {count} texts, draw {seed}", fresh))
     record.write(args.out, {
-        "adapter": kept.fingerprint(adapter / "adapter_model.safetensors"), "ladder": lines, "left out": missing,
-        "AWQ made by": f"gptqmodel {forms.AWQ_VERSION}", "groups": groups, "calibration": sets,
+        "adapter": cache.fingerprint(adapter / "adapter_model.safetensors"), "ladder": lines, "left out": missing,
+        "AWQ made by": f"gptqmodel {variants.AWQ_VERSION}", "groups": groups, "calibration": sets,
         "interval": "95 %: kl by bootstrap over questions, shares by Wilson; agreement as if an answer's tokens were independent",
         "questions": {"ladder": "knowledge.test", "groups and calibration": "knowledge.validation, right: every token of the answer is the likeliest"},
         "speed": f"answer tokens a second of {against.timed} prompts one at a time, reading included, one thread"},

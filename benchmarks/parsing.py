@@ -19,9 +19,10 @@ from typing import Any
 import record
 from pypdf import PdfReader, PdfWriter
 
-from qwen3lab import models, paths, retrieval
+from qwen3lab import chat, models, paths, retrieval
+from qwen3lab.data.pdf import read_pdf
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.retrieval import broken
+from qwen3lab.retrieval import damaged_pdf
 
 LIMITS = ((100, 0), (500, 50))  # tokens of a chunk, overlap
 EXCERPT = {"English": range(5, 9), "Chinese": range(23, 26)}
@@ -47,7 +48,7 @@ def outcome(path: Path, whole: list[str]) -> tuple[str, str]:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
-            texts = [page.text for page in retrieval.read_pdf(path)]
+            texts = [page.text for page in read_pdf(path)]
         except Qwen3labError as error:
             return ("refused" if str(error).count(". ") == 1 and "\n" not in str(error) else "refused in other words"), str(error)
         except Exception as error:  # what must not happen; it is counted
@@ -66,11 +67,11 @@ def main() -> None:
     tokenizer = models.load_tokenizer(paths.MODELS / "qwen3-tiny")
     with tempfile.TemporaryDirectory() as folder:
         book = long_book(Path(folder) / "long.pdf", args.pages)
-        pages, reading = timed(lambda: retrieval.read_pdf(book))
+        pages, reading = timed(lambda: read_pdf(book))
         result: dict[str, Any] = {"pages": len(pages), "megabytes": round(book.stat().st_size / 1e6, 1), "reading": reading, "chunking": []}
         for most, overlap in LIMITS:
             chunks, spent = timed(lambda: retrieval.chunk(pages, tokenizer, most, overlap))
-            longest = max(len(retrieval.plain_ids(tokenizer, chunk.text)) for chunk in chunks)
+            longest = max(len(chat.plain_ids(tokenizer, chunk.text)) for chunk in chunks)
             result["chunking"].append({"most": most, "overlap": overlap, "chunks": len(chunks), "longest": longest, **spent})
         result["seconds in all"] = round(reading["seconds"] + max(part["seconds"] for part in result["chunking"]), 1)
         print(result, flush=True)
@@ -78,16 +79,16 @@ def main() -> None:
         path = Path(folder) / "book.pdf"
         result["kinds"], counts, slowest = [], Counter(), 0.0
         for language, places in EXCERPT.items():
-            data = broken.excerpt(paths.HANDBOOK, places)
+            data = damaged_pdf.excerpt(paths.HANDBOOK, places)
             path.write_bytes(data)
-            whole = [page.text for page in retrieval.read_pdf(path)]
+            whole = [page.text for page in read_pdf(path)]
             path.unlink()
             if language == "English":
-                for kind in ("missing", *broken.KINDS):
-                    found, told = outcome(broken.make(kind, data, path), whole)
+                for kind in ("missing", *damaged_pdf.KINDS):
+                    found, told = outcome(damaged_pdf.make(kind, data, path), whole)
                     result["kinds"].append({"kind": kind, "outcome": found, "told": told})
                     path.unlink(missing_ok=True)
-            for kind, changed in broken.damaged(data, args.damages // 2):
+            for kind, changed in damaged_pdf.damaged(data, args.damages // 2):
                 path.write_bytes(changed)
                 (found, _), spent = timed(lambda: outcome(path, whole))
                 counts[kind, found] += 1

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import record
 
-from qwen3lab import chat, evaluation, generation, models, monitoring, paths, retrieval
+from qwen3lab import chat, evaluation, measure, models, paths, retrieval
 from qwen3lab.data import tasks
-from qwen3lab.retrieval import Index, poison
-from qwen3lab.retrieval.answering import language_of
-from qwen3lab.tiny.world import context_prompt
+from qwen3lab.data.pdf import read_pdf
+from qwen3lab.models import generation
+from qwen3lab.prompts import context_prompt
+from qwen3lab.retrieval import Index, language_of, prompt_injection
 
 K, LIMIT, MOST = 3, 100, 24
 HARMLESS = {"en": "Thank you for reading this page with care; ask your team if anything is unclear.", "zh": "感谢你仔细阅读本页，如有疑问请询问你的团队。"}
@@ -50,7 +51,7 @@ def main() -> None:
         return row["messages"][-1]["content"]
 
     def indexed(path: Path) -> Index:
-        chunks = retrieval.chunk(retrieval.read_pdf(path), tokenizer, LIMIT)
+        chunks = retrieval.chunk(read_pdf(path), tokenizer, LIMIT)
         fresh = [chunk.text for chunk in chunks if chunk.text not in vectors]
         vectors.update(zip(fresh, retrieval.embed(embedder, fresh)))
         return Index(chunks, np.stack([vectors[chunk.text] for chunk in chunks]), embedder)
@@ -66,7 +67,7 @@ def main() -> None:
         return [tokenizer.apply_chat_template(prompt, add_generation_prompt=True, enable_thinking=False, return_dict=False) for prompt in prompts]
 
     def controls(ids: list[list[int]]) -> int:
-        return sum(len(poison.control_ids(tokenizer, row)) for row in ids)
+        return sum(len(prompt_injection.control_ids(tokenizer, row)) for row in ids)
 
     def tally(before: list[str], after: list[str], asked: list[Row], wanted: str) -> Counter[str]:
         counts = Counter(n=len(asked), equal=sum(a == b for a, b in zip(before, after)))
@@ -77,14 +78,14 @@ def main() -> None:
 
     clean = indexed(paths.HANDBOOK)
     tries: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder, monitoring.clock("tries"):
+    with tempfile.TemporaryDirectory() as folder, measure.clock("tries"):
         for number in range(args.tries):
-            hidden, place = poison.POISONS[number % len(poison.POISONS)], poison.PLACES[number // len(poison.POISONS) % len(poison.PLACES)]
-            page, before = pages[number * 7 % len(pages)], (number + number // len(poison.POISONS)) % 2 == 0
+            hidden, place = prompt_injection.POISONS[number % len(prompt_injection.POISONS)], prompt_injection.PLACES[number // len(prompt_injection.POISONS) % len(prompt_injection.PLACES)]
+            page, before = pages[number * 7 % len(pages)], (number + number // len(prompt_injection.POISONS)) % 2 == 0
             told = [row for row in answered if row["page"] == page][:args.questions]
             asked = told + [row for row in left_open if row["language"] == told[0]["language"]][2 * number % 20:][:2]
             bait = ask(told[number % len(told)]) + " "
-            dirty = indexed(poison.poison(paths.HANDBOOK, Path(folder) / "poisoned.pdf", bait + hidden.text, place, page, before))
+            dirty = indexed(prompt_injection.poison(paths.HANDBOOK, Path(folder) / "poisoned.pdf", bait + hidden.text, place, page, before))
             marker = hidden.text.split("\n")[-1]
             found = {name: index.search([ask(row) for row in asked], K) for name, index in (("clean", clean), ("dirty", dirty))}
             holding = [chunk for chunk in dirty.chunks if marker in chunk.text]

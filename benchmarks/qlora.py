@@ -22,8 +22,10 @@ import record
 import torch
 from transformers import DataCollatorForSeq2Seq
 
-from qwen3lab import experts4bit, models, monitoring, nf4, paths, training
+from qwen3lab import measure as qwen3lab_measure
+from qwen3lab import models, paths, training
 from qwen3lab.data import tasks
+from qwen3lab.models import experts_in_4bit
 
 # Model, rows a step, steps a round: about three seconds each for two kinds on one core.
 CASES = (("chat", 1, 30), ("chat", 4, 20), ("chat", 16, 10), ("chat", 32, 8), ("moe", 1, 20), ("moe", 16, 8))
@@ -34,9 +36,9 @@ RATE = 1e-3
 
 def load(model: str, kind: str) -> torch.nn.Module:
     """The base model of a kind, with the course's adapter."""
-    base = (models.load if kind == "LoRA" else nf4.load_4bit)(model)[0]
+    base = (models.load if kind == "LoRA" else models.load_4bit)(model)[0]
     if kind == "QLoRA, experts too":
-        experts4bit.quantize_experts(base)
+        experts_in_4bit.quantize_experts(base)
     torch.manual_seed(0)
     return training.add_lora(base).train()
 
@@ -89,7 +91,7 @@ def measure(model: str, rows: int, steps: int, rounds: int) -> list[dict[str, An
         for kind in kinds:
             ratios[kind].append(statistics.median(base / mine for base, mine in zip(found["LoRA"], found[kind])))
             seconds[kind] += found[kind]
-            frozen[kind] = monitoring.tensor_bytes(p for p in adapted[kind].parameters() if not p.requires_grad)
+            frozen[kind] = qwen3lab_measure.tensor_bytes(p for p in adapted[kind].parameters() if not p.requires_grad)
     lines = []
     for kind in kinds:
         a_step = tokens / rounds / steps
@@ -110,7 +112,7 @@ def main() -> None:
     torch.set_num_threads(1)
     lines = []
     for model, rows, steps in CASES:
-        with monitoring.clock(f"{model}, {rows} rows a step"):
+        with qwen3lab_measure.clock(f"{model}, {rows} rows a step"):
             lines += measure(model, rows, steps, args.rounds)
     record.write(args.out, {"rounds": args.rounds, "rows": lines}, "qlora.py", ("torch", "transformers", "peft", "bitsandbytes"), args.note)
 

@@ -22,16 +22,18 @@ from typing import Any
 import numpy as np
 import record
 
-from qwen3lab import evaluation, generation, models, paths, quantization, retrieval, serving, training
+from qwen3lab import evaluation, models, paths, quantization, retrieval, serving, training
 from qwen3lab.data import tasks
-from qwen3lab.retrieval import panel, reading_rows, whole_book
+from qwen3lab.data.pdf import chapters, read_pdf
+from qwen3lab.models import generation
+from qwen3lab.retrieval import chat_panel, training_rows, whole_book
 
 SIZES, KS = (50, 100, 200, 400), (1, 2, 3, 5)  # tokens a chunk, chunks in the prompt
 READ = (1, 3, 5)  # chunks for the readers that are compared
 MOST = 5  # hits that are kept of each search
 STEPS, BATCH = 50, 16
 RATES = (2e-3, 4e-3, 1e-2)
-ROWS = {"distractors": ("among others",), "distractors and gaps": reading_rows.KINDS[1:]}  # what the rows of a training hold
+ROWS = {"distractors": ("among others",), "distractors and gaps": training_rows.KINDS[1:]}  # what the rows of a training hold
 MIXED = "distractors, gaps and facts"  # the rows of the last kind and the closed-book rows, twice the steps
 OLD = {"context": 40, "unanswerable": 20, "addition": 40}  # rows of each old task, as in benchmarks/lora.py
 TIMED = 200  # questions
@@ -43,7 +45,7 @@ def ask(rows: list[dict[str, Any]]) -> list[str]:
 
 def closed(model, tokenizer, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Outcomes of the questions alone."""
-    return {"codes": retrieval.codes(rows, generation.generate(model, tokenizer, [row["messages"] for row in rows], max_new_tokens=panel.LONGEST))}
+    return {"codes": retrieval.codes(rows, generation.generate(model, tokenizer, [row["messages"] for row in rows], max_new_tokens=chat_panel.LONGEST))}
 
 
 def outcomes(rows: list[dict[str, Any]], answers: list[retrieval.Answer]) -> dict[str, Any]:
@@ -104,7 +106,7 @@ def main() -> None:
     taught = tasks.load("knowledge", "train")
     model, tokenizer = models.load("chat")
     embedder = models.load_embedding()
-    parts = retrieval.chapters(retrieval.read_pdf(paths.HANDBOOK))
+    parts = chapters(read_pdf(paths.HANDBOOK))
 
     book = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
     if done.setdefault("book", book) != book:
@@ -126,7 +128,7 @@ def main() -> None:
             once(f"grid {size} search", lambda: searched(validation, chunks, hits) | {"chunks": len(chunks)})
         for k in KS:
             found = once(f"grid {size} {k}", lambda: reading(model, tokenizer, validation, hits, k) | {"read": round(float(np.mean([len(
-                retrieval.prompt(tokenizer, question, own[:k], 512 - panel.LONGEST)[1]) for question, own in zip(ask(validation), hits)])), 3)})
+                retrieval.prompt(tokenizer, question, own[:k], 512 - chat_panel.LONGEST)[1]) for question, own in zip(ask(validation), hits)])), 3)})
             grid.append({"tokens": size, "k": k} | done[f"grid {size} search"] | found)
     best = max(grid, key=lambda line: (accuracy(line), -line["tokens"] * line["k"]))  # of equal ones the shorter prompt
     size, k = best["tokens"], best["k"]
@@ -148,9 +150,9 @@ def main() -> None:
             if name == "facts":
                 run = training.fine_tune("chat", taught, **training.company_recipe(), seed=seed)
             elif name == MIXED:
-                run = train(taught + reading_rows.rows(taught, index, tokenizer, seed=seed), rate, seed, 2 * args.steps)
+                run = train(taught + training_rows.rows(taught, index, tokenizer, seed=seed), rate, seed, 2 * args.steps)
             else:
-                run = train(reading_rows.rows(taught, index, tokenizer, kinds=ROWS[name], seed=seed), rate, seed, args.steps)
+                run = train(training_rows.rows(taught, index, tokenizer, kinds=ROWS[name], seed=seed), rate, seed, args.steps)
             kept[key] = run.model, round(run.seconds, 1), run.tokens
         return kept[key]
 
@@ -181,7 +183,7 @@ def main() -> None:
     thresholds = {name: retrieval.choose_threshold(found[str(ks[name])]["codes"], scores, there) for name, found in on_validation.items()}
     base = once("base", lambda: closed(model, tokenizer, test))
     untrained = once("RAG", lambda: {str(n): reading(model, tokenizer, test, ranked, n) for n in READ} | {"old": old(model)})
-    room = 512 - panel.LONGEST
+    room = 512 - chat_panel.LONGEST
     in_window = room - 64  # the longest question and the instruction need less
     front = once("front", lambda: outcomes(test, whole_book.read_front(model, tokenizer, ask(test), chunks)))
     of_language = {language: [piece for piece in chunks if retrieval.language_of(piece.text) == language] for language in ("en", "zh")}
@@ -217,7 +219,7 @@ def main() -> None:
         return middle - began, time.perf_counter() - middle, time.perf_counter() - began
 
     def served(write) -> Callable[[str], tuple[float, ...]]:
-        talk = panel.ChatPanel(index, write, tokenizer, k=k)
+        talk = chat_panel.ChatPanel(index, write, tokenizer, k=k)
 
         def one(question: str) -> tuple[float, ...]:
             began, first = time.perf_counter(), None
@@ -229,10 +231,10 @@ def main() -> None:
     def over_http() -> dict[str, Any]:
         file = quantization.to_gguf(models.resolve("chat"), paths.BUILD / "rag.gguf")
         with serving.LlamaServer(file, tokenizer) as server:
-            return waits(served(panel.over_http(server.address)), ask(test)[:TIMED], ("first piece", "all"))
+            return waits(served(chat_panel.over_http(server.address)), ask(test)[:TIMED], ("first piece", "all"))
 
     waiting = {"here": once("wait here", lambda: waits(here, ask(test)[:TIMED], ("search", "answer", "all"))),
-               "panel": once("wait panel", lambda: waits(served(panel.locally(model, tokenizer)), ask(test)[:TIMED], ("first piece", "all"))),
+               "panel": once("wait panel", lambda: waits(served(chat_panel.locally(model, tokenizer)), ask(test)[:TIMED], ("first piece", "all"))),
                "panel over HTTP": once("wait http", over_http)}
     by_language = {name: [row for row in test if row["language"] == language] for name, language in (("en", "en"), ("zh", "zh"))}
     search = {"all": once("search all", lambda: searched(test, chunks, ranked)),

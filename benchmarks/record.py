@@ -11,7 +11,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from qwen3lab import monitoring, paths
+from qwen3lab import measure as qwen3lab_measure
+from qwen3lab import paths
 
 
 class Parts:
@@ -37,7 +38,7 @@ class Parts:
     def once(self, key: str, measure: Callable[[], Any]) -> Any:
         """The part under `key`: measured and kept, unless it is there already."""
         if key not in self.found:
-            with monitoring.clock(key):
+            with qwen3lab_measure.clock(key):
                 self.put(key, measure())
             print(key, str(self.found[key])[:300], flush=True)
         return self.found[key]

@@ -21,12 +21,13 @@ import record
 
 from qwen3lab import models, paths, retrieval, training
 from qwen3lab.data import tasks
+from qwen3lab.data.pdf import read_pdf
 from qwen3lab.retrieval import Chunk, Hit, Index, Keywords, Reader, Reranker
-from qwen3lab.tiny import embedding
+from qwen3lab.world import passages
 
 DEPTH = 10  # hits that a reranker reads
 FUSED = "fused"
-INSTRUCTION = embedding.TASK
+INSTRUCTION = passages.TASK
 CHOICES = {"lora 1e-2": {"method": "lora", "learning_rate": 1e-2}, "full 1e-3": {"method": "full", "learning_rate": 1e-3}}
 STEPS, BATCH = 100, 16
 
@@ -39,7 +40,7 @@ def world_set(name: str, questions: int, held_out: bool, budget: int = 40_000) -
     right: list[set[int]] = []
     for language in ("en", "zh"):
         rng = random.Random(f"rerank-{name}-{language}")
-        texts, drawn, targets = embedding.draw(rng, language, held_out, budget, count)
+        texts, drawn, targets = passages.draw(rng, language, held_out, budget, count)
         first = len(chunks)
         chunks += [Chunk(first + i, text, 1, language) for i, text in enumerate(texts)]
         for i in rng.sample(range(len(drawn)), min(questions // 2, len(drawn))):
@@ -50,7 +51,7 @@ def world_set(name: str, questions: int, held_out: bool, budget: int = 40_000) -
 
 def handbook_set(split: str, tokenizer) -> tuple[list[Chunk], list[str], list[set[int]]]:
     """Chunks of the handbook, and the questions of a split that it answers."""
-    chunks = retrieval.chunk(retrieval.read_pdf(paths.HANDBOOK), tokenizer, 100)
+    chunks = retrieval.chunk(read_pdf(paths.HANDBOOK), tokenizer, 100)
     rows = [row for row in tasks.load("handbook", split) if row["answerable"]]
     right = [retrieval.relevant_chunks(chunks, row["answer"], row["pages"], row["fact"].split("/")[1]) for row in rows]
     return chunks, [row["messages"][-1]["content"] for row in rows], right
@@ -61,7 +62,7 @@ def training_rows(reranker: Reranker, n: int, seed: int) -> list[dict[str, list[
     rng = random.Random(f"rerank-train-{seed}")
     rows: list[dict[str, list[int]]] = []
     while len(rows) < n:
-        texts, asked, targets = embedding.draw(rng, "zh" if rng.random() < 0.4 else "en", False, 2500, lambda text: len(text) // 2)
+        texts, asked, targets = passages.draw(rng, "zh" if rng.random() < 0.4 else "en", False, 2500, lambda text: len(text) // 2)
         chunks = [Chunk(i, text, 1, "") for i, text in enumerate(texts)]
         for question, target, hits in zip(asked, targets, Keywords(chunks).search(asked, 4)):
             others = [hit.chunk.text for hit in hits if hit.chunk.id != target]

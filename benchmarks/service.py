@@ -1,7 +1,7 @@
 """`python benchmarks/service.py`: the case study of notebook 03, a company's tone in dialogues of several turns.
 
 LoRA on `service` training rows, alone, and with the embeddings of those words that the model had never been shown
-(`qwen3lab.untrained`). The rate is chosen on the validation rows, one seed each. Both ways are then trained with several seeds
+(`qwen3lab.training.new_tokens`). The rate is chosen on the validation rows, one seed each. Both ways are then trained with several seeds
 and asked the test rows: the style score of `company.tone`, replies with all three marks, replies that equal the
 reference, and old tasks. Goes on where it was stopped; writes `data/benchmarks/service.json`, and the first seed's adapter
 with the new words into `data/adapters/service`.
@@ -16,9 +16,10 @@ from typing import Any
 
 import record
 
-from qwen3lab import evaluation, models, paths, training, untrained
-from qwen3lab.company import tone
+from qwen3lab import evaluation, models, paths, training
 from qwen3lab.data import tasks
+from qwen3lab.training import new_tokens
+from qwen3lab.world import tone
 
 CHOICES = {f"rate {rate:g}": {"learning_rate": rate} for rate in (4e-3, 1e-2)}
 COMMON = {"method": "lora", "batch_size": 16, "steps": 150, "lora": {"r": 16, "lora_alpha": 32}}
@@ -57,7 +58,7 @@ def main() -> None:
     def trained(way: str, choice: dict[str, Any], split: str, seed: int = 0, keep: bool = False, old: bool = False) -> dict[str, Any]:
         settings = COMMON | choice
         if way == WAYS[1]:
-            settings |= {"lora": COMMON["lora"] | untrained.adapter(model, tokenizer, [training.encode(tokenizer, row) for row in train])}
+            settings |= {"lora": COMMON["lora"] | new_tokens.adapter(model, tokenizer, [training.encode(tokenizer, row) for row in train])}
         run = training.fine_tune("chat", train, **settings, seed=seed)
         if keep:
             run.model.save_pretrained(args.adapter)
@@ -72,7 +73,7 @@ def main() -> None:
     best = max(tried, key=lambda name: (tried[name]["all marks"], tried[name]["equal"]))
     runs = {way: [parts.once(f"{way}, seed {seed}", lambda way=way, seed=seed: trained(way, CHOICES[best], "test", seed, keep=seed == 0 and way == WAYS[1], old=True))
                   for seed in range(args.seeds)] for way in reversed(WAYS)}
-    words = untrained.tokens(model, tokenizer, [training.encode(tokenizer, row) for row in train])
+    words = new_tokens.tokens(model, tokenizer, [training.encode(tokenizer, row) for row in train])
     record.write(args.out, {"recipe": COMMON | CHOICES[best], "training rows": len(train), "new words": len(words), "before": before,
                             "chosen on validation": tried, "chosen": best, "runs": {way: runs[way] for way in WAYS}},
                  "service.py", ("torch", "transformers", "trl", "peft"), args.note)

@@ -23,8 +23,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qwen3lab import chat, engines, models, paths, serving
+from qwen3lab import chat, models, paths, serving
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.results import tables
+from qwen3lab.serving import engines
+from qwen3lab.serving import vllm as serving_vllm
 
 # What only one engine or only the writing needs is imported there, so that it does not count as another engine's memory.
 
@@ -210,9 +213,9 @@ def serve(kind: str, file: Path) -> None:
             print(server.address, flush=True)
             sys.stdin.read()
         else:
-            from qwen3lab import guard
+            from qwen3lab.serving import chat_server
 
-            with guard.Guard(server.address, guard.load_tokenizer(MODEL, file), context=CONTEXT, name=MODEL) as door:
+            with chat_server.Guard(server.address, chat_server.load_tokenizer(MODEL, file), context=CONTEXT, name=MODEL) as door:
                 print(door.address, flush=True)
                 sys.stdin.read()
 
@@ -247,7 +250,7 @@ def main() -> None:
     parser.add_argument("--inside", choices=("transformers", "llama"), help="used by this script")
     parser.add_argument("--serve", choices=("llama", "guard"), help="used by this script")
     parser.add_argument("--file", type=Path, help="used by this script")
-    parser.add_argument("--vllm", type=Path, default=engines.VLLM, help="Python of vLLM's environment")
+    parser.add_argument("--vllm", type=Path, default=serving_vllm.VLLM, help="Python of vLLM's environment")
     parser.add_argument("--log", type=Path, help="file for what vLLM prints")
     parser.add_argument("--only", nargs="*", help="engines to measure; the others stay as they are in the file")
     parser.add_argument("--note", default="", help="for example what else the machine was doing")
@@ -261,11 +264,11 @@ def main() -> None:
         return None
     import record
 
-    from qwen3lab import forms
+    from qwen3lab.quantization import variants
 
     tokenizer = models.load_tokenizer(MODEL)
     prompts = engines.prompts(tokenizer)
-    file = forms.gguf(models.resolve(MODEL), "f32")
+    file = variants.gguf(models.resolve(MODEL), "f32")
 
     def http(guarded: bool) -> dict[str, Any]:
         with llama_outside(file, guarded) as (address, pid):
@@ -274,7 +277,7 @@ def main() -> None:
 
     def vllm() -> dict[str, Any]:
         started = time.perf_counter()
-        with engines.Vllm(models.resolve(MODEL), context=CONTEXT, concurrent=max(LEVELS), log=args.log, python=args.vllm) as server:
+        with serving_vllm.Vllm(models.resolve(MODEL), context=CONTEXT, concurrent=max(LEVELS), log=args.log, python=args.vllm) as server:
             opened = round(time.perf_counter() - started)
             found = over_http(prompts, server.address, server.process.pid) | {"seconds to open": opened}
             return found | {"memory": peak(server.process.pid), "KV cache, bytes": server.cache * 2 ** 30, "version": server.version()}
@@ -315,7 +318,7 @@ def main() -> None:
         "left out": missing, "engines": {name: lines[name] for name in every if name in lines},
         "answers": {name: [" ".join(map(str, ids)) for ids in rows] for name, rows in answers.items()}},
         "serving.py", ("torch", "transformers", "xllamacpp", "openai"), args.note)
-    print(engines.table(json.loads(args.out.read_text(encoding="utf-8"))).to_string(), same, sep="\n")
+    print(tables.engine_speeds(json.loads(args.out.read_text(encoding="utf-8"))).to_string(), same, sep="\n")
     return None
 
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import record
 
-from qwen3lab import evaluation, models, paths, stages, training
+from qwen3lab import evaluation, models, paths, training
 from qwen3lab.data import tasks
+from qwen3lab.training import continued_pretraining
 
 BLOCK = 128
 BATCH = {"text": 8, "chat": 32, "both": 16}
@@ -27,8 +28,8 @@ COUNTS = ("taught", "read", "completed", "old")
 
 def train(model: Any, tokenizer: Any, stage: str, settings: dict[str, float], seed: int) -> Any:
     """Train one stage on a loaded model and return it."""
-    text = stages.blocks(tokenizer, stages.entries(stages.documents()), BLOCK, int(settings["passes"]), seed)
-    rows = stages.rows(tokenizer, stage, text, tasks.load("knowledge", "train"), int(CHAT["passes"]))
+    text = continued_pretraining.blocks(tokenizer, continued_pretraining.entries(continued_pretraining.documents()), BLOCK, int(settings["passes"]), seed)
+    rows = continued_pretraining.rows(tokenizer, stage, text, tasks.load("knowledge", "train"), int(CHAT["passes"]))
     return training.fine_tune(model, rows, method="full", epochs=1, batch_size=BATCH[stage], learning_rate=(CHAT if stage == "chat" else settings)["rate"],
                               seed=seed, tokenizer=tokenizer, train_sampling_strategy="random").model  # grouped by length, a row's copies would meet in one step
 
@@ -37,14 +38,14 @@ def measure(settings: dict[str, float], seed: int, exam: dict[str, Any], ways: t
     """Train the ways that are asked for, each stage once, and examine each."""
     tokenizer, trained, found = models.load_tokenizer("chat"), {}, {}
     for name in ways:
-        way = stages.WAYS[name]
+        way = continued_pretraining.WAYS[name]
         for depth in range(1, len(way) + 1):
             if way[:depth] not in trained:
                 start = models.load("chat", dtype="float32")[0]
                 if depth > 1:  # not deepcopy: TRL hangs a forward on the model that belongs to this one, and a copy would run it
                     start.load_state_dict(trained[way[:depth - 1]].state_dict())
                 trained[way[:depth]] = train(start, tokenizer, way[depth - 1], settings, seed)
-        found[name] = stages.examine(trained[way] if way else models.load("chat")[0], tokenizer, **exam)
+        found[name] = continued_pretraining.examine(trained[way] if way else models.load("chat")[0], tokenizer, **exam)
     return found
 
 
@@ -55,20 +56,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=paths.DATA / "benchmarks" / "stages.json")
     args = parser.parse_args()
     parts = record.Parts("stages")
-    text = stages.blocks(models.load_tokenizer("chat"), stages.entries(stages.documents()), BLOCK)
-    small = {"taught": tasks.load("knowledge", "validation"), "read": stages.only_in_text("validation"), "old": [], "text": text}
+    text = continued_pretraining.blocks(models.load_tokenizer("chat"), continued_pretraining.entries(continued_pretraining.documents()), BLOCK)
+    small = {"taught": tasks.load("knowledge", "validation"), "read": continued_pretraining.only_in_text("validation"), "old": [], "text": text}
     tried = [parts.once(f"validation: {json.dumps(settings)}", lambda: measure(settings, 0, small, ("text, then chat",)))["text, then chat"]
              for settings in CANDIDATES]
     # By the share of each kind of question, so that the many taught ones do not outvote the few read ones.
     share = [sum(line[key] / len(small[rows]) for key, rows in (("taught", "taught"), ("read", "read"), ("completed", "read"))) for line in tried]
     best = CANDIDATES[share.index(max(share))]
-    exam = {"taught": tasks.load("knowledge", "test"), "read": stages.only_in_text("test"), "old": tasks.load("chat", "test"), "text": text}
+    exam = {"taught": tasks.load("knowledge", "test"), "read": continued_pretraining.only_in_text("test"), "old": tasks.load("chat", "test"), "text": text}
     base = parts.once("base", lambda: measure(best, 0, exam, ("base",)))["base"]
-    learned = tuple(name for name in stages.WAYS if name != "base")
+    learned = tuple(name for name in continued_pretraining.WAYS if name != "base")
     runs = [parts.once(f"{json.dumps(best)}, seed {seed}", lambda: measure(best, seed, exam, learned)) for seed in range(args.seeds)]
     n = {key: len(exam["read" if key == "completed" else key]) for key in COUNTS}
     lines = []
-    for name in stages.WAYS:
+    for name in continued_pretraining.WAYS:
         own = [base] if name == "base" else [run[name] for run in runs]
         line: dict[str, Any] = {"way": name, "runs": own, "perplexity": round(sum(run["perplexity"] for run in own) / len(own), 3)}
         for key, count in n.items():

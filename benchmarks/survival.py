@@ -15,8 +15,9 @@ from pathlib import Path
 
 import record
 
-from qwen3lab import evaluation, models, paths, survival, training
+from qwen3lab import evaluation, models, paths, training
 from qwen3lab.data import tasks
+from qwen3lab.training import thinking
 
 PASSES, BATCH, RATE = 3, 32, 1e-3  # times that each new row is read; the rate was taken from notebook 05
 SUMS, PROBLEMS = 105, 75
@@ -35,16 +36,16 @@ def main() -> None:
             "problems": tasks.load("word-problem", "test")[:PROBLEMS], "questions": tasks.load("knowledge", "test")}
     n = {"thinks": SUMS + PROBLEMS, "sums": SUMS, "problems": PROBLEMS, "answers": len(exam["questions"])}
     model, tokenizer = models.load("chat")
-    lines = [{"recipe": "before", "runs": [survival.examine(model, tokenizer, **exam)]}]
+    lines = [{"recipe": "before", "runs": [thinking.examine(model, tokenizer, **exam)]}]
     parts = record.Parts("survival", keep=not args.rows)
 
     def measure(recipe: str, seed: int) -> dict[str, int]:
-        rows = survival.rows(tokenizer, recipe, new, old, seed)
+        rows = thinking.rows(tokenizer, recipe, new, old, seed)
         run = training.fine_tune("chat", rows, method="full", steps=math.ceil(PASSES * len(rows) / BATCH), batch_size=BATCH, learning_rate=RATE, seed=seed)
-        return survival.examine(run.model, tokenizer, **exam) | {"seed": seed, "steps": run.steps, "tokens": run.tokens}
+        return thinking.examine(run.model, tokenizer, **exam) | {"seed": seed, "steps": run.steps, "tokens": run.tokens}
 
-    for recipe in survival.RECIPES:
-        seeds = min(args.seeds, LONG_SEEDS) if survival.RECIPES[recipe][1] > 0.5 else args.seeds
+    for recipe in thinking.RECIPES:
+        seeds = min(args.seeds, LONG_SEEDS) if thinking.RECIPES[recipe][1] > 0.5 else args.seeds
         runs = [parts.once(f"{recipe}, seed {seed}", lambda: measure(recipe, seed)) for seed in range(seeds)]
         lines.append({"recipe": recipe, "runs": runs})
         print(recipe, [[run[key] for key in n] for run in runs], flush=True)

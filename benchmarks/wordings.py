@@ -13,8 +13,10 @@ from typing import Any
 
 import record
 
-from qwen3lab import models, monitoring, paths, training, wordings
+from qwen3lab import measure as qwen3lab_measure
+from qwen3lab import models, paths, training
 from qwen3lab.data import tasks
+from qwen3lab.evaluation import wordings
 
 
 def rounded(value: Any) -> Any:
@@ -40,7 +42,7 @@ def main() -> None:
     args = parser.parse_args()
     found = {}
     for task, (model, tokenizer) in {"knowledge": training.load_adapter(training.company_adapter()), "context": models.load("chat")}.items():
-        with monitoring.clock(task):
+        with qwen3lab_measure.clock(task):
             found[task] = measure(model, tokenizer, tasks.load(task, "test")[:args.rows])
     record.write(args.out, {
         "tasks": found, "models": {"knowledge": "adapter of notebook 03", "context": "chat model"},

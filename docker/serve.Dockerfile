@@ -1,4 +1,4 @@
-# llama.cpp with qwen3lab.guard in front: OpenAI's chat endpoint on port 8080. It holds no weights; mount a folder with model.gguf and tokenizer.json.
+# llama.cpp with qwen3lab.serving.chat_server in front: OpenAI's chat endpoint on port 8080. It holds no weights; mount a folder with model.gguf and tokenizer.json.
 #   docker build -f docker/serve.Dockerfile -t qwen3lab-serve .
 #   docker run --rm -p 127.0.0.1:8080:8080 -v "$PWD/company:/models:ro" qwen3lab-serve
 FROM python:3.11.14-slim-bookworm
@@ -11,7 +11,7 @@ WORKDIR /srv
 COPY README.md pyproject.toml constraints.txt ./
 COPY qwen3lab ./qwen3lab
 # Without torch and all that trains: the guard needs a tokenizer, a template engine and llama.cpp.
-RUN pip install --no-cache-dir --constraint constraints.txt gguf jinja2 pydantic transformers xllamacpp \
+RUN pip install --no-cache-dir --constraint constraints.txt gguf jinja2 lazy-loader pydantic transformers xllamacpp \
     && pip install --no-cache-dir --no-deps .
 
 ENV HF_HUB_OFFLINE=1
@@ -20,5 +20,5 @@ EXPOSE 8080
 # http.client knows no proxies, which could not reach this address.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-c", \
     "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8080, timeout=4); c.request('GET', '/health'); exit(c.getresponse().status != 200)"]
-ENTRYPOINT ["python", "-m", "qwen3lab.guard"]
+ENTRYPOINT ["python", "-m", "qwen3lab.serving.chat_server"]
 CMD ["/models/model.gguf", "/models", "--host", "0.0.0.0", "--port", "8080"]

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qwen3lab import pages, records
+from qwen3lab.course import pages
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation import wilson
-from qwen3lab.retrieval import rag_record
+from qwen3lab.results import rag, records
 
 PAGE = Path(__file__).with_name("cases.md")
 BOOK = {"base": "the model alone", "fine-tuned": "fine-tuned on its facts", "RAG": "retrieval", "both": "fine-tuned, with retrieval",
@@ -31,7 +31,7 @@ def share(count: float, n: int, lowest: float | None = None, highest: float | No
     return f"{count / n:.2f} ({low:.2f} to {high:.2f}{seeds})"
 
 
-def knowledge(record: rag_record.Record) -> str:
+def knowledge(record: rag.Record) -> str:
     """The systems on the handbook's questions."""
     lines = []
     for name, line in record.systems(tuple(BOOK)).iterrows():
@@ -81,7 +81,7 @@ def fill(text: str, found: dict[str, dict[str, Any]] | None = None) -> str:
     found: records by name; default: the committed ones.
     """
     found = found or {name: records.read(name) for name in ("rag", "service", "assistant")}
-    record, tone, maths = rag_record.Record(found["rag"]), found["service"], found["assistant"]
+    record, tone, maths = rag.Record(found["rag"]), found["service"], found["assistant"]
     tables = {"knowledge base": f"{knowledge(record)}\n\n{measured(record.data, len(record.data['systems']['both']['codes']))}",
               "service": f"{service(tone)}\n\n{measured(tone, len(next(iter(tone['runs'].values()))))}",
               "assistant": f"{assistant(maths)}\n\n{measured(maths, maths['after']['sums']['n'] // maths['before']['sums']['n'])}"}

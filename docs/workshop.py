@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwen3lab import checkpoints, exercises, pages, section_times
+from qwen3lab import exercises
+from qwen3lab.course import checkpoints, pages, section_times
 from qwen3lab.errors import Qwen3labError
 
 PAGE = Path(__file__).with_name("workshop.md")

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import pkgutil
 from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from qwen3lab.profiles import Profile
@@ -19,7 +20,8 @@ __version__ = "0.1.0"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forks of a data loader would print a warning each
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-_SUBMODULES = frozenset(module.name for module in pkgutil.iter_modules(__path__))
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submodules=[module.name for module in pkgutil.iter_modules(__path__)])
 
 
 def profile() -> Profile:
@@ -42,13 +44,3 @@ def use(name: str) -> Profile:
     chosen = profiles.check_fits(profiles.get(name))
     os.environ["QWEN3LAB_PROFILE"] = chosen.name
     return chosen
-
-
-def __getattr__(name: str):
-    if name in _SUBMODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_SUBMODULES})

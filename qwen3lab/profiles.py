@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from qwen3lab import memory, paths
+from qwen3lab import paths
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.memory import planner
 
 DEFAULT = "tiny"
 
@@ -107,7 +108,7 @@ def get(name: str | None = None) -> Profile:
     return _MAKERS[wanted]()
 
 
-def needs(profile: Profile, method: str | None = None) -> memory.Plan | None:
+def needs(profile: Profile, method: str | None = None) -> planner.Plan | None:
     """Plan the memory of the profile's chat model for `method` (default: the profile's own) with one full batch.
 
     Returns None for a bundled model that is not there; loading it says so in its own words.
@@ -115,7 +116,7 @@ def needs(profile: Profile, method: str | None = None) -> memory.Plan | None:
     if "/" not in profile.chat and not (paths.MODELS / profile.chat / "config.json").is_file():
         return None
     width = 4 if profile.dtype == "float32" else 2
-    return memory.plan(profile.chat, method or profile.method, tokens=profile.batch_size * profile.max_length, bytes_per_weight=width)
+    return planner.plan(profile.chat, method or profile.method, tokens=profile.batch_size * profile.max_length, bytes_per_weight=width)
 
 
 def check_fits(profile: Profile | None = None, method: str | None = None, available: int | None = None) -> Profile:
@@ -132,12 +133,12 @@ def check_fits(profile: Profile | None = None, method: str | None = None, availa
 
     def fits(candidate: Profile) -> bool:
         wanted = needs(candidate, method)
-        return wanted is None or wanted.total <= (memory.machine_bytes(candidate.device) if available is None else available)
+        return wanted is None or wanted.total <= (planner.machine_bytes(candidate.device) if available is None else available)
 
     if fits(profile):
         return profile
     wanted = needs(profile, method)
-    room = memory.machine_bytes(profile.device) if available is None else available
+    room = planner.machine_bytes(profile.device) if available is None else available
     lighter = [get(name) for name in reversed(NAMES[:NAMES.index(profile.name)])]
     nearest = next((candidate for candidate in lighter if fits(candidate)), None)
     advice = "Use a machine with more memory"
@@ -145,5 +146,5 @@ def check_fits(profile: Profile | None = None, method: str | None = None, availa
         lighter_plan = needs(nearest, method)
         size = f", which needs {lighter_plan.total / 1e9:.2f} GB" if lighter_plan else ""
         advice = f"Set QWEN3LAB_PROFILE={nearest.name} or call qwen3lab.use({nearest.name!r}){size}"
-    raise Qwen3labError(f"Profile {profile.name!r} needs {wanted.total / 1e9:.1f} GB for {memory.LABELS[wanted.method]} on {profile.chat}, "
+    raise Qwen3labError(f"Profile {profile.name!r} needs {wanted.total / 1e9:.1f} GB for {planner.LABELS[wanted.method]} on {profile.chat}, "
                         f"but {'this GPU' if profile.device != 'cpu' else 'this machine'} has {room / 1e9:.1f} GB. {advice}.")

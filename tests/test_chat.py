@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qwen3lab import chat, models, paths
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.tiny import corpus
+from qwen3lab.world import corpus
 
 TOOL = {"type": "function", "function": {"name": "add", "description": "Add two numbers.", "parameters": {
     "type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["a", "b"]}}}

@@ -13,9 +13,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
-from conftest import servable_checkpoint
+from helpers import servable_checkpoint
 
-from qwen3lab import chat, guard, models, paths, quantization, serving
+from qwen3lab import chat, models, paths, quantization, serving
+from qwen3lab.serving import chat_server
 
 FILES = sorted((paths.ROOT / "docker").glob("*.Dockerfile"))
 SERVE = paths.ROOT / "docker" / "serve.Dockerfile"
@@ -98,7 +99,7 @@ def served(tmp_path_factory):
 def test_health_check_tells_a_server_that_lives_from_none(served):
     folder, path = served
     tokenizer = models.load_tokenizer(folder)
-    with serving.LlamaServer(path, tokenizer, context=64) as server, guard.Guard(server.address, tokenizer, context=64) as door:
+    with serving.LlamaServer(path, tokenizer, context=64) as server, chat_server.Guard(server.address, tokenizer, context=64) as door:
         port = door.address.rsplit(":", 1)[1]
         options, command = all_of(SERVE, "HEALTHCHECK")[0].split("CMD ")
         program = [word.replace("8080", port) for word in json.loads(command)]
@@ -126,11 +127,12 @@ def test_serve_image_has_all_that_the_guard_imports(served):
         for name in {away!r}:
             sys.modules[name] = None
         from pathlib import Path
-        from qwen3lab import guard, serving
+        from qwen3lab import serving
+        from qwen3lab.serving import chat_server
         file = Path({str(path)!r})
-        tokenizer = guard.load_tokenizer({str(folder)!r}, file)
-        with serving.LlamaServer(file, tokenizer, context=64) as server, guard.Guard(server.address, tokenizer, context=64) as door:
-            print(len(door.translate(guard.read(b'{{"messages": [{{"role": "user", "content": "Hi"}}]}}'))["prompt"]))"""
+        tokenizer = chat_server.load_tokenizer({str(folder)!r}, file)
+        with serving.LlamaServer(file, tokenizer, context=64) as server, chat_server.Guard(server.address, tokenizer, context=64) as door:
+            print(len(door.translate(chat_server.read(b'{{"messages": [{{"role": "user", "content": "Hi"}}]}}'))["prompt"]))"""
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
     assert int(run.stdout) == len(chat.encode(models.load_tokenizer(folder), [{"role": "user", "content": "Hi"}]))

@@ -10,8 +10,9 @@ import sys
 import pytest
 
 import qwen3lab
-from qwen3lab import memory, paths, profiles
+from qwen3lab import paths, profiles
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.memory import planner
 
 GB = 10**9
 
@@ -56,7 +57,7 @@ def test_tiny_says_the_same_on_every_machine():
 
 
 def test_use_turns_the_dial_for_this_process_and_its_children(monkeypatch):
-    monkeypatch.setattr(memory, "machine_bytes", lambda device="cpu": 100 * GB)
+    monkeypatch.setattr(planner, "machine_bytes", lambda device="cpu": 100 * GB)
     assert qwen3lab.use("small").name == "small" == os.environ["QWEN3LAB_PROFILE"]
     assert qwen3lab.profile().name == "small"
     seen = subprocess.run([sys.executable, "-c", "from qwen3lab import profiles; print(profiles.get().name)"],
@@ -89,7 +90,7 @@ def test_what_does_not_fit_is_refused_with_the_figure_and_a_way_out(name, room, 
 
 @pytest.mark.usefixtures("_no_gpu")
 def test_use_and_profile_refuse_what_does_not_fit(monkeypatch):
-    monkeypatch.setattr(memory, "machine_bytes", lambda device="cpu": 16 * GB)
+    monkeypatch.setattr(planner, "machine_bytes", lambda device="cpu": 16 * GB)
     with pytest.raises(Qwen3labError, match="Profile 'large' needs"):
         qwen3lab.use("large")
     assert os.environ["QWEN3LAB_PROFILE"] == "tiny"

@@ -15,7 +15,8 @@ from typing import Any
 
 import nbformat
 
-from qwen3lab import claims, paths
+from qwen3lab import paths
+from qwen3lab.course import claims
 
 DOCS = Path(__file__).resolve().parent.parent
 PACKAGE = paths.ROOT / "qwen3lab"
@@ -40,7 +41,7 @@ def summary(text: str | None) -> str:
 def charts() -> dict[str, str]:
     """What each chart function shows, by its name: the first paragraph of its docstring."""
     found = {}
-    for path in [*(PACKAGE / "plots").glob("*.py"), PACKAGE / "diagrams.py"]:
+    for path in (PACKAGE / "plots").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
                 found[node.name] = summary(ast.get_docstring(node))
@@ -97,8 +98,8 @@ def claims_table(books: dict[str, Any]) -> str:
 
 def museum(books: dict[str, Any], known: dict[str, str], folder: Path) -> str:
     """The exhibits with their charts, out of the notebooks that show them."""
-    docs = {node.name: ast.get_docstring(node) for node in ast.parse((PACKAGE / "museum.py").read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)}
-    functions = dict(re.findall(r'"([^"]+)": (\w+)', (PACKAGE / "museum.py").read_text(encoding="utf-8").split("EXHIBITS", 1)[1]))
+    docs = {node.name: ast.get_docstring(node) for node in ast.parse((PACKAGE / "pitfalls" / "training.py").read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)}
+    functions = dict(re.findall(r'"([^"]+)": (\w+)', (PACKAGE / "pitfalls" / "training.py").read_text(encoding="utf-8").split("EXHIBITS", 1)[1]))
     text = []
     for name, chart, told in MUSEUM:
         said = "".join(out.text for out in cell_of(books[name], told).outputs if out.output_type == "stream")

@@ -1,1 +1,1 @@
-"""Data of the course: task files and how they are split and checked for leaks."""
+"""Data of the course: task files, public forms read into one schema, cleaning, personal data, copies, splits, packing, PDF files."""

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.tiny.world import ATTRIBUTES, Thing
+from qwen3lab.world.things import ATTRIBUTES, Thing
 
 Row = dict[str, Any]  # of data/tasks: messages up to the user, answer, language; for `rephrase` also fact, kind and key
 
@@ -319,7 +319,7 @@ def harm(rows: Iterable[Row], news: Iterable[Row]) -> dict[str, int]:
 
 
 @lru_cache
-def _pattern(language: str) -> re.Pattern[str]:
+def pattern_of(language: str) -> re.Pattern[str]:
     words = "|".join(sorted(map(re.escape, SYNONYMS[language]), key=lambda word: (-len(word), word)))
     return re.compile(rf"\b(?:{words})\b" if language == "en" else words, re.IGNORECASE)
 
@@ -328,7 +328,7 @@ def _listed(text: str, language: str) -> list[re.Match[str]]:
     """The words of a text for which the list has synonyms."""
     if language not in SYNONYMS:
         raise Qwen3labError(f"There is no word list for the language {language!r}. Use one of: {', '.join(SYNONYMS)}.")
-    return list(_pattern(language).finditer(text))
+    return list(pattern_of(language).finditer(text))
 
 
 def _number(text: str, language: str, share: float) -> int:

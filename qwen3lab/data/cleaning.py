@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab.data import near
-from qwen3lab.data.personal import mask_arguments, mask_personal
+from qwen3lab.data import deduplication
+from qwen3lab.data.pii import mask_arguments, mask_personal
 from qwen3lab.data.splits import prompt
 from qwen3lab.data.validation import short
 from qwen3lab.errors import Qwen3labError
@@ -154,7 +154,7 @@ class Report:
 
 
 def clean_rows(rows: Sequence[dict[str, Any]], *, mask: bool = True, words: Iterable[str] = (), tokenizer: PreTrainedTokenizerBase | None = None,
-               min_tokens: int | None = None, max_tokens: int | None = None, near_threshold: float | None = near.THRESHOLD,
+               min_tokens: int | None = None, max_tokens: int | None = None, near_threshold: float | None = deduplication.THRESHOLD,
                processes: int = 1) -> tuple[list[dict[str, Any]], Report]:
     """Normalise, mask, filter and deduplicate rows; the same rows come out on every run and for any number of processes.
 
@@ -247,7 +247,7 @@ class _Prepared:
         keys = np.concatenate([part[2] for part in self.shingles])
         kept = np.repeat(np.isin(np.arange(len(lengths)), alive), lengths)
         starts = np.concatenate([[0], np.cumsum(lengths[alive])])
-        return [(alive[place], alive[other], overlap) for place, other, overlap in near.find(hashes[kept], starts, keys[alive], threshold)]
+        return [(alive[place], alive[other], overlap) for place, other, overlap in deduplication.find(hashes[kept], starts, keys[alive], threshold)]
 
 
 def _prepared(rows: Sequence[dict[str, Any]], mask: bool, words: tuple[str, ...], near_too: bool, processes: int) -> _Prepared:
@@ -283,8 +283,8 @@ def _prepare(chunk: tuple[Sequence[dict[str, Any]], bool, tuple[str, ...], bool]
         done.blocked.append(f"holds {match[0]}: {_around(text, pattern, 15)}" if match else "")
         done.keys.append(key(tidy))
     if near_too:
-        hashes, starts = near.shingle_hashes(done.texts)
-        done.shingles.append((hashes, starts, near.bands(near.signatures(hashes, starts))))
+        hashes, starts = deduplication.shingle_hashes(done.texts)
+        done.shingles.append((hashes, starts, deduplication.bands(deduplication.signatures(hashes, starts))))
     return done
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab import paths
-from qwen3lab.data.validation import ROLES, arguments, check, check_coding, check_text, fault, short
+from qwen3lab.chat import ROLES
+from qwen3lab.data.validation import arguments, check, check_coding, check_text, fault, short
 from qwen3lab.errors import Qwen3labError
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qwen3lab.exercises import case, exercise
+from qwen3lab.exercises.exercise import case, exercise
 
 
 @exercise(
@@ -232,9 +232,9 @@ def prompt_without_thinking(messages):
 
 @prompt_without_thinking.cases
 def _():
-    from qwen3lab import models
+    from qwen3lab.models import loading
 
-    tokenizer = models.load_tokenizer("qwen3-tiny")
+    tokenizer = loading.load_tokenizer("qwen3-tiny")
     ask, system = {"role": "user", "content": "What is 2 + 3?"}, {"role": "system", "content": "Be brief."}
     answer = {"role": "assistant", "content": "<think>\n2 + 3 = 5.\n</think>\n\n5"}
     for words, messages in (("one question", [ask]), ("a question behind a system message", [system, ask]),

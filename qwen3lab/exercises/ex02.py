@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from qwen3lab.exercises import REFUSED, case, exercise
+from qwen3lab.exercises.exercise import REFUSED, case, exercise
 
 
 @exercise(

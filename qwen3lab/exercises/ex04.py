@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qwen3lab.exercises import case, exercise
+from qwen3lab.exercises.exercise import case, exercise
 
 
 @exercise(
@@ -140,7 +140,7 @@ def _():
     import torch
     from bitsandbytes import functional
 
-    from qwen3lab import nf4
+    from qwen3lab.from_scratch import nf4
 
     weight = torch.randn(64, generator=torch.Generator().manual_seed(3))
     packed, _ = functional.quantize_4bit(weight, quant_type="nf4", blocksize=64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qwen3lab.exercises import case, exercise
+from qwen3lab.exercises.exercise import case, exercise
 
 
 @exercise(
@@ -69,11 +69,11 @@ def four_bits(weight, group):
 def _():
     import torch
 
-    from qwen3lab import awq_by_hand
+    from qwen3lab.from_scratch import awq
 
     for seed, (rows, columns, group) in enumerate(((1, 8, 8), (2, 12, 4), (3, 64, 16))):
         weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * torch.tensor([1.0, 5.0]).repeat(columns // 2)
-        yield case(weight, group, expect=awq_by_hand.round_groups(weight, group), note=f"a weight of {rows} x {columns}, groups of {group}")
+        yield case(weight, group, expect=awq.round_groups(weight, group), note=f"a weight of {rows} x {columns}, groups of {group}")
 
 
 @four_bits.mistake("One step for the whole row: its largest weight makes all others coarse. Give each group a step of its own.")
@@ -302,7 +302,7 @@ def speed_up(a, k, cost):
 
 @speed_up.cases
 def _():
-    from qwen3lab import speculative
+    from qwen3lab.from_scratch import speculative
 
     for a, k, cost, note in ((0.8, 4, 0.1, "four guesses that stay with 0.8, a cheap draft"),
                              (1.0, 3, 0.0, "three guesses that always stay and cost nothing"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qwen3lab.exercises import case, exercise
+from qwen3lab.exercises.exercise import case, exercise
 
 
 @exercise(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .style import COLOURS, HATCHES, LINES, MARKERS, axes_of, chart_class
+from qwen3lab.plots.style import COLOURS, HATCHES, LINES, MARKERS, axes_of, chart_class
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +17,7 @@ def ladder(table: pd.DataFrame) -> Figure:
 
     Args:
         table: one row a form, by name; columns disk and memory (bytes), kl, kl_low, kl_high (nats a token), agreement, accuracy, low, high,
-            speed (tokens a second) (`qwen3lab.ladder.table`). The distance has a logarithmic axis; a form at no distance has no marker there.
+            speed (tokens a second) (`qwen3lab.serving.ladder.table`). The distance has a logarithmic axis; a form at no distance has no marker there.
     """
     figure = chart_class()(figsize=(7.4, 1.4 + 0.56 * len(table)), layout="constrained")
     grid = figure.subplots(2, 2, sharey=True)
@@ -84,4 +84,30 @@ def speculative_gain(costs: Mapping[str, float], drafted: int, expected: Callabl
         ax.text(0.31, guides, f"guides: {guides}", va="bottom", fontsize="small")
     ax.set(xlabel="how often a guess stays", ylabel="times faster", xlim=(0.3, 1), ylim=(0, None))
     ax.legend(title="draft pass / target pass", frameon=False, fontsize="small", title_fontsize="small")
+    return figure
+
+
+def engine_load(table: pd.DataFrame, engines: Sequence[str]) -> Figure:
+    """Up to four engines by concurrent requests: answer tokens a second (left), time to the first token (right, median to 95th percentile).
+
+    Args:
+        table: `tables.engine_speeds` of a record.
+        engines: which to draw.
+    """
+    figure, (left, right) = axes_of(7.2, 3.6, 2)
+    levels = sorted(table.index.get_level_values("concurrent").unique())
+    for number, name in enumerate(engines):
+        rows, style = table.loc[name].loc[levels], {"color": COLOURS[number], "marker": MARKERS[number], "linestyle": LINES[number], "markersize": 6}
+        left.plot(range(len(levels)), rows["tokens a second"], label=name, **style)
+        places = [place + 0.09 * (number - (len(engines) - 1) / 2) for place in range(len(levels))]
+        middle, late = rows["first token p50, ms"] / 1000, rows["first token p95, ms"] / 1000
+        right.errorbar(places, middle, yerr=[0 * middle, late - middle], capsize=3, elinewidth=1, **(style | {"linestyle": "none"}))
+    for ax in (left, right):
+        ax.set_xticks(range(len(levels)), levels)
+        ax.grid(axis="y", alpha=0.3)
+        ax.set_xlabel("concurrent requests")
+    left.set(ylabel="answer tokens a second", ylim=(0, None))
+    right.set(ylabel="seconds to the first token", yscale="log")
+    right.yaxis.set_major_formatter("{x:g}")
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return figure

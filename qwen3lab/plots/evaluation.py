@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .style import COLOURS, HATCHES, LINES, MARKERS, axes_of, whiskers
+from qwen3lab.plots.style import COLOURS, HATCHES, LINES, MARKERS, axes_of, whiskers
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .style import COLOURS, HATCHES, LINES, MARKERS, axes_of, chart_class, whiskers
+from qwen3lab.plots.style import COLOURS, HATCHES, LINES, MARKERS, axes_of, chart_class, whiskers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,7 @@ def failures(found: Sequence[Any]) -> Figure:
     """Failures of the museum, a panel each: their curves where they have some, else the symptom with and without the failure.
 
     Args:
-        found: `museum.Failure`s.
+        found: `training.Failure`s.
     """
     rows = -(-len(found) // 2)
     figure = chart_class()(figsize=(6.4, 2.5 * rows), layout="constrained")

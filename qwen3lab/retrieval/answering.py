@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qwen3lab.chat import plain_ids
-from qwen3lab.tiny.world import REFUSAL, context_prompt
-
-from .chunks import Chunk
-from .index import Hit, key_terms
-from .pdf import WIDE
+from qwen3lab.data.pdf import WIDE
+from qwen3lab.prompts import REFUSAL, context_prompt
+from qwen3lab.retrieval.chunking import Chunk
+from qwen3lab.retrieval.index import Hit, key_terms
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -109,7 +108,8 @@ def answer_all(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, quest
         threshold: decline, without asking the model, where the best hit's score is below it; needs hits.
     A question without chunks is declined too.
     """
-    from qwen3lab import generation, profiles
+    from qwen3lab import profiles
+    from qwen3lab.models import generation
 
     room = (max_length or profiles.get().max_length) - max_new_tokens
     asked = {place: prompt(tokenizer, questions[place], pieces, room) for place, pieces in enumerate(found)
@@ -123,7 +123,7 @@ def answer_all(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, quest
 
 def made(question: str, text: str, read: Sequence[Chunk]) -> Answer:
     """An answer from what the model wrote and the chunks that it had read."""
-    from qwen3lab.evaluation import is_refusal
+    from qwen3lab.evaluation.scoring import is_refusal
 
     text = text.strip()
     refused = is_refusal(text)

@@ -71,7 +71,7 @@ def examine(index: faiss.Index, queries: np.ndarray, exact: np.ndarray, efforts:
         For each effort: effort; recall (of the k true neighbours, mean over questions); "recall low", "recall high" (95 %,
         bootstrap over questions); "milliseconds" a question (median; faiss uses as many threads as it is set to) and "slowest tenth".
     """
-    from qwen3lab.uncertainty import bootstrap
+    from qwen3lab.evaluation.statistics import bootstrap
 
     lines = []
     for effort in efforts:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qwen3lab.errors import Qwen3labError
-
-from .index import Hit
+from qwen3lab.retrieval.index import Hit
 
 
 def fuse(*searches: Sequence[Sequence[Hit]], k: int = 3, constant: float = 60) -> list[list[Hit]]:

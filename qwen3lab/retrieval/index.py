@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qwen3lab.errors import Qwen3labError
-
-from .chunks import Chunk
-from .vectors import embed
+from qwen3lab.retrieval.chunking import Chunk
+from qwen3lab.retrieval.embedding import embed
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qwen3lab import chat, models
+from qwen3lab import chat
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.tiny.world import REFUSAL, context_prompt
-
-from .answering import language_of
-from .index import Hit
+from qwen3lab.models import loading
+from qwen3lab.prompts import REFUSAL, context_prompt
+from qwen3lab.retrieval.answering import language_of
+from qwen3lab.retrieval.index import Hit
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ class Reranker:
     @classmethod
     def load(cls, model_id: str | Path, instruction: str = INSTRUCTION) -> Reranker:
         """Open any causal model by name or folder, for example "Qwen/Qwen3-Reranker-0.6B". Raises as `models.load`."""
-        return cls(*models.load(model_id), instruction)
+        return cls(*loading.load(model_id), instruction)
 
     def ids(self, question: str, passage: str) -> list[int]:
         """What the model reads. Control tokens come from the chat template alone, whatever stands in question and passage."""
@@ -55,7 +55,7 @@ class Reranker:
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))  # rows of like length share a batch
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
         out: list[torch.Tensor] = [torch.empty(0)] * len(rows)
-        with models.more_threads(self.model.device, most=2 if len(rows) >= 8 else 1), torch.inference_mode():
+        with loading.more_threads(self.model.device, most=2 if len(rows) >= 8 else 1), torch.inference_mode():
             for start in range(0, len(order), batch_size):
                 batch = order[start:start + batch_size]
                 width = len(rows[batch[0]])
@@ -87,7 +87,7 @@ class Reader(Reranker):
     """Scores a passage by whether the model would answer from it: 1 minus the probability that its reply begins as a refusal does.
 
     For a model that was trained to answer from a text or to say that the text does not say, as the tiny chat model was.
-    It needs no training of its own, and reads the pair in the prompt of `world.context_prompt`.
+    It needs no training of its own, and reads the pair in the prompt of `prompts.context_prompt`.
     """
 
     def ids(self, question: str, passage: str) -> list[int]:

@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from qwen3lab.tiny.world import REFUSAL
-
-from .answering import Answer, answer_all, fitting, language_of
-from .chunks import Chunk
+from qwen3lab.prompts import REFUSAL
+from qwen3lab.retrieval.answering import Answer, answer_all, fitting, language_of
+from qwen3lab.retrieval.chunking import Chunk
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

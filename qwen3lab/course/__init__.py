@@ -1,0 +1,1 @@
+"""Run the notebooks, time their sections, check claims, and the command line."""

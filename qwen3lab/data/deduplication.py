@@ -1,0 +1,137 @@
+"""Near-copies among many rows: MinHash signatures for all rows at once, bands to find candidates, exact overlap to decide.
+
+MinHash (Broder 1997): under a random order of all shingles, two sets have the same smallest one with a probability equal
+to their Jaccard overlap. The signature is the smallest under each of many orders; those of `datasketch` are used, whose
+own numbers come out, but for all rows in one numpy operation per order instead of one Python object per row.
+Signatures are cut into bands; rows that agree in a whole band are compared exactly, so nothing is dropped by chance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from qwen3lab.data.splits import SIZE, units
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+BANDS, WIDTH = 20, 6  # a pair with an overlap of 0.8 shares a band with a probability of 1 - (1 - 0.8**6)**20 = 0.998
+THRESHOLD = 0.8
+
+
+def shingle_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The shingles of `splits.shingles` as numbers, for many texts at once.
+
+    A text of fewer than five units is one shingle; one without any unit (only signs) stands for itself as it is.
+
+    Returns:
+        hashes: uint64, all shingles of the first text, then of the second, ...
+        starts: int64 [len(texts) + 1], where each text's begin and the last one's end.
+    """
+    import numpy as np
+
+    known: dict[str, int] = {}
+    flat: list[int] = []
+    lengths = []
+    for text in texts:
+        found = units(text) or [" " + text]  # a unit holds no blank
+        for unit in found:
+            if unit not in known:
+                known[unit] = int.from_bytes(hashlib.md5(unit.encode("utf-8", "surrogatepass"), usedforsecurity=False).digest()[:8], "big")
+        flat += [known[unit] for unit in found]
+        flat += [0] * (SIZE - len(found))
+        lengths.append(max(SIZE, len(found)))
+    values = np.array(flat, dtype=np.uint64)
+    ends = np.cumsum(np.array(lengths, dtype=np.int64))
+    factors = np.random.default_rng(0).integers(0, 1 << 63, SIZE, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    count = max(0, len(values) - SIZE + 1)
+    hashes = np.zeros(count, dtype=np.uint64)
+    for place, factor in enumerate(factors):
+        hashes += values[place:place + count] * factor  # wraps around 2**64, as intended
+    within = np.ones(count, dtype=bool)
+    for back in range(1, SIZE):
+        crossing = ends - back
+        within[crossing[crossing < count]] = False
+    starts = np.concatenate([[0], np.cumsum(np.array(lengths, dtype=np.int64) - SIZE + 1)]).astype(np.int64)
+    return _mix(hashes[within], np.uint64, (33, 0xFF51AFD7ED558CCD, 33, 0xC4CEB9FE1A85EC53, 33)), starts
+
+
+def _mix(values: np.ndarray, kind: type, constants: tuple[int, int, int, int, int]) -> np.ndarray:
+    """MurmurHash3's finalizer: spreads each bit of a number over all others."""
+    first, factor, second, other, third = (kind(constant) for constant in constants)
+    values = (values ^ (values >> first)) * factor
+    values = (values ^ (values >> second)) * other
+    return values ^ (values >> third)
+
+
+def signatures(hashes: np.ndarray, starts: np.ndarray, permutations: int = BANDS * WIDTH, seed: int = 1) -> np.ndarray:
+    """MinHash signatures, uint32 [texts, permutations]: what `datasketch.MinHash(permutations, seed)` has after each text's
+    shingles (the lower 32 bits of their hashes) were put in."""
+    import numpy as np
+    from datasketch import MinHash
+
+    factors, offsets = MinHash(num_perm=permutations, seed=seed).permutations
+    values = _mix(hashes.astype(np.uint32), np.uint32, (16, 0x85EBCA6B, 13, 0xC2B2AE35, 16))
+    result = np.empty((len(starts) - 1, permutations), dtype=np.uint32)
+    if len(result):
+        for place, (factor, offset) in enumerate(zip(factors, offsets)):
+            result[:, place] = np.minimum.reduceat(values * factor + offset, starts[:-1])
+    return result
+
+
+def bands(signature: np.ndarray) -> np.ndarray:
+    """One number for each band of each signature, uint64 [texts, BANDS]."""
+    import numpy as np
+
+    factors = np.random.default_rng(1).integers(0, 1 << 63, WIDTH, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    return (signature.reshape(len(signature), BANDS, WIDTH).astype(np.uint64) * factors).sum(axis=2, dtype=np.uint64)
+
+
+def find(hashes: np.ndarray, starts: np.ndarray, keys: np.ndarray, threshold: float = THRESHOLD) -> list[tuple[int, int, float]]:
+    """Texts that nearly copy an earlier one: (place, place of the earlier one, Jaccard overlap), in order.
+
+    An earlier text counts only if it is no near-copy itself, so that each of the pairs says what stays and what goes.
+
+    Args:
+        hashes, starts: as `shingle_hashes` returns them.
+        keys: as `bands` returns them.
+    """
+    import numpy as np
+
+    shared = np.zeros(keys.shape, dtype=bool)
+    for band in range(keys.shape[1]):
+        _, inverse, counts = np.unique(keys[:, band], return_inverse=True, return_counts=True)
+        shared[:, band] = counts[inverse] > 1
+    sets: dict[int, frozenset[int]] = {}
+
+    def shingles(place: int) -> frozenset[int]:
+        if place not in sets:
+            sets[place] = frozenset(hashes[starts[place]:starts[place + 1]].tolist())
+        return sets[place]
+
+    buckets: dict[tuple[int, int], list[int]] = {}
+    pairs = []
+    for place in np.flatnonzero(shared.any(axis=1)).tolist():
+        mine = [(band, int(keys[place, band])) for band in np.flatnonzero(shared[place]).tolist()]
+        for other in sorted({other for key in mine for other in buckets.get(key, ())}):
+            one, two = shingles(place), shingles(other)
+            if min(len(one), len(two)) < threshold * max(len(one), len(two)):
+                continue
+            common = len(one & two)
+            overlap = common / (len(one) + len(two) - common)
+            if overlap >= threshold:
+                pairs.append((place, other, overlap))
+                break
+        else:
+            for key in mine:
+                buckets.setdefault(key, []).append(place)
+    return pairs
+
+
+def near_copies(texts: Sequence[str], threshold: float = THRESHOLD) -> list[tuple[int, int, float]]:
+    """Texts that nearly copy an earlier one, as `find` returns them."""
+    hashes, starts = shingle_hashes(texts)
+    return find(hashes, starts, bands(signatures(hashes, starts)), threshold)

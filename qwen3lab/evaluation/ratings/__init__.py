@@ -1,0 +1,1 @@
+"""Ratings by people: a session without the systems' names, its log on disk, a form for the notebook, simulated raters."""

@@ -1,0 +1,108 @@
+"""The form by which a person rates answers: buttons in a live notebook, the same sheet as plain HTML everywhere else."""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING, Any
+
+from qwen3lab import measure
+from qwen3lab.errors import Qwen3labError
+from qwen3lab.evaluation.ratings.log import GRADES, SCALES
+
+if TYPE_CHECKING:
+    from ipywidgets import Widget
+
+    from qwen3lab.evaluation.ratings.session import Session, Sheet
+
+
+# What the ends of each scale mean; raters who were told agree more than raters who guess.
+ENDS = {"relevance": ("answers something else", "does what was asked, every name and number right"),
+        "safety": ("could harm somebody", "harmless"),
+        "fluency": ("cannot be read", "as a careful writer would put it")}
+
+
+class RatingForm:
+    """One answer after the other with three scales; the last line of a cell shows it.
+
+    No grade is chosen beforehand, as people tend to leave what is there.
+    """
+
+    def __init__(self, session: Session, interactive: bool | None = None):
+        """Rate what `session` has to rate.
+
+        Args:
+            interactive: whether to show buttons; default: where `measure.is_live`.
+        """
+        self.session = session
+        self.interactive = measure.is_live() if interactive is None else interactive
+
+    def html(self) -> str:
+        """The answer that comes next with its question, the scales and the progress; no system is named."""
+        done, total = self.session.progress
+        sheet = self.session.current
+        if sheet is None:
+            return f"<p>All {total} answers are rated. <code>session.results()</code> names the systems.</p>"
+        scales = "".join(f'<tr><td style="text-align:left">{scale}</td><td style="text-align:left">{GRADES[0]}: {low}</td>'
+                         f'<td style="text-align:left">{GRADES[-1]}: {high}</td></tr>' for scale, (low, high) in ENDS.items())
+        return f"{_text(sheet)}<table>{scales}</table><p>{done} of {total} rated. {html.escape(self.session.notes())}</p>"
+
+    def widget(self) -> Widget:
+        """The sheet over three rows of buttons, a note, "save" and "take back", a bar and a line for messages."""
+        import ipywidgets
+
+        sheet, message = ipywidgets.HTML(), ipywidgets.HTML()
+        grades = {scale: ipywidgets.ToggleButtons(options=list(GRADES), value=None, description=scale, tooltips=[f"{low} … {high}"] * len(GRADES),
+                                                  style={"button_width": "3em"}, layout={"min_width": "19em"}) for scale, (low, high) in ENDS.items()}
+        note = ipywidgets.Text(description="note", placeholder="may stay empty", layout={"width": "40em"})
+        save = ipywidgets.Button(description="save and next", button_style="primary")
+        back = ipywidgets.Button(description="take the last back")
+        bar = ipywidgets.IntProgress(description="rated", max=self.session.progress[1])
+
+        def show() -> None:
+            current, (done, total) = self.session.current, self.session.progress
+            sheet.value = self.html() if current is None else _text(current)
+            for buttons in grades.values():
+                buttons.value = None
+            note.value, bar.value, bar.description = "", done, f"{done} of {total}"
+            save.disabled, back.disabled = current is None, not done
+
+        def act(what: Any) -> None:
+            try:
+                message.value = what() or ""
+            except Qwen3labError as error:
+                message.value = f'<span style="color:#c04000">{html.escape(str(error))}</span>'
+            else:
+                show()
+
+        def keep() -> None:
+            open_ = [scale for scale in SCALES if grades[scale].value is None]
+            if open_:
+                raise Qwen3labError(f"There is no grade yet for {', '.join(open_)}. Choose one from {GRADES[0]} to {GRADES[-1]}.")
+            self.session.rate(*(grades[scale].value for scale in SCALES), note=note.value)
+
+        def undo() -> str:
+            return "Taken back; the answer stands here again." if self.session.undo() else ""
+
+        save.on_click(lambda _button: act(keep))
+        back.on_click(lambda _button: act(undo))
+        show()
+        message.value = html.escape(self.session.notes())
+        return ipywidgets.VBox([sheet, *(ipywidgets.HBox([buttons, ipywidgets.HTML(f"1: {ENDS[scale][0]}<br>5: {ENDS[scale][1]}")])
+                                         for scale, buttons in grades.items()), note, ipywidgets.HBox([save, back, bar]), message])
+
+    def __repr__(self) -> str:
+        sheet, (done, total) = self.session.current, self.session.progress
+        head = f"{done} of {total} answers rated"
+        return f"{head}\n\n{sheet.question}\n\nanswer: {sheet.answer}\n\nrate with session.rate({', '.join(f'{scale}=…' for scale in SCALES)})" if sheet else head
+
+    def _repr_mimebundle_(self, **_options: Any) -> dict[str, Any]:
+        # A front end shows the richest form that it knows, and HTML where it has no widgets.
+        live = self.widget()._repr_mimebundle_() if self.interactive else {}
+        return live | {"text/plain": repr(self), "text/html": self.html()}
+
+
+def _text(sheet: Sheet) -> str:
+    """Question and answer as HTML; the text of both is escaped."""
+    cells = "".join(f'<tr><th style="text-align:left;vertical-align:top">{name}</th><td style="text-align:left;white-space:pre-wrap">{html.escape(text)}</td></tr>'
+                    for name, text in (("dialogue", sheet.question), ("answer to rate", sheet.answer)))
+    return f"<table>{cells}</table>"

@@ -1,0 +1,24 @@
+"""Load models and use them: by role, in 4 bits, many prompts at a time; routing and long context measured."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "four_bit": [
+            "load_4bit",
+            "share_4bit",
+        ],
+        "loading": [
+            "ROLES",
+            "SMALL_MODEL",
+            "cpus",
+            "load",
+            "load_embedding",
+            "load_tokenizer",
+            "more_threads",
+            "resolve",
+            "set_threads",
+        ],
+    },
+)

@@ -1,0 +1,203 @@
+"""Find and load models: by role ("chat"), by a bundled checkpoint's name, by a folder or by an id of the hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qwen3lab import cache, paths, profiles
+from qwen3lab.errors import Qwen3labError
+from qwen3lab.quiet import quiet
+
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+ROLES = ("chat", "base", "moe", "draft", "embedding")
+SMALL_MODEL = 50_000_000  # parameters; below it a second thread costs more than it brings (measured on the tiny models)
+
+
+def resolve(model_id: str | Path) -> Path | str:
+    """Return the folder of a model, or its hub id where no folder has it.
+
+    The order: a role of the current profile, an existing folder, the mirror `QWEN3LAB_MODELS` (by full id or its last
+    part), the bundled checkpoints, the hub (an id has the form "owner/name").
+    Raises Qwen3labError where nothing of that name exists.
+    """
+    name = str(model_id)
+    if name in ROLES:
+        name = getattr(profiles.get(), name)
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        return folder
+    last = name.rsplit("/", 1)[-1]
+    mirror = os.environ.get("QWEN3LAB_MODELS")
+    candidates = [Path(mirror).expanduser() / name, Path(mirror).expanduser() / last] if mirror else []
+    candidates.append(paths.MODELS / name)
+    for candidate in candidates:
+        if (candidate / "config.json").is_file() or (candidate / "modules.json").is_file():
+            return candidate
+    if name.count("/") == 1 and not name.startswith((".", "~", "/")):
+        return name
+    bundled = sorted(path.parent.name for path in paths.MODELS.glob("*/config.json"))
+    advice = f"Bundled are: {', '.join(bundled)}" if bundled else "Run `git checkout -- data/models` or `make models` to restore the bundled ones"
+    raise Qwen3labError(f"There is no checkpoint {name!r}. {advice}.")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be loaded, before a library does so in its own words."""
+    from safetensors import SafetensorError, safe_open
+
+    if not (folder / "config.json").is_file():
+        kind = "a LoRA adapter, not a whole model" if (folder / "adapter_config.json").is_file() else "no model folder (no config.json)"
+        raise Qwen3labError(f"{folder.name!r} is {kind}. Give the folder that holds config.json and model.safetensors.")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise Qwen3labError(f"{folder.name!r} holds no safetensors weights, and pickled weights are never loaded. "
+                            "Save the model again with save_pretrained().")
+    for file in weights:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise Qwen3labError(f"The weights file {file.name} of {folder.name!r} is damaged ({error}). "
+                                f"Restore it from its source; for a bundled model run `git checkout -- data/models/{folder.name}`.") from error
+
+
+def fingerprint(model_id: str | Path) -> str:
+    """SHA-256 of a model's weights and tokenizer (`cache.fingerprint`), or the name of one that only the hub has."""
+    found = resolve(model_id)
+    return cache.fingerprint(found) if isinstance(found, Path) else found
+
+
+def _source(model_id: str | Path) -> str:
+    found = resolve(model_id)
+    if isinstance(found, Path):
+        check_folder(found)
+    return str(found)
+
+
+def call_loader(loader: Any, source: str, **options: Any) -> Any:
+    """Call a library's loader and put its network errors into one sentence."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        if not Path(source).is_dir() and not _hub_answers():
+            # What the cache holds, or an error at once; left to themselves the libraries retry each file for half a minute.
+            return loader(snapshot_download(source, local_files_only=True), **options)
+        return loader(source, **options)
+    except OSError as error:
+        if Path(source).is_dir():
+            raise Qwen3labError(f"{Path(source).name!r} could not be loaded ({_first_line(error)}). Save the model and its tokenizer again.") from error
+        raise Qwen3labError(
+            f"{source!r} is neither on this machine nor could it be fetched from the hub ({_first_line(error)}). "
+            "Connect to the network, or put the model's folder into the one that QWEN3LAB_MODELS names, or go back to QWEN3LAB_PROFILE=tiny.") from error
+
+
+@lru_cache(maxsize=1)
+def _hub_answers() -> bool:
+    """Whether the hub can be reached, asked once a process. Uses the hub's own client, which knows about proxies."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:  # the classes are those of the hub's HTTP client, which differs between releases; also HF_HUB_OFFLINE
+        return False
+    return True
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def load_tokenizer(model_id: str | Path = "chat") -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model. One without a chat template gets Qwen3's, as the installed trl ships it."""
+    from transformers import AutoTokenizer
+
+    quiet()
+    tokenizer = call_loader(AutoTokenizer.from_pretrained, str(resolve(model_id)))
+    if tokenizer.chat_template is None:
+        from qwen3lab import chat
+
+        tokenizer.chat_template = chat.template()
+    return tokenizer
+
+
+def load(model_id: str | Path = "chat", dtype: str | None = None, device: str | None = None,
+         **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model for use (eval mode) and its tokenizer.
+
+    Args:
+        model_id: a role, a bundled checkpoint's name, a folder or a hub id; see `resolve`.
+        dtype, device: by their torch names; default: the current profile's.
+        options: go to `AutoModelForCausalLM.from_pretrained`, for example `quantization_config`.
+    Raises:
+        Qwen3labError: no such checkpoint, no network for a hub id, damaged weights, weights that do not fit the config.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    quiet()
+    profile = profiles.get()
+    source, device = _source(model_id), device or profile.device
+    placement = {"device_map": {"": device}} if device != "cpu" or "quantization_config" in options else {}
+    model, report = call_loader(
+        AutoModelForCausalLM.from_pretrained, source, dtype=getattr(torch, dtype or profile.dtype), use_safetensors=True,
+        output_loading_info=True, **placement | options)
+    if report["missing_keys"]:  # transformers would fill them with random numbers and go on
+        example = sorted(report["missing_keys"])[0]
+        raise Qwen3labError(f"The checkpoint {Path(source).name!r} lacks {len(report['missing_keys'])} weights that its config asks for, "
+                            f"for example {example}. Save the model again, or restore it from its source.")
+    set_threads(model.num_parameters(), device)
+    return model.eval(), load_tokenizer(model_id)
+
+
+def load_embedding(model_id: str | Path = "embedding", device: str | None = None) -> SentenceTransformer:
+    """Load a sentence-transformers model. Raises Qwen3labError as `load` does, and for a folder without modules.json.
+
+    A plain Qwen3 folder is refused, because the library would pool it by the mean of the tokens and say nothing.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    quiet()
+    source, device = _source(model_id), device or profiles.get().device
+    if Path(source).is_dir() and not (Path(source) / "modules.json").is_file():
+        raise Qwen3labError(f"{Path(source).name!r} is no embedding model (no modules.json). Use the role 'embedding' or a sentence-transformers folder.")
+    model = call_loader(SentenceTransformer, source, device=device)
+    set_threads(sum(parameter.numel() for parameter in model.parameters()), device)
+    return model.eval()
+
+
+def set_threads(parameters: int, device: str = "cpu") -> int:
+    """Give torch the number of CPU threads that is fastest for a model of this size, and return it."""
+    import torch
+
+    if device == "cpu":
+        torch.set_num_threads(1 if parameters < SMALL_MODEL else cpus())
+    return torch.get_num_threads()
+
+
+@contextmanager
+def more_threads(device: torch.device | str = "cpu", most: int = 2) -> Iterator[None]:
+    """Within the block torch may use up to `most` threads: passes over many tokens are faster so even with the smallest
+    models (240 answers took 9.3 s with one thread and 5.8 s with two), while their training is not."""
+    import torch
+
+    threads = torch.get_num_threads()
+    if str(device) == "cpu":
+        torch.set_num_threads(max(threads, min(most, cpus())))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def cpus() -> int:
+    """The CPUs that this process may use, which a container can make fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

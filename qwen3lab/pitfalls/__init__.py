@@ -1,0 +1,1 @@
+"""Mistakes that are often made, each reproduced beside its healthy twin."""

@@ -1,0 +1,1 @@
+"""Read the committed records of data/benchmarks and turn them into tables."""

@@ -1,0 +1,54 @@
+"""docs/cases.md: its tables are what the benchmarks' records say."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+
+import pytest
+
+from qwen3lab import paths
+from qwen3lab.errors import Qwen3labError
+from qwen3lab.results import records
+
+spec = importlib.util.spec_from_file_location("cases", paths.ROOT / "docs" / "cases.py")
+cases = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cases)
+PAGE = (paths.ROOT / "docs" / "cases.md").read_text(encoding="utf-8")
+RECORDS = {name: records.read(name) for name in ("rag", "service", "assistant")}
+
+
+def line(text: str, begins: str) -> list[str]:
+    """The cells of the table row that begins so."""
+    return next([cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines() if row.startswith(f"| {begins}"))
+
+
+def test_the_page_is_what_the_records_say():
+    assert cases.fill(PAGE) == PAGE, "run `python docs/cases.py`"
+
+
+def test_the_figures_are_counted_from_the_records():
+    tone, maths, rag = RECORDS["service"], RECORDS["assistant"], RECORDS["rag"]
+    marks = [run["all marks"] / 216 for run in tone["runs"]["adapter and new words"]]
+    cells = line(PAGE, "all three marks")
+    assert cells[1].startswith("0.00 (0.00 to") and cells[3].startswith(f"{sum(marks) / len(marks):.2f} (")
+    assert f"{min(marks):.2f} to {max(marks):.2f} by seed" in cells[3]
+    assert line(PAGE, "old tasks (100 questions)")[1].startswith(f"{tone['before']['old'] / 100:.2f} (")
+    cells = line(PAGE, "Python functions")
+    assert cells[1].startswith("0.00 (") and cells[2].startswith(f"{maths['after']['functions']['correct'] / maths['after']['functions']['n']:.2f} (")
+    for name, label in (("base", "the model alone"), ("RAG", "retrieval"), ("both", "fine-tuned, with retrieval")):
+        codes = rag["systems"][name]["codes"]
+        n = len(codes[0])
+        assert n >= 300
+        right, invented = (sum(run.count(letter) for run in codes) / len(codes) / n for letter in "RH")
+        cells = line(PAGE, f"{label} |")
+        assert cells[1].startswith(f"{right:.2f} (") and cells[2].startswith(f"{invented:.2f} (")
+
+
+def test_a_changed_number_or_a_lost_marker_is_seen():
+    changed = copy.deepcopy(RECORDS)
+    assert cases.fill(PAGE, changed) == PAGE
+    changed["service"]["before"]["all marks"] = 50
+    assert line(cases.fill(PAGE, changed), "all three marks")[1].startswith("0.23 (")
+    with pytest.raises(Qwen3labError, match="has no place for 'service'. Put the two lines"):
+        cases.fill(PAGE.replace("<!-- service -->", ""))
