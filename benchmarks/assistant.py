@@ -1,10 +1,13 @@
-"""`python benchmarks/assistant.py`: the maths and code assistant before and after training, several seeds.
+"""`python benchmarks/assistant.py`: the maths and code assistant before and after training, several
+seeds.
 
-Trained are the word problems (with thoughts) and the functions of `data/tasks`; the functions put two operations together, of which
-pre-training knew each alone. Scored on the test rows: word problems by their answer, functions by running their tests in
-`qwen3lab.evaluation.sandbox`, and sums of three digits as an old task that is not in the training. Method, rate and the number of word problems
-in the mixture are the best of `WAYS` on the validation rows of the two tasks, with the first seed; every way reads as many rows. Goes
-on where it was stopped; writes `data/benchmarks/assistant.json`.
+Trained are the word problems (with thoughts) and the functions of `data/tasks`; the functions put
+two operations together, of which
+pre-training knew each alone. Scored on the test rows: word problems by their answer, functions by
+running their tests in `qwen3lab.evaluation.sandbox`, and sums of three digits as an old task that
+is not in the training. Method, rate and the number of word problems in the mixture are the best of
+`WAYS` on the validation rows of the two tasks, with the first seed; every way reads as many rows.
+Goes on where it was stopped; writes `data/benchmarks/assistant.json`.
 """
 
 from __future__ import annotations
@@ -20,33 +23,66 @@ from qwen3lab import models, paths, training
 from qwen3lab.data import tasks
 from qwen3lab.evaluation import assistant
 
-STEPS, BATCH = 240, 8  # small batches: on validation rows twice the rows a step and half the steps were worse
-WAYS = (("full", 5e-4, 400), ("full", 1e-3, 400), ("full", 2e-3, 400), ("full", 1e-3, 200), ("lora", 4e-3, 200))  # method, rate, word problems
+STEPS, BATCH = (
+    240,
+    8,
+)  # small batches: on validation rows twice the rows a step and half the steps were worse
+WAYS = (
+    ("full", 5e-4, 400),
+    ("full", 1e-3, 400),
+    ("full", 2e-3, 400),
+    ("full", 1e-3, 200),
+    ("lora", 4e-3, 200),
+)  # method, rate, word problems
 OLD = 60  # sums
 
 
 def train(method: str, rate: float, problems: int, seed: int, steps: int) -> training.Run:
     """Train the chat model on that many word problems and all functions."""
-    rows = assistant.mixture(random.Random(seed).sample(tasks.load("word-problem", "train"), problems), tasks.load("code", "train"), seed)
-    return training.fine_tune("chat", rows, method=method, steps=steps, batch_size=BATCH, learning_rate=rate, seed=seed)
+    rows = assistant.mixture(
+        random.Random(seed).sample(tasks.load("word-problem", "train"), problems),
+        tasks.load("code", "train"),
+        seed,
+    )
+    return training.fine_tune(
+        "chat", rows, method=method, steps=steps, batch_size=BATCH, learning_rate=rate, seed=seed
+    )
 
 
 def counts(found: dict[str, list[int]]) -> dict[str, int]:
     return {part: sum(right) for part, right in found.items()}
 
 
-def table(runs: list[dict[str, list[int]]], exam: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Counts over all runs and their interval, part by part; functions also by whether training had their combination."""
+def table(
+    runs: list[dict[str, list[int]]], exam: dict[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
+    """Counts over all runs and their interval, part by part; functions also by whether training had
+    their combination.
+    """
     for run in runs:
-        for part, unseen in (("functions, combination trained", False), ("functions, combination new", True)):
-            run[part] = [right for right, row in zip(run["functions"], exam["functions"], strict=True) if row["unseen"] == unseen]
-    return {part: {key: round(value, 4) for key, value in line.items()} for part, line in assistant.summary(runs).to_dict("index").items()}
+        for part, unseen in (
+            ("functions, combination trained", False),
+            ("functions, combination new", True),
+        ):
+            run[part] = [
+                right
+                for right, row in zip(run["functions"], exam["functions"], strict=True)
+                if row["unseen"] == unseen
+            ]
+    return {
+        part: {key: round(value, 4) for key, value in line.items()}
+        for part, line in assistant.summary(runs).to_dict("index").items()
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help=f"of each training; default: {STEPS}; given, nothing is kept for the next start")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help=f"of each training; default: {STEPS}; given, nothing is kept for the next start",
+    )
     parser.add_argument("--note", default="", help="for example what else the machine was doing")
     parser.add_argument("--out", type=Path, default=paths.DATA / "benchmarks" / "assistant.json")
     args = parser.parse_args()
@@ -54,10 +90,18 @@ def main() -> None:
     exam, choosing = assistant.exam("test", OLD), assistant.exam("validation", OLD)
     parts = record.Parts("assistant", keep=not args.steps)
 
-    def ask(way: tuple[str, float, int], seed: int, rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    def ask(
+        way: tuple[str, float, int], seed: int, rows: dict[str, list[dict[str, Any]]]
+    ) -> dict[str, Any]:
         run = train(*way, seed, steps)
-        return {"seed": seed, "steps": run.steps, "tokens": run.tokens, "trained": run.trained, "loss": round(float(run.history.loss.iloc[-1]), 4),
-                "answers": assistant.examine(run.model, run.tokenizer, rows)}
+        return {
+            "seed": seed,
+            "steps": run.steps,
+            "tokens": run.tokens,
+            "trained": run.trained,
+            "loss": round(float(run.history.loss.iloc[-1]), 4),
+            "answers": assistant.examine(run.model, run.tokenizer, rows),
+        }
 
     def plain(rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[int]]:
         return assistant.examine(*models.load("chat"), rows)
@@ -67,19 +111,48 @@ def main() -> None:
         found = parts.once(f"{way}, validation", lambda: ask(way, 0, choosing))["answers"]
         ways.append(dict(zip(("method", "rate", "problems"), way)) | counts(found))
         print(ways[-1], flush=True)
-    best = max(WAYS, key=lambda way: sum(ways[1 + WAYS.index(way)][part] for part in ("word problems", "functions")))  # of equal ones the first
+    best = max(
+        WAYS,
+        key=lambda way: sum(
+            ways[1 + WAYS.index(way)][part] for part in ("word problems", "functions")
+        ),
+    )  # of equal ones the first
     before = parts.once("before, test", lambda: plain(exam))
-    runs = [parts.once(f"{best}, seed {seed}", lambda: ask(best, seed, exam)) for seed in range(args.seeds)]
-    shown = [{key: value for key, value in run.items() if key != "answers"} | counts(run["answers"]) for run in runs]
+    runs = [
+        parts.once(f"{best}, seed {seed}", lambda: ask(best, seed, exam))
+        for seed in range(args.seeds)
+    ]
+    shown = [
+        {key: value for key, value in run.items() if key != "answers"} | counts(run["answers"])
+        for run in runs
+    ]
     print(counts(before), [counts(run["answers"]) for run in runs], flush=True)
     after = [dict(run["answers"]) for run in runs]
-    record.write(args.out, {
-        "recipe": {"method": best[0], "learning_rate": best[1], "steps": steps, "batch_size": BATCH,
-                   "rows": {"word-problem": best[2], "code": len(tasks.load("code", "train"))}},
-        "n": {name: len(rows) for name, rows in exam.items()}, "n validation": {name: len(rows) for name, rows in choosing.items()},
-        "ways on validation": ways, "before": table([dict(before)], exam), "after": table(after, exam), "runs": shown,
-        "interval": "Wilson, 95 %, all seeds together: how far it lies from endlessly many questions, not from other seeds; lowest and highest: single seeds"},
-        "assistant.py", ("torch", "transformers", "trl", "peft"), args.note)
+    record.write(
+        args.out,
+        {
+            "recipe": {
+                "method": best[0],
+                "learning_rate": best[1],
+                "steps": steps,
+                "batch_size": BATCH,
+                "rows": {"word-problem": best[2], "code": len(tasks.load("code", "train"))},
+            },
+            "n": {name: len(rows) for name, rows in exam.items()},
+            "n validation": {name: len(rows) for name, rows in choosing.items()},
+            "ways on validation": ways,
+            "before": table([dict(before)], exam),
+            "after": table(after, exam),
+            "runs": shown,
+            "interval": (
+                "Wilson, 95 %, all seeds together: how far it lies from endlessly many questions,"
+                " not from other seeds; lowest and highest: single seeds"
+            ),
+        },
+        "assistant.py",
+        ("torch", "transformers", "trl", "peft"),
+        args.note,
+    )
     parts.drop()
 
 

@@ -1,10 +1,12 @@
-"""`python benchmarks/coverage.py`: how often a 95 % interval holds the true value, in 1,000 simulated tests for each size and share.
+"""`python benchmarks/coverage.py`: how often a 95 % interval holds the true value, in 1,000
+simulated tests for each size and share.
 
-Wilson's interval and the percentile bootstrap for the share of right answers, the paired bootstrap for the gain of a second system on the
-same questions, the bootstrap for the quadratic weighted kappa of two raters, the simple interval (share ± 1.96 standard errors) for
-comparison, and beside each interval that depends on the count alone the exact coverage, summed over all counts. The simulated raters see the
-same true grade (normal, mean 3, deviation 1) with errors of their own (0.7), rounded to 1 to 5. Two minutes; writes
-`data/benchmarks/coverage.json`.
+Wilson's interval and the percentile bootstrap for the share of right answers, the paired bootstrap
+for the gain of a second system on the same questions, the bootstrap for the quadratic weighted
+kappa of two raters, the simple interval (share ± 1.96 standard errors) for comparison, and beside
+each interval that depends on the count alone the exact coverage, summed over all counts. The
+simulated raters see the same true grade (normal, mean 3, deviation 1) with errors of their own
+(0.7), rounded to 1 to 5. Two minutes; writes `data/benchmarks/coverage.json`.
 """
 
 from __future__ import annotations
@@ -24,7 +26,11 @@ from qwen3lab.evaluation import statistics
 from qwen3lab.evaluation.ratings import session
 
 SIZES, SHARES = (10, 20, 50, 100, 235, 1000), (0.5, 0.8, 0.95)
-GAINS = ((0.6, 0.05, 0.2), (0.8, 0.03, 0.1), (0.9, 0.02, 0.03))  # share of the first system, gain, disagreement
+GAINS = (
+    (0.6, 0.05, 0.2),
+    (0.8, 0.03, 0.1),
+    (0.9, 0.02, 0.03),
+)  # share of the first system, gain, disagreement
 DRAWS, RESAMPLES = 1000, 1000
 
 
@@ -42,13 +48,25 @@ def bootstrap(answers: np.ndarray, draw: int) -> tuple[float, float]:
     return statistics.bootstrap(answers, draws=RESAMPLES, seed=draw)
 
 
-WAYS: dict[str, Callable[[np.ndarray, int], tuple[float, float]]] = {"Wilson": wilson, "bootstrap": bootstrap, "simple": simple}
+WAYS: dict[str, Callable[[np.ndarray, int], tuple[float, float]]] = {
+    "Wilson": wilson,
+    "bootstrap": bootstrap,
+    "simple": simple,
+}
 
 
-def exact(interval: Callable[[np.ndarray, int], tuple[float, float]], share: float, n: int) -> float:
-    """The coverage without simulation, for an interval that depends on the number of right answers alone."""
+def exact(
+    interval: Callable[[np.ndarray, int], tuple[float, float]], share: float, n: int
+) -> float:
+    """The coverage without simulation, for an interval that depends on the number of right answers
+    alone.
+    """
     ends = [interval(np.arange(n) < right, 0) for right in range(n + 1)]
-    return float(stats.binom.pmf([right for right, (low, high) in enumerate(ends) if low <= share <= high], n, share).sum())
+    return float(
+        stats.binom.pmf(
+            [right for right, (low, high) in enumerate(ends) if low <= share <= high], n, share
+        ).sum()
+    )
 
 
 def raters(n: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
@@ -58,7 +76,9 @@ def raters(n: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
 
 
 def kappa_coverage(n: int, seed: int) -> tuple[float, float]:
-    """The share of simulated studies of n answers whose interval holds the true kappa, and that kappa, from a million answers."""
+    """The share of simulated studies of n answers whose interval holds the true kappa, and that
+    kappa, from a million answers.
+    """
     rng = np.random.default_rng(seed)
     truth = statistics.weighted_kappa(*(grades.tolist() for grades in raters(1_000_000, rng)))
     hits = 0
@@ -74,13 +94,34 @@ def rows(sizes: tuple[int, ...] = SIZES, seed: int = 0) -> list[dict[str, Any]]:
     for n in sizes:
         for share in SHARES:
             for name, interval in WAYS.items():
-                line = {"interval": name, "n": n, "share": share, "coverage": statistics.coverage(interval, share, n, draws=DRAWS, seed=seed)}
-                found.append(line if name == "bootstrap" else line | {"exact": round(exact(interval, share, n), 4)})
+                line = {
+                    "interval": name,
+                    "n": n,
+                    "share": share,
+                    "coverage": statistics.coverage(interval, share, n, draws=DRAWS, seed=seed),
+                }
+                found.append(
+                    line
+                    if name == "bootstrap"
+                    else line | {"exact": round(exact(interval, share, n), 4)}
+                )
         for share, gain, disagreement in GAINS:
-            found.append({"interval": "paired bootstrap", "n": n, "share": share, "gain": gain, "disagreement": disagreement,
-                          "coverage": statistics.paired_coverage(share, gain, disagreement, n, draws=DRAWS, seed=seed)})
+            found.append(
+                {
+                    "interval": "paired bootstrap",
+                    "n": n,
+                    "share": share,
+                    "gain": gain,
+                    "disagreement": disagreement,
+                    "coverage": statistics.paired_coverage(
+                        share, gain, disagreement, n, draws=DRAWS, seed=seed
+                    ),
+                }
+            )
         held, truth = kappa_coverage(n, seed)
-        found.append({"interval": "kappa, bootstrap", "n": n, "kappa": round(truth, 4), "coverage": held})
+        found.append(
+            {"interval": "kappa, bootstrap", "n": n, "kappa": round(truth, 4), "coverage": held}
+        )
     return found
 
 
@@ -93,8 +134,18 @@ def main() -> None:
     found = rows(tuple(args.sizes))
     for line in found:
         print(*(f"{key} {value}" for key, value in line.items()), sep=", ")
-    record.write(args.out, {"draws": DRAWS, "resamples": RESAMPLES, "standard error of a coverage of 0.95": round(math.sqrt(0.95 * 0.05 / DRAWS), 4), "rows": found},
-                 "coverage.py", ("numpy", "scipy"), args.note)
+    record.write(
+        args.out,
+        {
+            "draws": DRAWS,
+            "resamples": RESAMPLES,
+            "standard error of a coverage of 0.95": round(math.sqrt(0.95 * 0.05 / DRAWS), 4),
+            "rows": found,
+        },
+        "coverage.py",
+        ("numpy", "scipy"),
+        args.note,
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
-"""`python benchmarks/experts.py`: a forward pass through one layer of experts, by each implementation that runs on a CPU.
+"""`python benchmarks/experts.py`: a forward pass through one layer of experts, by each
+implementation that runs on a CPU.
 
-The router and the experts of a Qwen3 MoE layer with random weights read random tokens. What differs is only how
-transformers multiplies: a loop over experts (`eager`), a copy of the chosen weights for every token (`batched_mm`), or
-tokens sorted by expert (`grouped_mm`, the default). Writes `data/benchmarks/experts.json`.
+The router and the experts of a Qwen3 MoE layer with random weights read random tokens. What differs
+is only how
+transformers multiplies: a loop over experts (`eager`), a copy of the chosen weights for every token
+(`batched_mm`), or tokens sorted by expert (`grouped_mm`, the default). Writes
+`data/benchmarks/experts.json`.
 """
 
 from __future__ import annotations
@@ -28,18 +31,31 @@ HIDDEN, WIDTH = 256, 128
 def layer(experts: int, seed: int = 0) -> torch.nn.Module:
     """A one-layer model with random weights; its layer of experts is what is measured."""
     torch.manual_seed(seed)
-    config = family.config("30B-A3B", num_hidden_layers=1, hidden_size=HIDDEN, num_attention_heads=4, num_key_value_heads=2, head_dim=64, vocab_size=64,
-                           bos_token_id=None, eos_token_id=None, moe_intermediate_size=WIDTH, num_experts=experts, num_experts_per_tok=SIZES[experts])
+    config = family.config(
+        "30B-A3B",
+        num_hidden_layers=1,
+        hidden_size=HIDDEN,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        vocab_size=64,
+        bos_token_id=None,
+        eos_token_id=None,
+        moe_intermediate_size=WIDTH,
+        num_experts=experts,
+        num_experts_per_tok=SIZES[experts],
+    )
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
 @torch.inference_mode()
 def measure(experts: int, tokens: int, repeats: int) -> list[dict[str, Any]]:
-    """Median, fastest and slowest seconds of `repeats` passes by each implementation, after one that is not counted.
+    """Median, fastest and slowest seconds of `repeats` passes by each implementation, after one
+    that is not counted.
 
-    Counted are seconds of the processor on one thread, which do not grow when other programs run. The implementations
-    take turns, so that a busy moment of the machine meets all of them.
-    Raises AssertionError when they disagree about the result.
+    Counted are seconds of the processor on one thread, which do not grow when other programs run.
+    The implementations take turns, so that a busy moment of the machine meets all of them. Raises
+    AssertionError when they disagree about the result.
     """
     model, x = layer(experts), torch.randn(1, tokens, HIDDEN)
     block, outputs, seconds = model.model.layers[0].mlp, {}, {name: [] for name in IMPLEMENTATIONS}
@@ -50,10 +66,23 @@ def measure(experts: int, tokens: int, repeats: int) -> list[dict[str, Any]]:
             outputs[name] = block(x)
             if turn:
                 seconds[name].append(time.process_time() - started)
-    assert all((outputs[name] - outputs["eager"]).abs().max() < 1e-5 for name in IMPLEMENTATIONS), "the implementations disagree"
-    return [{"experts": experts, "experts a token": SIZES[experts], "implementation": name, "tokens": tokens, "repeats": repeats,
-             "seconds": statistics.median(values), "fastest": min(values), "slowest": max(values), "tokens/s": tokens / statistics.median(values)}
-            for name, values in seconds.items()]
+    assert all((outputs[name] - outputs["eager"]).abs().max() < 1e-5 for name in IMPLEMENTATIONS), (
+        "the implementations disagree"
+    )
+    return [
+        {
+            "experts": experts,
+            "experts a token": SIZES[experts],
+            "implementation": name,
+            "tokens": tokens,
+            "repeats": repeats,
+            "seconds": statistics.median(values),
+            "fastest": min(values),
+            "slowest": max(values),
+            "tokens/s": tokens / statistics.median(values),
+        }
+        for name, values in seconds.items()
+    ]
 
 
 def main() -> None:
@@ -66,10 +95,21 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = [row for experts in SIZES for row in measure(experts, args.tokens, args.repeats)]
-    layer = {"hidden": HIDDEN, "width of an expert": WIDTH, "dtype": "float32", "threads": 1, "seconds": "of the processor"}
-    record.write(args.out, {"layer": layer, "rows": rows}, "experts.py", ("torch", "transformers"), args.note)
+    layer = {
+        "hidden": HIDDEN,
+        "width of an expert": WIDTH,
+        "dtype": "float32",
+        "threads": 1,
+        "seconds": "of the processor",
+    }
+    record.write(
+        args.out, {"layer": layer, "rows": rows}, "experts.py", ("torch", "transformers"), args.note
+    )
     for row in rows:
-        qwen3lab_measure.note(f"{row['experts']:>3} experts, {row['implementation']:<10} {row['seconds'] * 1000:8.1f} ms ({row['tokens/s']:,.0f} tokens/s)")
+        qwen3lab_measure.note(
+            f"{row['experts']:>3} experts, {row['implementation']:<10} {row['seconds'] * 1000:8.1f}"
+            f" ms ({row['tokens/s']:,.0f} tokens/s)"
+        )
 
 
 if __name__ == "__main__":

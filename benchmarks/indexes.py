@@ -1,12 +1,16 @@
-"""`python benchmarks/indexes.py`: exact search, HNSW and IVF at 1 thousand, 100 thousand and 1 million vectors.
+"""`python benchmarks/indexes.py`: exact search, HNSW and IVF at 1 thousand, 100 thousand and 1
+million vectors.
 
-The vectors are those of `qwen3-tiny-embedding`, cut to their first 64 numbers and normalised again. Real ones are
-passages of the little world (one thing each, one to four facts, three of five English), all different. Larger sets are
-made from the real ones: a real vector plus 0.65 times the difference between another real vector and one of its ten nearest
-neighbours, normalised. With 0.65 a made vector is as near to its nearest neighbour as a real one is. How alike they are is measured: a set
-of real passages against a set of the same size that is made from other ones (`check`). In the largest set 25 made vectors stand around
-each real one, in clumps, which flatters IVF. Questions ask for a fact of a real passage.
-faiss runs on one thread. Writes `data/benchmarks/indexes.json`; real vectors are kept in `build/indexes`.
+The vectors are those of `qwen3-tiny-embedding`, cut to their first 64 numbers and normalised again.
+Real ones are passages of the little world (one thing each, one to four facts, three of five
+English), all different. Larger sets are
+made from the real ones: a real vector plus 0.65 times the difference between another real vector
+and one of its ten nearest neighbours, normalised. With 0.65 a made vector is as near to its nearest
+neighbour as a real one is. How alike they are is measured: a set of real passages against a set of
+the same size that is made from other ones (`check`). In the largest set 25 made vectors stand
+around each real one, in clumps, which flatters IVF. Questions ask for a fact of a real passage.
+faiss runs on one thread. Writes `data/benchmarks/indexes.json`; real vectors are kept in
+`build/indexes`.
 """
 
 from __future__ import annotations
@@ -35,8 +39,13 @@ def passages(n: int, seed: int) -> tuple[list[str], list[str]]:
     texts: dict[str, str] = {}
     while len(texts) < n:
         language = "en" if rng.random() < 0.6 else "zh"
-        thing = things.make_thing(rng, rng.choice(("product", "person", "place")), language, None, rng.randint(1, 4))
-        texts.setdefault(things.describe(rng, thing), things.ask(thing, rng.choice(list(thing.values)), rng.randrange(60)))
+        thing = things.make_thing(
+            rng, rng.choice(("product", "person", "place")), language, None, rng.randint(1, 4)
+        )
+        texts.setdefault(
+            things.describe(rng, thing),
+            things.ask(thing, rng.choice(list(thing.values)), rng.randrange(60)),
+        )
     return list(texts), list(texts.values())
 
 
@@ -52,9 +61,15 @@ def embed(n: int, questions: int, folder: Path) -> tuple[np.ndarray, np.ndarray]
         texts, asked = passages(n, 0)
         with measure.clock(f"embedding of {n} passages"):
             vectors = unit(embedder.encode_document(texts)[:, :DIMENSION])
-        chosen = random.Random("questions").sample(range(min(1000, n)), min(questions, n))  # their passages are in the smallest set too
+        chosen = random.Random("questions").sample(
+            range(min(1000, n)), min(questions, n)
+        )  # their passages are in the smallest set too
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(file, vectors=vectors, questions=unit(embedder.encode_query([asked[i] for i in chosen])[:, :DIMENSION]))
+        np.savez(
+            file,
+            vectors=vectors,
+            questions=unit(embedder.encode_query([asked[i] for i in chosen])[:, :DIMENSION]),
+        )
     with np.load(file) as kept:
         return kept["vectors"], kept["questions"]
 
@@ -65,7 +80,9 @@ def neighbours(real: np.ndarray) -> np.ndarray:
     return found[:, 1:]
 
 
-def grow(real: np.ndarray, near: np.ndarray, n: int, seed: int = 0, keep: bool = True) -> np.ndarray:
+def grow(
+    real: np.ndarray, near: np.ndarray, n: int, seed: int = 0, keep: bool = True
+) -> np.ndarray:
     """`n` vectors: the real ones first (with `keep`), then made ones. Float32, of length 1."""
     rng = np.random.default_rng(seed)
     out = np.empty((n, real.shape[1]), dtype=np.float32)
@@ -75,7 +92,7 @@ def grow(real: np.ndarray, near: np.ndarray, n: int, seed: int = 0, keep: bool =
         rows = min(50_000, n - start)
         a, b = rng.integers(0, len(real), (2, rows))
         c = near[b, rng.integers(0, near.shape[1], rows)]
-        out[start:start + rows] = unit(real[a] + STEP * (real[b] - real[c]))
+        out[start : start + rows] = unit(real[a] + STEP * (real[b] - real[c]))
     return out
 
 
@@ -89,21 +106,37 @@ def compare(vectors: np.ndarray, questions: np.ndarray, say: str) -> list[dict[s
         seconds = time.perf_counter() - begun
         if exact is None:
             _, exact = index.search(questions, K)
-        common = {"index": kind, "n": len(vectors), "build seconds": round(seconds, 3), "bytes": approximate.size(index)}
+        common = {
+            "index": kind,
+            "n": len(vectors),
+            "build seconds": round(seconds, 3),
+            "bytes": approximate.size(index),
+        }
         common |= {"cells": index.nlist} if kind == "ivf" else {}
         for line in approximate.examine(index, questions, exact, efforts):
             if kind == "ivf" and line["effort"] > index.nlist:
                 continue
-            lines.append(common | {key: round(value, 5) if isinstance(value, float) else value for key, value in line.items()})
+            lines.append(
+                common
+                | {
+                    key: round(value, 5) if isinstance(value, float) else value
+                    for key, value in line.items()
+                }
+            )
             print(say, lines[-1], flush=True)
         del index
     return lines
 
 
 def nearest(vectors: np.ndarray, sample: int = 1000) -> dict[str, float]:
-    """Cosines of a sample's vectors to their nearest and tenth nearest neighbour: the mean over the sample."""
+    """Cosines of a sample's vectors to their nearest and tenth nearest neighbour: the mean over the
+    sample.
+    """
     scores, _ = approximate.build("flat", vectors).search(vectors[-sample:], NEAR + 1)
-    return {"nearest": round(float(scores[:, 1].mean()), 4), "tenth": round(float(scores[:, NEAR].mean()), 4)}
+    return {
+        "nearest": round(float(scores[:, 1].mean()), 4),
+        "tenth": round(float(scores[:, NEAR].mean()), 4),
+    }
 
 
 def main() -> None:
@@ -120,14 +153,32 @@ def main() -> None:
     real, questions = embed(args.real, args.questions, paths.BUILD / "indexes")
     half = len(real) // 2
     made = grow(real[:half], neighbours(real[:half]), half, seed=1, keep=False)
-    check = {"n": half, "cosines real": nearest(real[half:]), "cosines made": nearest(made),
-             "real": compare(real[half:], questions, "check, real"), "made": compare(made, questions, "check, made")}
+    check = {
+        "n": half,
+        "cosines real": nearest(real[half:]),
+        "cosines made": nearest(made),
+        "real": compare(real[half:], questions, "check, real"),
+        "made": compare(made, questions, "check, made"),
+    }
     near = neighbours(real)
     lines = [line for n in args.sizes for line in compare(grow(real, near, n), questions, "size")]
-    record.write(args.out, {
-        "dimension": DIMENSION, "k": K, "questions": len(questions), "real passages": len(real), "links": approximate.LINKS,
-        "build width": approximate.BUILD_WIDTH, "check": check, "indexes": lines, "peak bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss},
-        "indexes.py", ("faiss-cpu", "numpy", "sentence-transformers"), args.note)
+    record.write(
+        args.out,
+        {
+            "dimension": DIMENSION,
+            "k": K,
+            "questions": len(questions),
+            "real passages": len(real),
+            "links": approximate.LINKS,
+            "build width": approximate.BUILD_WIDTH,
+            "check": check,
+            "indexes": lines,
+            "peak bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        },
+        "indexes.py",
+        ("faiss-cpu", "numpy", "sentence-transformers"),
+        args.note,
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""`python benchmarks/ladder.py`: one model in all its forms, and what GPTQ's group size and calibration texts change.
+"""`python benchmarks/ladder.py`: one model in all its forms, and what GPTQ's group size and
+calibration texts change.
 
-The model is the course's chat model with the company's adapter. The ladder is measured on the test questions about the company; the
-ablations, from which a setting could be chosen, on the validation questions. Calibration texts are drawn `DRAWS` times, from the
-training questions, from rows like those of pre-training, or as random tokens. The AWQ rung needs `make awq` first and is left out, with
-a word, where it was not run. Goes on where it was stopped; writes `data/benchmarks/ladder.json`.
+The model is the course's chat model with the company's adapter. The ladder is measured on the test
+questions about the company; the ablations, from which a setting could be chosen, on the validation
+questions. Calibration texts are drawn `DRAWS` times, from the training questions, from rows like
+those of pre-training, or as random tokens. The AWQ rung needs `make awq` first and is left out,
+with a word, where it was not run. Goes on where it was stopped; writes
+`data/benchmarks/ladder.json`.
 """
 
 from __future__ import annotations
@@ -34,7 +37,9 @@ def general_texts(tokenizer, count: int, seed: int) -> list[str]:
     rng, texts = random.Random(seed), []
     while len(texts) < count:
         row = corpus.sample(rng, 1.0)
-        ids = chat.encode(tokenizer, row.messages, thinking=row.thinking, tools=row.tools, generation_prompt=False)
+        ids = chat.encode(
+            tokenizer, row.messages, thinking=row.thinking, tools=row.tools, generation_prompt=False
+        )
         if len(ids) <= 256:
             texts.append(tokenizer.decode(ids))
     return texts
@@ -43,22 +48,33 @@ def general_texts(tokenizer, count: int, seed: int) -> list[str]:
 def random_texts(tokenizer, count: int, seed: int, length: int = 30) -> list[str]:
     """As many tokens as a company row has, drawn from the ordinary part of the vocabulary."""
     rng, ordinary = random.Random(seed), min(tokenizer.all_special_ids)
-    return [tokenizer.decode([rng.randrange(ordinary) for _ in range(length)]) for _ in range(count)]
+    return [
+        tokenizer.decode([rng.randrange(ordinary) for _ in range(length)]) for _ in range(count)
+    ]
 
 
 def company_texts(tokenizer, count: int, seed: int) -> list[str]:
-    return variants.calibration(tokenizer, random.Random(seed).sample(tasks.load("knowledge", "train"), count))
+    return variants.calibration(
+        tokenizer, random.Random(seed).sample(tasks.load("knowledge", "train"), count)
+    )
 
 
-SETS: dict[str, Callable[..., list[str]]] = {"company": company_texts, "general chat": general_texts, "random tokens": random_texts}
+SETS: dict[str, Callable[..., list[str]]] = {
+    "company": company_texts,
+    "general chat": general_texts,
+    "random tokens": random_texts,
+}
 
 
 def load_4bits(path: Path):
     return quantization.load_gptq(path, dtype="bfloat16")[0]
 
 
-def rungs(against: ladder.Ruler, adapter: Path, whole: Path, half: Path, texts: list[str]) -> dict[str, Callable[[], ladder.Rung]]:
+def rungs(
+    against: ladder.Ruler, adapter: Path, whole: Path, half: Path, texts: list[str]
+) -> dict[str, Callable[[], ladder.Rung]]:
     """Name -> measure it, from top to bottom."""
+
     def gguf(kind: str, name: str, served: bool = False) -> ladder.Rung:
         path = variants.gguf(half, kind)
         return ladder.rung(name, path, against, disk=path, served=served)
@@ -66,21 +82,39 @@ def rungs(against: ladder.Ruler, adapter: Path, whole: Path, half: Path, texts: 
     def model(name: str, load: Callable[[], Any], *disk: Path) -> ladder.Rung:
         return ladder.rung(name, load(), against, disk=disk)
 
-    def open_and_measure(name: str, make: Callable[[], Path], load: Callable[[Path], Any]) -> ladder.Rung:
+    def open_and_measure(
+        name: str, make: Callable[[], Path], load: Callable[[Path], Any]
+    ) -> ladder.Rung:
         path = make()
         return model(name, lambda: load(path), path)
 
     return {
-        "adapter": lambda: model("adapter", lambda: variants.adapted("chat", adapter), models.resolve("chat"), adapter),
-        "merged fp32": lambda: model("merged fp32", lambda: models.load(whole, dtype="float32")[0], whole),
-        "merged bf16": lambda: model("merged bf16", lambda: models.load(half, dtype="bfloat16")[0], half),
-        "int8": lambda: open_and_measure("int8", lambda: variants.bitsandbytes(half, "int8"), variants.open_bitsandbytes),
-        "GPTQ 4-bit": lambda: open_and_measure("GPTQ 4-bit", lambda: variants.gptq(half, texts), load_4bits),
-        "AWQ 4-bit": lambda: open_and_measure("AWQ 4-bit", lambda: variants.awq(half, texts), load_4bits),
-        "NF4": lambda: open_and_measure("NF4", lambda: variants.bitsandbytes(half, "nf4"), variants.open_bitsandbytes),
-        "GGUF F16": lambda: gguf("f16", "GGUF F16"), "GGUF Q8_0": lambda: gguf("q8_0", "GGUF Q8_0"),
+        "adapter": lambda: model(
+            "adapter", lambda: variants.adapted("chat", adapter), models.resolve("chat"), adapter
+        ),
+        "merged fp32": lambda: model(
+            "merged fp32", lambda: models.load(whole, dtype="float32")[0], whole
+        ),
+        "merged bf16": lambda: model(
+            "merged bf16", lambda: models.load(half, dtype="bfloat16")[0], half
+        ),
+        "int8": lambda: open_and_measure(
+            "int8", lambda: variants.bitsandbytes(half, "int8"), variants.open_bitsandbytes
+        ),
+        "GPTQ 4-bit": lambda: open_and_measure(
+            "GPTQ 4-bit", lambda: variants.gptq(half, texts), load_4bits
+        ),
+        "AWQ 4-bit": lambda: open_and_measure(
+            "AWQ 4-bit", lambda: variants.awq(half, texts), load_4bits
+        ),
+        "NF4": lambda: open_and_measure(
+            "NF4", lambda: variants.bitsandbytes(half, "nf4"), variants.open_bitsandbytes
+        ),
+        "GGUF F16": lambda: gguf("f16", "GGUF F16"),
+        "GGUF Q8_0": lambda: gguf("q8_0", "GGUF Q8_0"),
         "GGUF Q4_K_M": lambda: gguf("q4_k_m", "GGUF Q4_K_M"),
-        "served Q4_K_M": lambda: gguf("q4_k_m", "served Q4_K_M", served=True)}
+        "served Q4_K_M": lambda: gguf("q4_k_m", "served Q4_K_M", served=True),
+    }
 
 
 def nearest(half: Path, group_size: int):
@@ -96,18 +130,37 @@ def nearest(half: Path, group_size: int):
 
 
 def ablation(line: dict[str, Any], model, against: ladder.Ruler, size: int) -> dict[str, Any]:
-    """Add the measures of one quantised model to a line; its answers are those it finds likeliest token by token."""
+    """Add the measures of one quantised model to a line; its answers are those it finds likeliest
+    token by token.
+    """
     import torch
 
     seen = ladder.read(model, against.examples)
-    sums = [sum(ladder.divergence(p, None, q) for p, q in zip(*pair)) for pair in zip(against.log_probabilities, seen)]
+    sums = [
+        sum(ladder.divergence(p, None, q) for p, q in zip(*pair))
+        for pair in zip(against.log_probabilities, seen)
+    ]
     counts = [len(lines) for lines in seen]
-    same = sum(int((p.argmax(-1) == q.argmax(-1)).sum()) for p, q in zip(against.log_probabilities, seen))
-    wanted = [torch.tensor([label for label in example["labels"] if label != chat.IGNORED]) for example in against.examples]
+    same = sum(
+        int((p.argmax(-1) == q.argmax(-1)).sum()) for p, q in zip(against.log_probabilities, seen)
+    )
+    wanted = [
+        torch.tensor([label for label in example["labels"] if label != chat.IGNORED])
+        for example in against.examples
+    ]
     right = sum(bool((q.argmax(-1) == ids).all()) for q, ids in zip(seen, wanted))
     low, high = ladder.bootstrap_mean(sums, counts)
-    return line | {"bytes": size, "tokens": sum(counts), "kl": sum(sums) / sum(counts), "kl_low": low, "kl_high": high, "agreement": same / sum(counts),
-                   "n": len(counts), "right": right, **dict(zip(("low", "high"), evaluation.wilson(right, len(counts))))}
+    return line | {
+        "bytes": size,
+        "tokens": sum(counts),
+        "kl": sum(sums) / sum(counts),
+        "kl_low": low,
+        "kl_high": high,
+        "agreement": same / sum(counts),
+        "n": len(counts),
+        "right": right,
+        **dict(zip(("low", "high"), evaluation.wilson(right, len(counts)))),
+    }
 
 
 def main() -> None:
@@ -122,7 +175,7 @@ def main() -> None:
     whole, half = (variants.merged("chat", adapter, dtype) for dtype in ("float32", "bfloat16"))
     parts = record.Parts("ladder", keep=not args.rows)
     first = variants.adapted("chat", adapter)
-    against = ladder.ruler(first, tokenizer, tasks.load("knowledge", "test")[:args.rows])
+    against = ladder.ruler(first, tokenizer, tasks.load("knowledge", "test")[: args.rows])
     lines, missing = [], {}
     for name, measure in rungs(against, adapter, whole, half, texts).items():
         try:
@@ -131,34 +184,82 @@ def main() -> None:
             if name != "AWQ 4-bit":
                 raise
             missing[name] = str(error)
-    print(ladder.table(lines)[["disk", "memory", "kl", "agreement", "accuracy", "speed"]].to_string(), *missing.values(), sep="\n", flush=True)
+    print(
+        ladder.table(lines)[["disk", "memory", "kl", "agreement", "accuracy", "speed"]].to_string(),
+        *missing.values(),
+        sep="\n",
+        flush=True,
+    )
 
-    against = ladder.ruler(first, tokenizer, tasks.load("knowledge", "validation")[:args.rows])
+    against = ladder.ruler(first, tokenizer, tasks.load("knowledge", "validation")[: args.rows])
     groups, sets = [], []
     for size in GROUPS:
-        groups.append(parts.once(f"nearest, group {size}", lambda: ablation({"method": "nearest", "group": size}, nearest(half, size), against, 0)))
+        groups.append(
+            parts.once(
+                f"nearest, group {size}",
+                lambda: ablation(
+                    {"method": "nearest", "group": size}, nearest(half, size), against, 0
+                ),
+            )
+        )
 
         def measure(texts: list[str], size: int, line: dict) -> dict:
             path = variants.gptq(half, texts, group_size=size)
-            return ablation(line, load_4bits(path), against, qwen3lab_measure.folder_bytes(path, "*.safetensors"))
+            return ablation(
+                line,
+                load_4bits(path),
+                against,
+                qwen3lab_measure.folder_bytes(path, "*.safetensors"),
+            )
 
-        groups.append(parts.once(f"GPTQ, group {size}", lambda: measure(texts, size, {"method": "GPTQ", "group": size})))
+        groups.append(
+            parts.once(
+                f"GPTQ, group {size}",
+                lambda: measure(texts, size, {"method": "GPTQ", "group": size}),
+            )
+        )
     for kind, make in SETS.items():
         for count in COUNTS:
             for seed in range(args.draws):
+
                 def fresh() -> dict:
                     given = make(tokenizer, count, seed)
                     length = sum(len(tokenizer(text).input_ids) for text in given)
-                    return measure(given, variants.GROUP, {"texts": kind, "count": count, "seed": seed, "calibration_tokens": length})
+                    return measure(
+                        given,
+                        variants.GROUP,
+                        {"texts": kind, "count": count, "seed": seed, "calibration_tokens": length},
+                    )
 
                 sets.append(parts.once(f"{kind}, {count} texts, draw {seed}", fresh))
-    record.write(args.out, {
-        "adapter": cache.fingerprint(adapter / "adapter_model.safetensors"), "ladder": lines, "left out": missing,
-        "AWQ made by": f"gptqmodel {variants.AWQ_VERSION}", "groups": groups, "calibration": sets,
-        "interval": "95 %: kl by bootstrap over questions, shares by Wilson; agreement as if an answer's tokens were independent",
-        "questions": {"ladder": "knowledge.test", "groups and calibration": "knowledge.validation, right: every token of the answer is the likeliest"},
-        "speed": f"answer tokens a second of {against.timed} prompts one at a time, reading included, one thread"},
-        "ladder.py", ("torch", "transformers", "gptqmodel", "bitsandbytes", "xllamacpp"), args.note)
+    record.write(
+        args.out,
+        {
+            "adapter": cache.fingerprint(adapter / "adapter_model.safetensors"),
+            "ladder": lines,
+            "left out": missing,
+            "AWQ made by": f"gptqmodel {variants.AWQ_VERSION}",
+            "groups": groups,
+            "calibration": sets,
+            "interval": (
+                "95 %: kl by bootstrap over questions, shares by Wilson; agreement as if an"
+                " answer's tokens were independent"
+            ),
+            "questions": {
+                "ladder": "knowledge.test",
+                "groups and calibration": (
+                    "knowledge.validation, right: every token of the answer is the likeliest"
+                ),
+            },
+            "speed": (
+                f"answer tokens a second of {against.timed} prompts one at a time, reading"
+                " included, one thread"
+            ),
+        },
+        "ladder.py",
+        ("torch", "transformers", "gptqmodel", "bitsandbytes", "xllamacpp"),
+        args.note,
+    )
     parts.drop()
 
 

@@ -1,9 +1,11 @@
 """`python benchmarks/parsing.py`: 1,000 pages read and cut, and what becomes of broken PDFs.
 
-The book of 1,000 pages is the handbook, copied until it has as many: English and Chinese, headings, tables, feet. Seconds by the
-clock and of the processor are both given, since the machine may be busy. Broken files: every kind of `retrieval.broken` with the exact
-words that a user sees, and damages by chance of an excerpt: read whole, read with text missing or changed (with or without the warning), refused in one
-sentence, or anything else, which would be a mistake. Writes `data/benchmarks/parsing.json`.
+The book of 1,000 pages is the handbook, copied until it has as many: English and Chinese, headings,
+tables, feet. Seconds by the clock and of the processor are both given, since the machine may be
+busy. Broken files: every kind of `retrieval.broken` with the exact
+words that a user sees, and damages by chance of an excerpt: read whole, read with text missing or
+changed (with or without the warning), refused in one sentence, or anything else, which would be a
+mistake. Writes `data/benchmarks/parsing.json`.
 """
 
 from __future__ import annotations
@@ -29,10 +31,14 @@ EXCERPT = {"English": range(5, 9), "Chinese": range(23, 26)}
 
 
 def long_book(path: Path, pages: int) -> Path:
-    """The handbook again and again, without its cover and its contents, until it has so many pages; each copy has its own objects."""
+    """The handbook again and again, without its cover and its contents, until it has so many pages;
+    each copy has its own objects.
+    """
     writer, usable = PdfWriter(), len(PdfReader(paths.HANDBOOK).pages) - 2
     for start in range(0, pages, usable):
-        writer.append(str(paths.HANDBOOK), pages=(2, 2 + min(usable, pages - start)), import_outline=False)
+        writer.append(
+            str(paths.HANDBOOK), pages=(2, 2 + min(usable, pages - start)), import_outline=False
+        )
     writer.write(path)
     return path
 
@@ -40,27 +46,43 @@ def long_book(path: Path, pages: int) -> Path:
 def timed(make) -> tuple[Any, dict[str, float]]:
     clock, cpu = time.perf_counter(), time.process_time()
     result = make()
-    return result, {"seconds": round(time.perf_counter() - clock, 2), "cpu seconds": round(time.process_time() - cpu, 2)}
+    return result, {
+        "seconds": round(time.perf_counter() - clock, 2),
+        "cpu seconds": round(time.process_time() - cpu, 2),
+    }
 
 
 def outcome(path: Path, whole: list[str]) -> tuple[str, str]:
-    """What reading a file comes to, and what the user is told; `whole` is the text of each page of the unbroken file."""
+    """What reading a file comes to, and what the user is told; `whole` is the text of each page of
+    the unbroken file.
+    """
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
             texts = [page.text for page in read_pdf(path)]
         except Qwen3labError as error:
-            return ("refused" if str(error).count(". ") == 1 and "\n" not in str(error) else "refused in other words"), str(error)
+            return (
+                "refused"
+                if str(error).count(". ") == 1 and "\n" not in str(error)
+                else "refused in other words"
+            ), str(error)
         except Exception as error:  # what must not happen; it is counted
             return "other error", type(error).__name__
     kept = "whole" if texts == whole else "with other text"
-    return f"read {kept}{', with a warning' if told else ''}", "; ".join(str(warning.message) for warning in told)
+    return f"read {kept}{', with a warning' if told else ''}", "; ".join(
+        str(warning.message) for warning in told
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pages", type=int, default=1000)
-    parser.add_argument("--damages", type=int, default=400, help="damages by chance, half of them of English and half of Chinese pages")
+    parser.add_argument(
+        "--damages",
+        type=int,
+        default=400,
+        help="damages by chance, half of them of English and half of Chinese pages",
+    )
     parser.add_argument("--note", default="", help="for example what else the machine was doing")
     parser.add_argument("--out", type=Path, default=paths.DATA / "benchmarks" / "parsing.json")
     args = parser.parse_args()
@@ -68,12 +90,27 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         book = long_book(Path(folder) / "long.pdf", args.pages)
         pages, reading = timed(lambda: read_pdf(book))
-        result: dict[str, Any] = {"pages": len(pages), "megabytes": round(book.stat().st_size / 1e6, 1), "reading": reading, "chunking": []}
+        result: dict[str, Any] = {
+            "pages": len(pages),
+            "megabytes": round(book.stat().st_size / 1e6, 1),
+            "reading": reading,
+            "chunking": [],
+        }
         for most, overlap in LIMITS:
             chunks, spent = timed(lambda: retrieval.chunk(pages, tokenizer, most, overlap))
             longest = max(len(chat.plain_ids(tokenizer, chunk.text)) for chunk in chunks)
-            result["chunking"].append({"most": most, "overlap": overlap, "chunks": len(chunks), "longest": longest, **spent})
-        result["seconds in all"] = round(reading["seconds"] + max(part["seconds"] for part in result["chunking"]), 1)
+            result["chunking"].append(
+                {
+                    "most": most,
+                    "overlap": overlap,
+                    "chunks": len(chunks),
+                    "longest": longest,
+                    **spent,
+                }
+            )
+        result["seconds in all"] = round(
+            reading["seconds"] + max(part["seconds"] for part in result["chunking"]), 1
+        )
         print(result, flush=True)
 
         path = Path(folder) / "book.pdf"
@@ -93,7 +130,10 @@ def main() -> None:
                 (found, _), spent = timed(lambda: outcome(path, whole))
                 counts[kind, found] += 1
                 slowest = max(slowest, spent["seconds"])
-        result["damages"] = [{"damage": kind, "outcome": found, "n": n} for (kind, found), n in sorted(counts.items())]
+        result["damages"] = [
+            {"damage": kind, "outcome": found, "n": n}
+            for (kind, found), n in sorted(counts.items())
+        ]
         result["slowest seconds"] = slowest
     print(*result["kinds"], *result["damages"], sep="\n")
     record.write(args.out, result, "parsing.py", ("pypdf", "tokenizers"), args.note)

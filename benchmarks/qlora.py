@@ -1,11 +1,13 @@
-"""`python benchmarks/qlora.py`: tokens a second of LoRA and QLoRA, the same rows and settings, step by step in turns.
+"""`python benchmarks/qlora.py`: tokens a second of LoRA and QLoRA, the same rows and settings, step
+by step in turns.
 
-The frozen weights are unpacked anew in each pass, so the price is one a step, whatever the number of tokens: rows a step is
-what is varied. A plain loop (forward, loss of the answers' tokens, backward, clipping, AdamW) trains the adapters that
-`training.fine_tune` would train, without a trainer's own work. Every step is taken by each kind in turn on the same rows, and
-who begins changes, so that a machine that slows down slows all; the ratio of a round is the median over its steps. For the
-mixture of experts a third kind has its experts in 4 bits too. Seconds are the processor's, spent on this process with one
-thread. Writes `data/benchmarks/qlora.json`.
+The frozen weights are unpacked anew in each pass, so the price is one a step, whatever the number
+of tokens: rows a step is what is varied. A plain loop (forward, loss of the answers' tokens,
+backward, clipping, AdamW) trains the adapters that `training.fine_tune` would train, without a
+trainer's own work. Every step is taken by each kind in turn on the same rows, and who begins
+changes, so that a machine that slows down slows all; the ratio of a round is the median over its
+steps. For the mixture of experts a third kind has its experts in 4 bits too. Seconds are the
+processor's, spent on this process with one thread. Writes `data/benchmarks/qlora.json`.
 """
 
 from __future__ import annotations
@@ -28,7 +30,14 @@ from qwen3lab.data import tasks
 from qwen3lab.models import experts_in_4bit
 
 # Model, rows a step, steps a round: about three seconds each for two kinds on one core.
-CASES = (("chat", 1, 30), ("chat", 4, 20), ("chat", 16, 10), ("chat", 32, 8), ("moe", 1, 20), ("moe", 16, 8))
+CASES = (
+    ("chat", 1, 30),
+    ("chat", 4, 20),
+    ("chat", 16, 10),
+    ("chat", 32, 8),
+    ("moe", 1, 20),
+    ("moe", 16, 8),
+)
 KINDS = {"chat": ("LoRA", "QLoRA"), "moe": ("LoRA", "QLoRA", "QLoRA, experts too")}
 COLD = 2  # first steps of a round that are left out
 RATE = 1e-3
@@ -51,9 +60,13 @@ def stepper(adapted: torch.nn.Module) -> Callable[[dict[str, torch.Tensor]], flo
 
     def step(batch: dict[str, torch.Tensor]) -> float:
         began = time.process_time()
-        hidden = whole.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).last_hidden_state[:, :-1]
+        hidden = whole.model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+        ).last_hidden_state[:, :-1]
         labels = batch["labels"][:, 1:]
-        torch.nn.functional.cross_entropy(whole.lm_head(hidden[labels != -100]), labels[labels != -100]).backward()
+        torch.nn.functional.cross_entropy(
+            whole.lm_head(hidden[labels != -100]), labels[labels != -100]
+        ).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -63,12 +76,14 @@ def stepper(adapted: torch.nn.Module) -> Callable[[dict[str, torch.Tensor]], flo
 
 
 def batches(tokenizer: Any, rows: int, count: int, seed: int) -> list[dict[str, torch.Tensor]]:
-    """Random batches of the company's knowledge, rows of a like length together, as the trainer draws them."""
+    """Random batches of the company's knowledge, rows of a like length together, as the trainer
+    draws them.
+    """
     rng, collate = random.Random(seed), DataCollatorForSeq2Seq(tokenizer)
     pool = [training.encode(tokenizer, row) for row in tasks.load("knowledge", "train")]
     order = sorted(rng.sample(pool, len(pool)), key=lambda row: len(row["input_ids"]))
     starts = [rng.randrange(0, len(order) - rows + 1) for _ in range(count)]
-    return [collate([dict(row) for row in order[start:start + rows]]) for start in starts]
+    return [collate([dict(row) for row in order[start : start + rows]]) for start in starts]
 
 
 def measure(model: str, rows: int, steps: int, rounds: int) -> list[dict[str, Any]]:
@@ -89,17 +104,35 @@ def measure(model: str, rows: int, steps: int, rounds: int) -> list[dict[str, An
                 for kind in kinds:
                     found[kind].append(spent[kind])
         for kind in kinds:
-            ratios[kind].append(statistics.median(base / mine for base, mine in zip(found["LoRA"], found[kind])))
+            ratios[kind].append(
+                statistics.median(base / mine for base, mine in zip(found["LoRA"], found[kind]))
+            )
             seconds[kind] += found[kind]
-            frozen[kind] = qwen3lab_measure.tensor_bytes(p for p in adapted[kind].parameters() if not p.requires_grad)
+            frozen[kind] = qwen3lab_measure.tensor_bytes(
+                p for p in adapted[kind].parameters() if not p.requires_grad
+            )
     lines = []
     for kind in kinds:
         a_step = tokens / rounds / steps
-        lines.append({"model": model, "kind": kind, "rows a step": rows, "tokens a step": round(a_step, 1), "steps": rounds * steps, "frozen bytes": frozen[kind],
-                      "tokens a second": round(a_step / statistics.median(seconds[kind]), 1), "ratio": round(statistics.median(ratios[kind]), 4),
-                      "ratios": [round(ratio, 4) for ratio in ratios[kind]]})
-        print(f"{model}, {rows} rows a step, {kind}: {lines[-1]['tokens a second']:,.0f} tokens/s, {lines[-1]['ratio']:.3f} of LoRA's "
-              f"({min(ratios[kind]):.3f} to {max(ratios[kind]):.3f})", flush=True)
+        lines.append(
+            {
+                "model": model,
+                "kind": kind,
+                "rows a step": rows,
+                "tokens a step": round(a_step, 1),
+                "steps": rounds * steps,
+                "frozen bytes": frozen[kind],
+                "tokens a second": round(a_step / statistics.median(seconds[kind]), 1),
+                "ratio": round(statistics.median(ratios[kind]), 4),
+                "ratios": [round(ratio, 4) for ratio in ratios[kind]],
+            }
+        )
+        print(
+            f"{model}, {rows} rows a step, {kind}: {lines[-1]['tokens a second']:,.0f} tokens/s,"
+            f" {lines[-1]['ratio']:.3f} of LoRA's ({min(ratios[kind]):.3f} to"
+            f" {max(ratios[kind]):.3f})",
+            flush=True,
+        )
     return lines
 
 
@@ -114,7 +147,13 @@ def main() -> None:
     for model, rows, steps in CASES:
         with qwen3lab_measure.clock(f"{model}, {rows} rows a step"):
             lines += measure(model, rows, steps, args.rounds)
-    record.write(args.out, {"rounds": args.rounds, "rows": lines}, "qlora.py", ("torch", "transformers", "peft", "bitsandbytes"), args.note)
+    record.write(
+        args.out,
+        {"rounds": args.rounds, "rows": lines},
+        "qlora.py",
+        ("torch", "transformers", "peft", "bitsandbytes"),
+        args.note,
+    )
 
 
 if __name__ == "__main__":

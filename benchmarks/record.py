@@ -1,4 +1,6 @@
-"""How a benchmark keeps what it has so far, and writes its result: as JSON, with where, when and with which versions it was measured."""
+"""How a benchmark keeps what it has so far, and writes its result: as JSON, with where, when and
+with which versions it was measured.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +18,24 @@ from qwen3lab import paths
 
 
 class Parts:
-    """What a benchmark has measured so far, in `build/<name>.partial.json`, so that a run that was cut off goes on.
+    """What a benchmark has measured so far, in `build/<name>.partial.json`, so that a run that was
+    cut off goes on.
 
     With `keep=False`, for a quick look, nothing is read and nothing written.
     """
 
     def __init__(self, name: str, keep: bool = True) -> None:
         self.file, self.keep = paths.BUILD / f"{name}.partial.json", keep
-        self.found: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8")) if keep and self.file.is_file() else {}
+        self.found: dict[str, Any] = (
+            json.loads(self.file.read_text(encoding="utf-8"))
+            if keep and self.file.is_file()
+            else {}
+        )
 
     def put(self, key: str, value: Any) -> Any:
-        """Keep a part; returns it as JSON gives it back, so that a run in one go and a resumed one see the same."""
+        """Keep a part; returns it as JSON gives it back, so that a run in one go and a resumed one
+        see the same.
+        """
         self.found[key] = json.loads(json.dumps(value))
         if self.keep:
             self.file.parent.mkdir(exist_ok=True)
@@ -49,15 +58,25 @@ class Parts:
             self.file.unlink(missing_ok=True)
 
 
-def write(out: Path, result: dict[str, Any], script: str, packages: Sequence[str], note: str) -> dict[str, Any]:
-    """Write the result of `python benchmarks/<script>` to `out`, with a last entry "measured"; returns it with that entry.
+def write(
+    out: Path, result: dict[str, Any], script: str, packages: Sequence[str], note: str
+) -> dict[str, Any]:
+    """Write the result of `python benchmarks/<script>` to `out`, with a last entry "measured";
+    returns it with that entry.
 
-    `packages` are those whose versions matter; `note` tells, for example, what else the machine was doing.
+    `packages` are those whose versions matter; `note` tells, for example, what else the machine was
+    doing.
     """
-    result = result | {"measured": {
-        "date": date.today().isoformat(), "machine": f"{platform.machine()}, {os.cpu_count()} cores", "note": note,
-        "command": f"python benchmarks/{script}", "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages}}}
+    result = result | {
+        "measured": {
+            "date": date.today().isoformat(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "note": note,
+            "command": f"python benchmarks/{script}",
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in packages},
+        }
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return result

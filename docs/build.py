@@ -1,4 +1,6 @@
-"""Build the site: `python docs/build.py` stages the pages, runs Sphinx on them and checks every link. Needs no network."""
+"""Build the site: `python docs/build.py` stages the pages, runs Sphinx on them and checks every
+link. Needs no network.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,37 @@ def main(argv: list[str] | None = None) -> int:
     from sphinx.cmd.build import main as sphinx
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--into", type=Path, default=paths.BUILD, help="folder for `site` and what it is made from")
-    parser.add_argument("--modules", nargs="*", help="only these modules get a page (for a quick look)")
+    parser.add_argument(
+        "--into", type=Path, default=paths.BUILD, help="folder for `site` and what it is made from"
+    )
+    parser.add_argument(
+        "--modules", nargs="*", help="only these modules get a page (for a quick look)"
+    )
     args = parser.parse_args(argv)
     source, site = args.into / "site-src", args.into / "site"
     pages.stage(source, args.modules)
     shutil.rmtree(site, ignore_errors=True)
-    failed = sphinx(["-q", "-W", "--keep-going", "-E", "-b", "html", "-c", str(HERE), "-d", str(args.into / "site-cache"), str(source), str(site)])
+    failed = sphinx(
+        [
+            "-q",
+            "-W",
+            "--keep-going",
+            "-E",
+            "-b",
+            "html",
+            "-c",
+            str(HERE),
+            "-d",
+            str(args.into / "site-cache"),
+            str(source),
+            str(site),
+        ]
+    )
     broken = links.check(site)
-    print("\n".join(broken) or f"{len(list(site.rglob('*.html')))} pages, no broken link: {site.name}/index.html")
+    print(
+        "\n".join(broken)
+        or f"{len(list(site.rglob('*.html')))} pages, no broken link: {site.name}/index.html"
+    )
     return 1 if failed or broken else 0
 
 

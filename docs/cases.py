@@ -1,4 +1,6 @@
-"""Fill the tables of docs/cases.md: `python docs/cases.py`. The numbers are those of data/benchmarks/rag.json, service.json and assistant.json."""
+"""Fill the tables of docs/cases.md: `python docs/cases.py`. The numbers are those of
+data/benchmarks/rag.json, service.json and assistant.json.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,21 @@ from qwen3lab.evaluation import wilson
 from qwen3lab.results import rag, records
 
 PAGE = Path(__file__).with_name("cases.md")
-BOOK = {"base": "the model alone", "fine-tuned": "fine-tuned on its facts", "RAG": "retrieval", "both": "fine-tuned, with retrieval",
-        "long context": "the first pages in the prompt, no retrieval", "trained to read: distractors and gaps": "trained to read, with retrieval"}
-MARKS = {"all marks": "all three marks", "opening": "greeting with the name", "promise": "exactly one promise", "closing": "closing line", "equal": "reply equals the reference"}
+BOOK = {
+    "base": "the model alone",
+    "fine-tuned": "fine-tuned on its facts",
+    "RAG": "retrieval",
+    "both": "fine-tuned, with retrieval",
+    "long context": "the first pages in the prompt, no retrieval",
+    "trained to read: distractors and gaps": "trained to read, with retrieval",
+}
+MARKS = {
+    "all marks": "all three marks",
+    "opening": "greeting with the name",
+    "promise": "exactly one promise",
+    "closing": "closing line",
+    "equal": "reply equals the reference",
+}
 
 
 def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -25,9 +39,15 @@ def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def share(count: float, n: int, lowest: float | None = None, highest: float | None = None) -> str:
-    """A share with its 95 % interval; of several trainings their mean, the interval of one, and the extremes."""
+    """A share with its 95 % interval; of several trainings their mean, the interval of one, and the
+    extremes.
+    """
     low, high = wilson(count, n)
-    seeds = f"; {lowest / n:.2f} to {highest / n:.2f} by seed" if lowest is not None and lowest != highest else ""
+    seeds = (
+        f"; {lowest / n:.2f} to {highest / n:.2f} by seed"
+        if lowest is not None and lowest != highest
+        else ""
+    )
     return f"{count / n:.2f} ({low:.2f} to {high:.2f}{seeds})"
 
 
@@ -37,9 +57,24 @@ def knowledge(record: rag.Record) -> str:
     for name, line in record.systems(tuple(BOOK)).iterrows():
         n = int(line.n)
         cited = "" if line.get("cited") != line.get("cited") else f"{line.cited:.2f}"
-        lines.append([BOOK[name], share(line.accuracy * n, n, line.lowest * n, line.highest * n), share(line.hallucination * n, n),
-                      f"{line.answerable:.2f}", f"{line.unanswerable:.2f}", cited])
-    head = (f"{len(record.rows)} questions", "right (95 %)", "invented (95 %)", "right where there is an answer", "declined where there is none", "citations that tell it")
+        lines.append(
+            [
+                BOOK[name],
+                share(line.accuracy * n, n, line.lowest * n, line.highest * n),
+                share(line.hallucination * n, n),
+                f"{line.answerable:.2f}",
+                f"{line.unanswerable:.2f}",
+                cited,
+            ]
+        )
+    head = (
+        f"{len(record.rows)} questions",
+        "right (95 %)",
+        "invented (95 %)",
+        "right where there is an answer",
+        "declined where there is none",
+        "citations that tell it",
+    )
     return grid(head, lines)
 
 
@@ -52,20 +87,34 @@ def service(data: dict[str, Any]) -> str:
     """The tone in dialogues before and after, and the old tasks."""
     ways = {"before": [data["before"]], **data["runs"]}
     lines = [[text, *(of_runs(runs, key) for runs in ways.values())] for key, text in MARKS.items()]
-    lines.append([f"old tasks ({data['before']['old n']} questions)", *(of_runs(runs, "old", "old n") for runs in ways.values())])
+    lines.append(
+        [
+            f"old tasks ({data['before']['old n']} questions)",
+            *(of_runs(runs, "old", "old n") for runs in ways.values()),
+        ]
+    )
     return grid((f"{data['before']['n']} dialogues", *ways), lines)
 
 
 def assistant(data: dict[str, Any]) -> str:
     """The maths and code assistant before and after, and the sums."""
+
     def cell(side: str, part: str) -> str:
         line = data[side][part]
         n, seeds = data["before"][part]["n"], line["n"] // data["before"][part]["n"]
         return share(line["correct"] / seeds, n, line["lowest"], line["highest"])
 
-    names = {"word problems": "word problems, with thoughts", "functions": "Python functions, by their tests", "functions, combination trained": "… of operations combined in training",
-             "functions, combination new": "… of operations combined anew", "sums": "sums of three digits (old task)"}
-    lines = [[f"{text} ({data['before'][part]['n']})", cell("before", part), cell("after", part)] for part, text in names.items()]
+    names = {
+        "word problems": "word problems, with thoughts",
+        "functions": "Python functions, by their tests",
+        "functions, combination trained": "… of operations combined in training",
+        "functions, combination new": "… of operations combined anew",
+        "sums": "sums of three digits (old task)",
+    }
+    lines = [
+        [f"{text} ({data['before'][part]['n']})", cell("before", part), cell("after", part)]
+        for part, text in names.items()
+    ]
     return grid(("questions", "before", "after"), lines)
 
 
@@ -76,15 +125,24 @@ def measured(data: dict[str, Any], seeds: int) -> str:
 
 
 def fill(text: str, found: dict[str, dict[str, Any]] | None = None) -> str:
-    """The page with every table made anew between its markers. Raises Qwen3labError where a marker is missing.
+    """The page with every table made anew between its markers. Raises Qwen3labError where a marker
+    is missing.
 
     found: records by name; default: the committed ones.
     """
     found = found or {name: records.read(name) for name in ("rag", "service", "assistant")}
     record, tone, maths = rag.Record(found["rag"]), found["service"], found["assistant"]
-    tables = {"knowledge base": f"{knowledge(record)}\n\n{measured(record.data, len(record.data['systems']['both']['codes']))}",
-              "service": f"{service(tone)}\n\n{measured(tone, len(next(iter(tone['runs'].values()))))}",
-              "assistant": f"{assistant(maths)}\n\n{measured(maths, maths['after']['sums']['n'] // maths['before']['sums']['n'])}"}
+    tables = {
+        "knowledge base": (
+            f"{knowledge(record)}\n\n"
+            f"{measured(record.data, len(record.data['systems']['both']['codes']))}"
+        ),
+        "service": f"{service(tone)}\n\n{measured(tone, len(next(iter(tone['runs'].values()))))}",
+        "assistant": (
+            f"{assistant(maths)}\n\n"
+            f"{measured(maths, maths['after']['sums']['n'] // maths['before']['sums']['n'])}"
+        ),
+    }
     return pages.fill(text, tables)
 
 

@@ -1,4 +1,6 @@
-"""Configuration of the site. `make site` stages the pages into build/site-src first (docs/_ext/pages.py) and builds them from there."""
+"""Configuration of the site. `make site` stages the pages into build/site-src first
+(docs/_ext/pages.py) and builds them from there.
+"""
 
 import sys
 from pathlib import Path
@@ -31,7 +33,13 @@ python_use_unqualified_type_names = True
 add_module_names = False
 
 html_theme = "sphinx_book_theme"
-html_theme_options = {"navbar_persistent": [], "use_download_button": False, "use_fullscreen_button": False, "show_toc_level": 2, "navigation_with_keys": False}
+html_theme_options = {
+    "navbar_persistent": [],
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+}
 html_copy_source = False
 html_show_sourcelink = False
 html_show_copyright = False

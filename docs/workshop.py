@@ -1,4 +1,6 @@
-"""Fill the tables of docs/workshop.md: `python docs/workshop.py`. The times are those of data/section_times.json (`make times`)."""
+"""Fill the tables of docs/workshop.md: `python docs/workshop.py`. The times are those of
+data/section_times.json (`make times`).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from qwen3lab.course import checkpoints, pages, section_times
 from qwen3lab.errors import Qwen3labError
 
 PAGE = Path(__file__).with_name("workshop.md")
-WORDS_A_MINUTE = 120  # an estimate: text read aloud or with a look at code and chart; nobody measured it
+WORDS_A_MINUTE = (
+    120  # an estimate: text read aloud or with a look at code and chart; nobody measured it
+)
 EXERCISE_MINUTES = 6  # an assumption: reading, trying, one hint; nobody measured it
 STEP = 5  # blocks begin at full five minutes
 
@@ -29,68 +33,168 @@ class Block:
     minutes: int = 0
 
 
-WELCOME, CLOSE = Block("welcome, `qwen3lab doctor`", minutes=10), Block("what you will do on Monday", minutes=15)
+WELCOME, CLOSE = (
+    Block("welcome, `qwen3lab doctor`", minutes=10),
+    Block("what you will do on Monday", minutes=15),
+)
 BREAK, LUNCH = Block("break", minutes=15), Block("lunch", minutes=60)
 AGENDAS: dict[str, tuple[int, tuple[Block, ...]]] = {  # name: (minutes that there are, its blocks)
-    "half a day": (240, (
-        WELCOME,
-        Block("the model, the chat format, thinking", "01", "title load-text picture-text chat-text think-text", 1),
-        Block("the loss mask", "02", "token-text share-text", 1),
-        Block("teach it facts, and see what it forgets", "03",
-              "title task-text before-text idea check-text use-text measure-text forget-text off-text keep-text", 2),
-        BREAK,
-        Block("what goes wrong", "03", "museum-text", minutes=10),
-        Block("how sure are you?", "06", "before-text train-text after-text blind-text interval-text coverage-read", 2),
-        Block("smaller, and served", "07", "title adapter-text merge-idea merge-use-text ruler-text gguf-text ladder-text choose", 1),
-        Block("look it up instead", "08", exercises=1),
-        CLOSE)),
-    "one day": (480, (
-        WELCOME,
-        Block("the model, its experts, the planner", "01",
-              "title load-text family-text picture-text router-text chat-text think-text routing-text explorer-text memory-text", 3),
-        Block("rows, the loss mask, leaks", "02", "title schema-text phone-text token-text share-text split-text clinic-text", 3),
-        BREAK,
-        Block("LoRA", "03",
-              "title task-text before-text idea check-text use-text measure-text forget-text museum-text service-text off-text keep-text", 2),
-        Block("four bits", "04", "title why-text idea size-text use-text cost-text train-text exam-text moe-text merge-text", 2),
-        LUNCH,
-        Block("all weights, and what they forget", "05", "title adam-text formats-text memory-text train-text exam-text forget-text survive-text", 2),
-        Block("measuring", "06",
-              "title task-text ppl-idea bleu-idea zh-text before-text train-text after-text blind-text interval-text coverage-read "
-              "contamination-text judge-text", 3),
-        BREAK,
-        Block("smaller, and served", "07",
-              "title adapter-text merge-idea merge-use-text ruler-text traps-text rtn-text gptq-text gguf-text ladder-text size-text choose", 2),
-        Block("the knowledge base", "08", exercises=2),
-        CLOSE)),
-    "first of two days": (480, (
-        WELCOME, Block("the model", "01"), BREAK, Block("the rows", "02"), LUNCH, Block("LoRA", "03"), BREAK, Block("four bits", "04"))),
-    "second of two days": (480, (
-        Block("all weights", "05"), BREAK, Block("measuring", "06"), LUNCH, Block("smaller, and served", "07"), BREAK,
-        Block("the knowledge base", "08"), CLOSE)),
+    "half a day": (
+        240,
+        (
+            WELCOME,
+            Block(
+                "the model, the chat format, thinking",
+                "01",
+                "title load-text picture-text chat-text think-text",
+                1,
+            ),
+            Block("the loss mask", "02", "token-text share-text", 1),
+            Block(
+                "teach it facts, and see what it forgets",
+                "03",
+                "title task-text before-text idea check-text use-text measure-text forget-text"
+                " off-text keep-text",
+                2,
+            ),
+            BREAK,
+            Block("what goes wrong", "03", "museum-text", minutes=10),
+            Block(
+                "how sure are you?",
+                "06",
+                "before-text train-text after-text blind-text interval-text coverage-read",
+                2,
+            ),
+            Block(
+                "smaller, and served",
+                "07",
+                "title adapter-text merge-idea merge-use-text ruler-text gguf-text ladder-text"
+                " choose",
+                1,
+            ),
+            Block("look it up instead", "08", exercises=1),
+            CLOSE,
+        ),
+    ),
+    "one day": (
+        480,
+        (
+            WELCOME,
+            Block(
+                "the model, its experts, the planner",
+                "01",
+                "title load-text family-text picture-text router-text chat-text think-text"
+                " routing-text explorer-text memory-text",
+                3,
+            ),
+            Block(
+                "rows, the loss mask, leaks",
+                "02",
+                "title schema-text phone-text token-text share-text split-text clinic-text",
+                3,
+            ),
+            BREAK,
+            Block(
+                "LoRA",
+                "03",
+                "title task-text before-text idea check-text use-text measure-text forget-text"
+                " museum-text service-text off-text keep-text",
+                2,
+            ),
+            Block(
+                "four bits",
+                "04",
+                "title why-text idea size-text use-text cost-text train-text exam-text moe-text"
+                " merge-text",
+                2,
+            ),
+            LUNCH,
+            Block(
+                "all weights, and what they forget",
+                "05",
+                "title adam-text formats-text memory-text train-text exam-text forget-text"
+                " survive-text",
+                2,
+            ),
+            Block(
+                "measuring",
+                "06",
+                "title task-text ppl-idea bleu-idea zh-text before-text train-text after-text"
+                " blind-text interval-text coverage-read contamination-text judge-text",
+                3,
+            ),
+            BREAK,
+            Block(
+                "smaller, and served",
+                "07",
+                "title adapter-text merge-idea merge-use-text ruler-text traps-text rtn-text"
+                " gptq-text gguf-text ladder-text size-text choose",
+                2,
+            ),
+            Block("the knowledge base", "08", exercises=2),
+            CLOSE,
+        ),
+    ),
+    "first of two days": (
+        480,
+        (
+            WELCOME,
+            Block("the model", "01"),
+            BREAK,
+            Block("the rows", "02"),
+            LUNCH,
+            Block("LoRA", "03"),
+            BREAK,
+            Block("four bits", "04"),
+        ),
+    ),
+    "second of two days": (
+        480,
+        (
+            Block("all weights", "05"),
+            BREAK,
+            Block("measuring", "06"),
+            LUNCH,
+            Block("smaller, and served", "07"),
+            BREAK,
+            Block("the knowledge base", "08"),
+            CLOSE,
+        ),
+    ),
 }
 
 
 def sections(block: Block, times: dict[str, Any]) -> list[dict[str, Any]]:
-    """The measured sections of a block. Raises Qwen3labError for a notebook or section that the times do not know."""
+    """The measured sections of a block. Raises Qwen3labError for a notebook or section that the
+    times do not know.
+    """
     name = next((name for name in times if name.startswith(block.notebook)), None)
     if name is None:
         raise Qwen3labError(f"There are no times of notebook {block.notebook}. Run `make times`.")
     known = {section["id"]: section for section in times[name]["sections"]}
     strange = [one for one in block.sections.split() if one not in known]
     if strange:
-        raise Qwen3labError(f"Notebook {block.notebook} has no section {strange[0]!r} for the block {block.what!r}. Choose from: {', '.join(known)}.")
+        raise Qwen3labError(
+            f"Notebook {block.notebook} has no section {strange[0]!r} for the block {block.what!r}."
+            f" Choose from: {', '.join(known)}."
+        )
     return [known[one] for one in block.sections.split() or known]
 
 
 def minutes(block: Block, times: dict[str, Any]) -> tuple[float, float, float, float]:
-    """Minutes of a block: running its cells (measured), reading (an estimate), exercises (an assumption), anything else (planned)."""
+    """Minutes of a block: running its cells (measured), reading (an estimate), exercises (an
+    assumption), anything else (planned).
+    """
     if not block.notebook:
         return 0.0, 0.0, 0.0, float(block.minutes)
     chosen = sections(block, times)
     there = sum(section["exercises"] for section in chosen)
-    return (sum(section["seconds"] for section in chosen) / 60, sum(section["words"] for section in chosen) / WORDS_A_MINUTE,
-            EXERCISE_MINUTES * (there if block.exercises is None else min(there, block.exercises)), float(block.minutes))
+    return (
+        sum(section["seconds"] for section in chosen) / 60,
+        sum(section["words"] for section in chosen) / WORDS_A_MINUTE,
+        EXERCISE_MINUTES * (there if block.exercises is None else min(there, block.exercises)),
+        float(block.minutes),
+    )
 
 
 def length(block: Block, times: dict[str, Any]) -> int:
@@ -101,39 +205,78 @@ def length(block: Block, times: dict[str, Any]) -> int:
 def agenda(name: str, times: dict[str, Any]) -> str:
     """An agenda as a Markdown table, with what it leaves of the time that there is."""
     room, blocks = AGENDAS[name]
-    lines = ["| begins | what | notebook | cells, measured | reading, estimated | exercises, assumed | min |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        (
+            "| begins | what | notebook | cells, measured | reading, estimated | exercises, assumed"
+            " | min |"
+        ),
+        "|---|---|---|---|---|---|---|",
+    ]
     clock = 0
     for block in blocks:
         run, read, work, _ = minutes(block, times)
         cells = f"| {run:.1f} | {read:.0f} | {work:.0f} |" if block.notebook else "| | | |"
-        lines.append(f"| {clock // 60}:{clock % 60:02d} | {block.what} | {block.notebook} {cells} {length(block, times)} |")
+        lines.append(
+            f"| {clock // 60}:{clock % 60:02d} | {block.what} | {block.notebook} {cells}"
+            f" {length(block, times)} |"
+        )
         clock += length(block, times)
-    return "\n".join([*lines, "", f"It ends after {clock // 60}:{clock % 60:02d} hours; {room - clock} of {room} minutes are left for questions."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            (
+                f"It ends after {clock // 60}:{clock % 60:02d} hours; {room - clock} of {room}"
+                " minutes are left for questions."
+            ),
+        ]
+    )
 
 
 def section_table(times: dict[str, Any]) -> str:
     """Every section: seconds of its cells, words, exercises."""
     lines = ["| notebook | section | seconds | words | exercises |", "|---|---|---|---|---|"]
     for name, entry in times.items():
-        lines += [f"| {name[:2]} | {one['title']} | {one['seconds']:.1f} | {one['words']} | {one['exercises'] or ''} |" for one in entry["sections"]]
+        lines += [
+            f"| {name[:2]} | {one['title']} | {one['seconds']:.1f} | {one['words']} |"
+            f" {one['exercises'] or ''} |"
+            for one in entry["sections"]
+        ]
     return "\n".join(lines)
 
 
 def totals(times: dict[str, Any]) -> str:
     """A line a notebook: when and where it was measured, its seconds, words and exercises."""
-    lines = ["| notebook | seconds in all | of them in cells | words | exercises | measured |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| notebook | seconds in all | of them in cells | words | exercises | measured |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, entry in times.items():
-        total = {key: sum(section[key] for section in entry["sections"]) for key in ("seconds", "words", "exercises")}
+        total = {
+            key: sum(section[key] for section in entry["sections"])
+            for key in ("seconds", "words", "exercises")
+        }
         told = entry["measured"]
-        lines.append(f"| {name[:2]} | {entry['seconds']:.1f} | {total['seconds']:.1f} | {total['words']:,} | {total['exercises']} | "
-                     f"{told['date']}, {told['machine']}, profile {told['profile']}, {told['notebooks at a time']} at a time |")
+        lines.append(
+            f"| {name[:2]} | {entry['seconds']:.1f} | {total['seconds']:.1f} | {total['words']:,} |"
+            f" {total['exercises']} | {told['date']}, {told['machine']}, profile {told['profile']},"
+            f" {told['notebooks at a time']} at a time |"
+        )
     return "\n".join(lines)
 
 
 def late() -> str:
     """The checkpoints: where one may join, and the line that stands in for the cell."""
     lines = ["| join in notebook | instead of the cell | write | it is |", "|---|---|---|---|"]
-    return "\n".join([*lines, *(f"| {one.notebook} | `{one.cell}` | `{one.line}` | {one.what} |" for one in checkpoints.CHECKPOINTS.values())])
+    return "\n".join(
+        [
+            *lines,
+            *(
+                f"| {one.notebook} | `{one.cell}` | `{one.line}` | {one.what} |"
+                for one in checkpoints.CHECKPOINTS.values()
+            ),
+        ]
+    )
 
 
 def exercise_table() -> str:
@@ -143,16 +286,27 @@ def exercise_table() -> str:
     for number in sorted({one.notebook for one in found}):
         ones = [one for one in found if one.notebook == number]
         lines.append(f"| {number} | {len(ones)} | {sum(len(one.mistakes) for one in ones)} |")
-    return "\n".join([*lines, f"| all | {len(found)} | {sum(len(one.mistakes) for one in found)} |"])
+    return "\n".join(
+        [*lines, f"| all | {len(found)} | {sum(len(one.mistakes) for one in found)} |"]
+    )
 
 
 def fill(text: str, times: dict[str, Any]) -> str:
-    """The page with every table made anew between its markers. Raises Qwen3labError where a marker is missing."""
-    tables = {"totals": totals(times), "sections": section_table(times), "checkpoints": late(), "exercises": exercise_table()}
+    """The page with every table made anew between its markers. Raises Qwen3labError where a marker
+    is missing.
+    """
+    tables = {
+        "totals": totals(times),
+        "sections": section_table(times),
+        "checkpoints": late(),
+        "exercises": exercise_table(),
+    }
     tables |= {name: agenda(name, times) for name in AGENDAS}
     tables["assumptions"] = (
-        f"Reading is estimated at {WORDS_A_MINUTE} words a minute, an exercise is assumed to take {EXERCISE_MINUTES} minutes, and every block is\n"
-        f"rounded up to {STEP} minutes. Nobody measured these three; the seconds of the cells were measured.")
+        f"Reading is estimated at {WORDS_A_MINUTE} words a minute, an exercise is assumed to take"
+        f" {EXERCISE_MINUTES} minutes, and every block is\nrounded up to {STEP} minutes. Nobody"
+        " measured these three; the seconds of the cells were measured."
+    )
     return pages.fill(text, tables)
 
 

@@ -1,6 +1,7 @@
 """qwen3lab: the package behind a course on fine-tuning Qwen3.
 
-`import qwen3lab` is cheap: the submodules, and torch with them, are loaded when they are first used.
+`import qwen3lab` is cheap: the submodules, and torch with them, are loaded when they are first
+used.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Set before any library is imported, because they read these once. A learner's own setting wins.
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forks of a data loader would print a warning each
+os.environ.setdefault(
+    "TOKENIZERS_PARALLELISM", "false"
+)  # forks of a data loader would print a warning each
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submodules=[module.name for module in pkgutil.iter_modules(__path__)])
+    __name__, submodules=[module.name for module in pkgutil.iter_modules(__path__)]
+)
 
 
 def profile() -> Profile:
-    """Return the profile in force (`QWEN3LAB_PROFILE`, else `tiny`) after a check that it fits this machine.
+    """Return the profile in force (`QWEN3LAB_PROFILE`, else `tiny`) after a check that it fits this
+    machine.
 
     Raises Qwen3labError for an unknown profile and for one that needs more memory than there is.
     """
@@ -35,7 +40,8 @@ def profile() -> Profile:
 
 
 def use(name: str) -> Profile:
-    """Turn the dial: make `name` the profile of this process and of those that it starts, and return it.
+    """Turn the dial: make `name` the profile of this process and of those that it starts, and
+    return it.
 
     Raises Qwen3labError for an unknown profile and for one that needs more memory than there is.
     """

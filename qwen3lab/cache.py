@@ -1,4 +1,6 @@
-"""Checkpoints that are costly to make, made once: kept by what they were made from, checked each time they are used."""
+"""Checkpoints that are costly to make, made once: kept by what they were made from, checked each
+time they are used.
+"""
 
 from __future__ import annotations
 
@@ -18,34 +20,58 @@ COMMITTED = paths.DATA / "quantised"
 
 
 def fingerprint(source: Path | str | Sequence[str]) -> str:
-    """SHA-256 of a file, of a folder's weights and tokenizer, or of texts; it does not depend on where the folder lies."""
+    """SHA-256 of a file, of a folder's weights and tokenizer, or of texts; it does not depend on
+    where the folder lies.
+    """
     digest = hashlib.sha256()
     if not isinstance(source, (str, Path)):
         digest.update(json.dumps(list(source), ensure_ascii=False).encode())
         return digest.hexdigest()
     source = Path(source)
-    files = [source] if source.is_file() else [*sorted(source.glob("*.safetensors")), *source.glob("tokenizer.json")]
+    files = (
+        [source]
+        if source.is_file()
+        else [*sorted(source.glob("*.safetensors")), *source.glob("tokenizer.json")]
+    )
     if not files:
-        raise Qwen3labError(f"{source.name!r} holds no weights to tell it by. Give a checkpoint folder or a file.")
+        raise Qwen3labError(
+            f"{source.name!r} holds no weights to tell it by. Give a checkpoint folder or a file."
+        )
     for file in files:
         digest.update(file.name.encode() + _hash(file).encode())
     return digest.hexdigest()
 
 
 def recipe(source: Path | str, method: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """What a kept checkpoint is known by: the hash of its source's content, the method, and the settings (JSON values)."""
-    return {"source": fingerprint(source), "method": method, "settings": json.loads(json.dumps(settings))}
+    """What a kept checkpoint is known by: the hash of its source's content, the method, and the
+    settings (JSON values).
+    """
+    return {
+        "source": fingerprint(source),
+        "method": method,
+        "settings": json.loads(json.dumps(settings)),
+    }
 
 
 def name(made_from: dict[str, Any]) -> str:
     """The folder's name: the method and the first sixteen digits of the recipe's SHA-256."""
-    return f"{made_from['method']}-{hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]}"
+    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    return f"{made_from['method']}-{digest[:16]}"
 
 
-def keep(source: Path | str, method: str, settings: dict[str, Any], make: Callable[[Path], Any], *, folder: Path | None = None) -> Path:
-    """The folder of a checkpoint made from `source`, from the cache, or made now by `make(empty folder)`.
+def keep(
+    source: Path | str,
+    method: str,
+    settings: dict[str, Any],
+    make: Callable[[Path], Any],
+    *,
+    folder: Path | None = None,
+) -> Path:
+    """The folder of a checkpoint made from `source`, from the cache, or made now by `make(empty
+    folder)`.
 
-    It appears under its name only when it is whole: it is written elsewhere first. Two processes may make it at once.
+    It appears under its name only when it is whole: it is written elsewhere first. Two processes
+        may make it at once.
 
     Args:
         source: checkpoint folder or file; its content counts, not its path.
@@ -60,8 +86,14 @@ def keep(source: Path | str, method: str, settings: dict[str, Any], make: Callab
         draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=place.parent))
         try:
             make(draft)
-            files = {file.relative_to(draft).as_posix(): _hash(file) for file in sorted(draft.rglob("*")) if file.is_file()}
-            (draft / PROOF).write_text(json.dumps(made_from | {"files": files}, indent=1) + "\n", encoding="utf-8")
+            files = {
+                file.relative_to(draft).as_posix(): _hash(file)
+                for file in sorted(draft.rglob("*"))
+                if file.is_file()
+            }
+            (draft / PROOF).write_text(
+                json.dumps(made_from | {"files": files}, indent=1) + "\n", encoding="utf-8"
+            )
             draft.chmod(0o755)
             if not place.exists():
                 try:
@@ -76,7 +108,8 @@ def keep(source: Path | str, method: str, settings: dict[str, Any], make: Callab
 
 
 def check(place: Path) -> dict[str, Any]:
-    """The proof of a kept folder (source, method, settings, files), after every file's hash was compared.
+    """The proof of a kept folder (source, method, settings, files), after every file's hash was
+    compared.
 
     Raises Qwen3labError where the proof is missing, or a file is missing or was changed.
     """
@@ -84,21 +117,39 @@ def check(place: Path) -> dict[str, Any]:
         proof = json.loads((place / PROOF).read_text(encoding="utf-8"))
         files = dict(proof["files"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise Qwen3labError(f"{place.name!r} has no readable {PROOF}, so nobody knows what it was made from. "
-                            f"Delete the folder {place} and run this again.") from None
-    wrong = next((file for file, digest in files.items() if not (place / file).is_file() or _hash(place / file) != digest), None)
+        raise Qwen3labError(
+            f"{place.name!r} has no readable {PROOF}, so nobody knows what it was made from. "
+            f"Delete the folder {place} and run this again."
+        ) from None
+    wrong = next(
+        (
+            file
+            for file, digest in files.items()
+            if not (place / file).is_file() or _hash(place / file) != digest
+        ),
+        None,
+    )
     if wrong:
-        raise Qwen3labError(f"The kept checkpoint {place.name!r} is damaged ({wrong}). Delete the folder {place} and run this again.")
+        raise Qwen3labError(
+            f"The kept checkpoint {place.name!r} is damaged ({wrong}). Delete the folder {place}"
+            " and run this again."
+        )
     return proof
 
 
-def find(source: Path | str, method: str, settings: dict[str, Any], *, folder: Path | None = None) -> Path | None:
-    """A kept checkpoint of this recipe, from the cache or from the repository's folder data/quantised; None where there is none.
+def find(
+    source: Path | str, method: str, settings: dict[str, Any], *, folder: Path | None = None
+) -> Path | None:
+    """A kept checkpoint of this recipe, from the cache or from the repository's folder
+    data/quantised; None where there is none.
 
     Raises Qwen3labError for a damaged one.
     """
     made_from = recipe(source, method, settings)
-    candidates = [(folder or paths.CACHE / "quantised") / name(made_from), *sorted(COMMITTED.glob("*"))]
+    candidates = [
+        (folder or paths.CACHE / "quantised") / name(made_from),
+        *sorted(COMMITTED.glob("*")),
+    ]
     for place in candidates:
         if (place / PROOF).is_file():
             proof = check(place)

@@ -27,21 +27,33 @@ NO_THOUGHTS = "<think>\n\n</think>\n\n"  # what the template writes for enable_t
 
 @lru_cache
 def template(name: str = "qwen3") -> str:
-    """The chat template `name` as the installed `trl` ships it (`trl/chat_templates/<name>.jinja`)."""
-    return (Path(find_spec("trl").origin).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+    """The chat template `name` as the installed `trl` ships it
+    (`trl/chat_templates/<name>.jinja`)."""
+    return (Path(find_spec("trl").origin).parent / "chat_templates" / f"{name}.jinja").read_text(
+        encoding="utf-8"
+    )
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, thinking: bool = False,
-           tools: list[dict] | None = None, generation_prompt: bool = True) -> str:
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[Message],
+    *,
+    thinking: bool = False,
+    tools: list[dict] | None = None,
+    generation_prompt: bool = True,
+) -> str:
     """Write a conversation as the one text that the model reads, by the tokenizer's chat template.
 
-    A control token that stands inside a message gets a zero-width space after its first character, so that it stays
-    ordinary text for whoever tokenizes the result. `encode` needs no such mark and keeps the text as it is.
+    A control token that stands inside a message gets a zero-width space after its first character,
+    so that it stays ordinary text for whoever tokenizes the result. `encode` needs no such mark and
+    keeps the text as it is.
 
     Args:
-        messages: dicts with "role" (system, user, assistant or tool) and "content"; an assistant's may have
-            "reasoning_content" (or a leading `<think>` block in its content) and "tool_calls".
-        thinking: False puts the empty think block after the generation prompt (the template's `enable_thinking`).
+        messages: dicts with "role" (system, user, assistant or tool) and "content"; an assistant's
+            may have "reasoning_content" (or a leading `<think>` block in its content) and
+            "tool_calls".
+        thinking: False puts the empty think block after the generation prompt (the template's
+            `enable_thinking`).
         tools: JSON schemas of functions.
         generation_prompt: open the assistant's turn at the end.
     Raises:
@@ -49,60 +61,95 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, think
     """
     token = _any_of(_added_tokens(tokenizer))
     text = _write(tokenizer, messages, thinking, tools, generation_prompt)
-    return "".join(piece if control else token.sub(lambda found: found[0][0] + ZERO_WIDTH_SPACE + found[0][1:], piece)
-                   for control, piece in _pieces(tokenizer, text))
+    return "".join(
+        (
+            piece
+            if control
+            else token.sub(lambda found: found[0][0] + ZERO_WIDTH_SPACE + found[0][1:], piece)
+        )
+        for control, piece in _pieces(tokenizer, text)
+    )
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, thinking: bool = False,
-           tools: list[dict] | None = None, generation_prompt: bool = True) -> list[int]:
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[Message],
+    *,
+    thinking: bool = False,
+    tools: list[dict] | None = None,
+    generation_prompt: bool = True,
+) -> list[int]:
     """Return the token ids of a conversation; arguments and errors as in `render`.
 
-    Control ids come from the template alone: a control token written inside a message is encoded as the ordinary
-    characters that it consists of. For all other text the ids equal those of `tokenizer.apply_chat_template`.
+    Control ids come from the template alone: a control token written inside a message is encoded as
+        the ordinary
+    characters that it consists of. For all other text the ids equal those of
+    `tokenizer.apply_chat_template`.
     """
     return _ids(tokenizer, _write(tokenizer, messages, thinking, tools, generation_prompt))
 
 
-def example(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, thinking: bool = False,
-            tools: list[dict] | None = None) -> dict[str, list[int]]:
+def example(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[Message],
+    *,
+    thinking: bool = False,
+    tools: list[dict] | None = None,
+) -> dict[str, list[int]]:
     """Turn a conversation that ends with the assistant into one training row.
 
-    The prompt is exactly what the model sees when it is asked (with `thinking=False` the empty think block belongs to
-    it), and is masked; trained are the tokens of the last answer and its `<|im_end|>`. With `thinking=True` the answer
-    starts with its think block; with `thinking=False` its thoughts are left out.
-    TRL gives the same for prompt/completion rows with `chat_template_kwargs={"enable_thinking": False}`, but also
-    trains the line break after `<|im_end|>`, which no model is ever asked for.
+    The prompt is exactly what the model sees when it is asked (with `thinking=False` the empty
+    think block belongs to it), and is masked; trained are the tokens of the last answer and its
+    `<|im_end|>`. With `thinking=True` the answer starts with its think block; with `thinking=False`
+    its thoughts are left out. TRL gives the same for prompt/completion rows with
+    `chat_template_kwargs={"enable_thinking": False}`, but also trains the line break after
+    `<|im_end|>`, which no model is ever asked for.
 
     Returns:
         {"input_ids": [n ids], "labels": [n ids, -100 where not trained]}
     Raises:
-        Qwen3labError: the last message is not an assistant's, or has no thoughts although `thinking=True`.
+        Qwen3labError: the last message is not an assistant's, or has no thoughts although
+            `thinking=True`.
     """
     _check(messages)
     *before, last = [_separate_thoughts(message) for message in messages]
     if last["role"] != "assistant" or not before:
-        raise Qwen3labError("A training row has to end with an assistant's turn after at least one other. Add the answer, or drop the row.")
+        raise Qwen3labError(
+            "A training row has to end with an assistant's turn after at least one other. Add the"
+            " answer, or drop the row."
+        )
     if thinking and not last.get("reasoning_content"):
-        raise Qwen3labError("The last answer has no thoughts to train on. Give it a 'reasoning_content', or call with thinking=False.")
+        raise Qwen3labError(
+            "The last answer has no thoughts to train on. Give it a 'reasoning_content', or call"
+            " with thinking=False."
+        )
     if not thinking:
         last = {key: value for key, value in last.items() if key != "reasoning_content"}
     marker = _unused_character([*messages, tools])
     prompt = _write(tokenizer, before, thinking, tools, True, marker)
-    opened = _write(tokenizer, before, True, tools, True, marker) + ("" if thinking else NO_THOUGHTS)
+    opened = _write(tokenizer, before, True, tools, True, marker) + (
+        "" if thinking else NO_THOUGHTS
+    )
     whole = _write(tokenizer, [*before, last], True, tools, False, marker)
     if not whole.startswith(opened):
-        raise Qwen3labError("The chat template writes this conversation's prompt in another way once the answer is there. "
-                            "Use a template that keeps prefixes, such as qwen3lab.chat.template('qwen3').")
-    # Prompt and answer are encoded apart, as the model meets them: it never sees a token that spans both.
-    question, answer = _ids(tokenizer, prompt), _ids(tokenizer, marker + whole[len(opened):].removesuffix("\n"))
+        raise Qwen3labError(
+            "The chat template writes this conversation's prompt in another way once the answer is"
+            " there. Use a template that keeps prefixes, such as qwen3lab.chat.template('qwen3')."
+        )
+    # Prompt and answer are encoded apart, as the model meets them: it never sees a token that spans
+    # both.
+    question, answer = (
+        _ids(tokenizer, prompt),
+        _ids(tokenizer, marker + whole[len(opened) :].removesuffix("\n")),
+    )
     return {"input_ids": question + answer, "labels": [IGNORED] * len(question) + answer}
 
 
 def split_thinking(text: str) -> tuple[str, str]:
     """Split generated text into (thoughts, answer).
 
-    Thoughts without an opening tag (as the 2507 Thinking models write them) and thoughts that were cut off before the
-    closing tag are found too; the answer of the latter is "".
+    Thoughts without an opening tag (as the 2507 Thinking models write them) and thoughts that were
+    cut off before the closing tag are found too; the answer of the latter is "".
     """
     before, closed, after = text.partition("</think>")
     lead, opened, thoughts = before.partition("<think>")
@@ -119,30 +166,47 @@ def extract_tool_calls(text: str) -> list[dict[str, Any]]:
     A call that is not a JSON object with a name and an object of arguments is left out.
     """
     calls = []
-    for found in re.finditer(r"<tool_call>\s*(.*?)\s*</tool_call>", split_thinking(text)[1], re.DOTALL):
+    for found in re.finditer(
+        r"<tool_call>\s*(.*?)\s*</tool_call>", split_thinking(text)[1], re.DOTALL
+    ):
         try:
             call = json.loads(found[1])
         except json.JSONDecodeError:
             continue
-        if isinstance(call, dict) and isinstance(call.get("name"), str) and isinstance(call.get("arguments", {}), dict):
+        if (
+            isinstance(call, dict)
+            and isinstance(call.get("name"), str)
+            and isinstance(call.get("arguments", {}), dict)
+        ):
             calls.append({"name": call["name"], "arguments": call.get("arguments", {})})
     return calls
 
 
-def tokens_html(tokenizer: PreTrainedTokenizerBase, ids: list[int], labels: list[int] | None = None) -> str:
-    """Return HTML that shows each token in its own box: control tokens framed, trained tokens (by `labels`) dark.
+def tokens_html(
+    tokenizer: PreTrainedTokenizerBase, ids: list[int], labels: list[int] | None = None
+) -> str:
+    """Return HTML that shows each token in its own box: control tokens framed, trained tokens (by
+    `labels`) dark.
 
-    The id of a token shows when the mouse rests on it. A token that is only part of a character shows its bytes.
+    The id of a token shows when the mouse rests on it. A token that is only part of a character
+    shows its bytes.
     """
     control = tokenizer.added_tokens_decoder
     boxes = []
     for place, number in enumerate(ids):
         trained = labels is not None and labels[place] != IGNORED
-        style = "background:#1f4e79;color:#fff;" if trained else f"background:{('#e8e8e8', '#f7f7f7')[place % 2]};color:#222;"
+        style = (
+            "background:#1f4e79;color:#fff;"
+            if trained
+            else f"background:{('#e8e8e8', '#f7f7f7')[place % 2]};color:#222;"
+        )
         style += f"border:1px solid {'#c04000' if number in control else 'transparent'};"
         text = html.escape(_visible(tokenizer, number))
-        boxes.append(f'<span title="{number}" style="{style}border-radius:3px;padding:0 2px;margin:1px;white-space:pre">{text}</span>'
-                     + ("<br>" if text.endswith("↵") else ""))
+        boxes.append(
+            f'<span title="{number}" style="{style}border-radius:3px;padding:0'
+            f' 2px;margin:1px;white-space:pre">{text}</span>'
+            + ("<br>" if text.endswith("↵") else "")
+        )
     return '<div style="font-family:monospace;line-height:1.7">' + "<wbr>".join(boxes) + "</div>"
 
 
@@ -159,18 +223,28 @@ def _visible(tokenizer: PreTrainedTokenizerBase, number: int) -> str:
 
 def _check(messages: list[Message]) -> None:
     if not messages:
-        raise Qwen3labError("There are no messages to write. Give a list of dicts with 'role' and 'content'.")
+        raise Qwen3labError(
+            "There are no messages to write. Give a list of dicts with 'role' and 'content'."
+        )
     for message in messages:
         if not isinstance(message, dict) or message.get("role") not in ROLES:
             role = message.get("role") if isinstance(message, dict) else message
-            raise Qwen3labError(f"The chat template knows no role {role!r} and would drop the message. "
-                                f"Use one of: {', '.join(ROLES)} (qwen3lab.data.formats maps others).")
+            raise Qwen3labError(
+                f"The chat template knows no role {role!r} and would drop the message. "
+                f"Use one of: {', '.join(ROLES)} (qwen3lab.data.formats maps others)."
+            )
 
 
 def _separate_thoughts(message: Message) -> Message:
-    """Move a leading think block of an assistant's content into "reasoning_content", as the template does."""
+    """Move a leading think block of an assistant's content into "reasoning_content", as the
+    template does.
+    """
     content = message.get("content")
-    if message["role"] != "assistant" or "reasoning_content" in message or not isinstance(content, str):
+    if (
+        message["role"] != "assistant"
+        or "reasoning_content" in message
+        or not isinstance(content, str)
+    ):
         return message
     if not content.lstrip().startswith("<think>") or "</think>" not in content:
         return message
@@ -179,8 +253,15 @@ def _separate_thoughts(message: Message) -> Message:
 
 
 def _added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """Every token that the tokenizer cuts out of a text before it splits the rest, special or not; longest first."""
-    return tuple(sorted((token.content for token in tokenizer.added_tokens_decoder.values()), key=lambda text: (-len(text), text)))
+    """Every token that the tokenizer cuts out of a text before it splits the rest, special or not;
+    longest first.
+    """
+    return tuple(
+        sorted(
+            (token.content for token in tokenizer.added_tokens_decoder.values()),
+            key=lambda text: (-len(text), text),
+        )
+    )
 
 
 @lru_cache
@@ -200,35 +281,62 @@ def _unused_character(*things: Any) -> str:
 
 
 def _marked(thing: Any, added: tuple[str, ...], marker: str) -> Any:
-    """Put `marker` behind every character in the strings of `thing` with which an added token could begin."""
+    """Put `marker` behind every character in the strings of `thing` with which an added token could
+    begin.
+    """
     if isinstance(thing, str):
         return _first_characters(added).sub(rf"\1{marker}", thing)
-    if isinstance(thing, dict):  # a key that holds no token stays as it is: the template looks some of them up
-        return {_marked(key, added, marker) if _any_of(added).search(str(key)) else key: _marked(value, added, marker)
-                for key, value in thing.items()}
+    if isinstance(
+        thing, dict
+    ):  # a key that holds no token stays as it is: the template looks some of them up
+        return {
+            _marked(key, added, marker) if _any_of(added).search(str(key)) else key: _marked(
+                value, added, marker
+            )
+            for key, value in thing.items()
+        }
     if isinstance(thing, (list, tuple)):
         return [_marked(item, added, marker) for item in thing]
     return thing
 
 
-def _write(tokenizer: PreTrainedTokenizerBase, messages: list[Message], thinking: bool, tools: list[dict] | None,
-           generation_prompt: bool, marker: str | None = None) -> str:
+def _write(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[Message],
+    thinking: bool,
+    tools: list[dict] | None,
+    generation_prompt: bool,
+    marker: str | None = None,
+) -> str:
     """Apply the chat template to messages whose own control tokens are broken up by `marker`.
 
-    Every unbroken control token of the result was therefore written by the template. The marker stays in the text.
+    Every unbroken control token of the result was therefore written by the template. The marker
+    stays in the text.
     """
     _check(messages)
     marker, added = marker or _unused_character(messages, tools), _added_tokens(tokenizer)
-    messages = [{key: value if key == "role" else _marked(value, added, marker) for key, value in _separate_thoughts(message).items()}
-                for message in messages]
+    messages = [
+        {
+            key: value if key == "role" else _marked(value, added, marker)
+            for key, value in _separate_thoughts(message).items()
+        }
+        for message in messages
+    ]
     text = tokenizer.apply_chat_template(
-        messages, tools=_marked(tools, added, marker), chat_template=tokenizer.chat_template or template(), tokenize=False,
-        add_generation_prompt=generation_prompt, enable_thinking=thinking)
+        messages,
+        tools=_marked(tools, added, marker),
+        chat_template=tokenizer.chat_template or template(),
+        tokenize=False,
+        add_generation_prompt=generation_prompt,
+        enable_thinking=thinking,
+    )
     return marker + text
 
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[bool, str]]:
-    """Cut what `_write` returned into (is a control token, text) and take the marker, its first character, out."""
+    """Cut what `_write` returned into (is a control token, text) and take the marker, its first
+    character, out.
+    """
     marker, text = text[0], text[1:]
     parts = _any_of(_added_tokens(tokenizer)).split(text)
     return [(bool(place % 2), part.replace(marker, "")) for place, part in enumerate(parts) if part]
@@ -238,7 +346,11 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of what `_write` returned."""
     plain, ids = _without_added_tokens(tokenizer), []
     for control, piece in _pieces(tokenizer, text):
-        ids += [tokenizer.convert_tokens_to_ids(piece)] if control else plain.encode(piece, add_special_tokens=False).ids
+        ids += (
+            [tokenizer.convert_tokens_to_ids(piece)]
+            if control
+            else plain.encode(piece, add_special_tokens=False).ids
+        )
     return ids
 
 
@@ -246,14 +358,18 @@ _PLAIN: WeakKeyDictionary[PreTrainedTokenizerBase, Tokenizer] = WeakKeyDictionar
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a text in which everything is text: a control token that is written there becomes its letters."""
+    """Token ids of a text in which everything is text: a control token that is written there
+    becomes its letters.
+    """
     return _without_added_tokens(tokenizer).encode(text, add_special_tokens=False).ids
 
 
 def _without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """A copy of the tokenizer that knows no control token, so that no text whatever can turn into one.
+    """A copy of the tokenizer that knows no control token, so that no text whatever can turn into
+    one.
 
-    `split_special_tokens=True` would not do: `<think>` and `<tool_call>` are added tokens but not special ones.
+    `split_special_tokens=True` would not do: `<think>` and `<tool_call>` are added tokens but not
+    special ones.
     """
     if tokenizer not in _PLAIN:
         from tokenizers import Tokenizer

@@ -1,7 +1,8 @@
 """The eight Qwen3 models of April 2025 as data, and what follows from their shapes by arithmetic.
 
-Shapes: Qwen3 Technical Report (arXiv 2505.09388), tables 1 and 2, and the released config.json files. They are the
-models of the 2504 and 2507 generation; later families (Qwen3-Next, Qwen3.5) have other shapes and another vocabulary.
+Shapes: Qwen3 Technical Report (arXiv 2505.09388), tables 1 and 2, and the released config.json
+files. They are the models of the 2504 and 2507 generation; later families (Qwen3-Next, Qwen3.5)
+have other shapes and another vocabulary.
 """
 
 from __future__ import annotations
@@ -16,12 +17,17 @@ from qwen3lab.errors import Qwen3labError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-EXPERT_KEYS = ("num_local_experts", "num_experts")  # transformers 5 writes the first, the released files have the second
+EXPERT_KEYS = (
+    "num_local_experts",
+    "num_experts",
+)  # transformers 5 writes the first, the released files have the second
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers that fix a Qwen3 model. `experts == 0` means dense; `ffn` is then the width of each layer's FFN."""
+    """The numbers that fix a Qwen3 model. `experts == 0` means dense; `ffn` is then the width of
+    each layer's FFN.
+    """
 
     name: str
     hidden: int
@@ -86,21 +92,32 @@ class Shape:
     @property
     def non_embedding_parameters(self) -> int:
         """All parameters but the embedding tables."""
-        return (self.attention_parameters + self.ffn_parameters + self.expert_parameters
-                + self.router_parameters + self.norm_parameters)
+        return (
+            self.attention_parameters
+            + self.ffn_parameters
+            + self.expert_parameters
+            + self.router_parameters
+            + self.norm_parameters
+        )
 
     @property
     def active_parameters(self) -> int:
-        """The parameters that one token passes through: all, less the experts that the router did not pick."""
+        """The parameters that one token passes through: all, less the experts that the router did
+        not pick.
+        """
         if not self.is_moe:
             return self.parameters
-        return self.parameters - self.expert_parameters * (self.experts - self.top_k) // self.experts
+        return (
+            self.parameters - self.expert_parameters * (self.experts - self.top_k) // self.experts
+        )
 
     @property
     def linear_parameters(self) -> int:
-        """What stands in `nn.Linear` modules within the layers, which is all that bitsandbytes quantises.
+        """What stands in `nn.Linear` modules within the layers, which is all that bitsandbytes
+        quantises.
 
-        transformers 5 keeps experts as fused 3-D parameters and the router as a bare one, so neither is in here.
+        transformers 5 keeps experts as fused 3-D parameters and the router as a bare one, so
+        neither is in here.
         """
         return self.attention_parameters + self.ffn_parameters
 
@@ -111,11 +128,14 @@ class Shape:
     def lora_parameters(self, rank: int = 16, targets: str = "all-linear") -> int:
         """Trainable parameters of a LoRA: `rank * (in + out)` for each adapted matrix.
 
-        `targets`: "attention" (q, k, v, o) or "all-linear" (and gate, up, down; for a mixture of experts those of every
+        `targets`: "attention" (q, k, v, o) or "all-linear" (and gate, up, down; for a mixture of
+            experts those of every
         expert, where PEFT 0.21 doubles the rank of the fused gate-and-up matrix).
         """
         if targets not in ("attention", "all-linear"):
-            raise Qwen3labError(f"Unknown LoRA targets {targets!r}. Use 'attention' or 'all-linear'.")
+            raise Qwen3labError(
+                f"Unknown LoRA targets {targets!r}. Use 'attention' or 'all-linear'."
+            )
         h, q, kv = self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim
         layer = rank * (2 * (h + q) + 2 * (h + kv))
         if targets == "all-linear" and self.is_moe:
@@ -125,20 +145,24 @@ class Shape:
         return self.layers * layer
 
 
-FAMILY: dict[str, Shape] = {shape.name: shape for shape in (
-    Shape("0.6B", 1024, 28, 16, 8, 3072, tied=True, yarn=False),
-    Shape("1.7B", 2048, 28, 16, 8, 6144, tied=True, yarn=False),
-    Shape("4B", 2560, 36, 32, 8, 9728, tied=True),
-    Shape("8B", 4096, 36, 32, 8, 12288),
-    Shape("14B", 5120, 40, 40, 8, 17408),
-    Shape("32B", 5120, 64, 64, 8, 25600),
-    Shape("30B-A3B", 2048, 48, 32, 4, 6144, experts=128, top_k=8, moe_ffn=768),
-    Shape("235B-A22B", 4096, 94, 64, 4, 12288, experts=128, top_k=8, moe_ffn=1536),
-)}
+FAMILY: dict[str, Shape] = {
+    shape.name: shape
+    for shape in (
+        Shape("0.6B", 1024, 28, 16, 8, 3072, tied=True, yarn=False),
+        Shape("1.7B", 2048, 28, 16, 8, 6144, tied=True, yarn=False),
+        Shape("4B", 2560, 36, 32, 8, 9728, tied=True),
+        Shape("8B", 4096, 36, 32, 8, 12288),
+        Shape("14B", 5120, 40, 40, 8, 17408),
+        Shape("32B", 5120, 64, 64, 8, 25600),
+        Shape("30B-A3B", 2048, 48, 32, 4, 6144, experts=128, top_k=8, moe_ffn=768),
+        Shape("235B-A22B", 4096, 94, 64, 4, 12288, experts=128, top_k=8, moe_ffn=1536),
+    )
+}
 
 
 def shape(model: str | Shape | PretrainedConfig | dict[str, Any]) -> Shape:
-    """Return the shape behind a name ("8B", "Qwen/Qwen3-8B", "Qwen3-8B-Base"), a bundled checkpoint's name or a config.
+    """Return the shape behind a name ("8B", "Qwen/Qwen3-8B", "Qwen3-8B-Base"), a bundled
+    checkpoint's name or a config.
 
     Raises Qwen3labError for a name that is neither one of the eight nor a bundled checkpoint's.
     """
@@ -146,14 +170,19 @@ def shape(model: str | Shape | PretrainedConfig | dict[str, Any]) -> Shape:
         return model
     if not isinstance(model, str):
         fields = model if isinstance(model, dict) else model.to_dict()
-        return _from_config(fields, fields.get("_name_or_path") or fields.get("model_type", "qwen3"))
+        return _from_config(
+            fields, fields.get("_name_or_path") or fields.get("model_type", "qwen3")
+        )
     bundled = paths.MODELS / model / "config.json"
     if model and bundled.is_file():
         return _from_config(json.loads(bundled.read_text(encoding="utf-8")), model)
     name = model.rsplit("/", 1)[-1].removeprefix("Qwen3-").removesuffix("-Base")
     known = {key.lower(): value for key, value in FAMILY.items()}
     if name.lower() not in known:
-        raise Qwen3labError(f"{model!r} is neither one of the eight Qwen3 models nor a bundled checkpoint. Use one of: {', '.join(FAMILY)}.")
+        raise Qwen3labError(
+            f"{model!r} is neither one of the eight Qwen3 models nor a bundled checkpoint. Use one"
+            f" of: {', '.join(FAMILY)}."
+        )
     return known[name.lower()]
 
 
@@ -161,33 +190,60 @@ def _from_config(config: dict[str, Any], name: str) -> Shape:
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     experts = next((config[key] for key in EXPERT_KEYS if config.get(key)), 0)
     return Shape(
-        name=name, hidden=hidden, layers=config["num_hidden_layers"], heads=heads, kv_heads=config["num_key_value_heads"],
-        ffn=config["intermediate_size"], tied=bool(config.get("tie_word_embeddings")), experts=experts,
+        name=name,
+        hidden=hidden,
+        layers=config["num_hidden_layers"],
+        heads=heads,
+        kv_heads=config["num_key_value_heads"],
+        ffn=config["intermediate_size"],
+        tied=bool(config.get("tie_word_embeddings")),
+        experts=experts,
         top_k=config.get("num_experts_per_tok", 0) if experts else 0,
         moe_ffn=config.get("moe_intermediate_size", 0) if experts else 0,
-        head_dim=config.get("head_dim") or hidden // heads, vocab=config["vocab_size"], yarn=False)
+        head_dim=config.get("head_dim") or hidden // heads,
+        vocab=config["vocab_size"],
+        yarn=False,
+    )
 
 
 def config(model: str | Shape, *, base: bool = False, **changes: Any) -> PretrainedConfig:
     """Return the transformers config of one of the eight models, as released.
 
-    `base` gives the position limit of the `-Base` models (32,768 instead of 40,960). `changes` override fields of the
-    config by their transformers names, for example `num_hidden_layers=2` to shrink the model for a test.
-    Every field that matters is passed, because the defaults of `Qwen3Config` and `Qwen3MoeConfig` match no released model.
+    `base` gives the position limit of the `-Base` models (32,768 instead of 40,960). `changes`
+    override fields of the config by their transformers names, for example `num_hidden_layers=2` to
+    shrink the model for a test. Every field that matters is passed, because the defaults of
+    `Qwen3Config` and `Qwen3MoeConfig` match no released model.
     """
     from transformers import Qwen3Config, Qwen3MoeConfig
 
     s = shape(model)
     fields: dict[str, Any] = {
-        "vocab_size": s.vocab, "hidden_size": s.hidden, "num_hidden_layers": s.layers, "num_attention_heads": s.heads,
-        "num_key_value_heads": s.kv_heads, "head_dim": s.head_dim, "intermediate_size": s.ffn,
-        "tie_word_embeddings": s.tied, "rms_norm_eps": 1e-6, "attention_bias": False, "use_sliding_window": False,
+        "vocab_size": s.vocab,
+        "hidden_size": s.hidden,
+        "num_hidden_layers": s.layers,
+        "num_attention_heads": s.heads,
+        "num_key_value_heads": s.kv_heads,
+        "head_dim": s.head_dim,
+        "intermediate_size": s.ffn,
+        "tie_word_embeddings": s.tied,
+        "rms_norm_eps": 1e-6,
+        "attention_bias": False,
+        "use_sliding_window": False,
         # Without these two transformers takes theta = 10,000 and 32,768 positions.
         "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
         "max_position_embeddings": 32_768 if base else 40_960,
-        "bos_token_id": 151_643, "eos_token_id": 151_645}
+        "bos_token_id": 151_643,
+        "eos_token_id": 151_645,
+    }
     if s.is_moe:
-        fields |= {"num_experts": s.experts, "num_experts_per_tok": s.top_k, "moe_intermediate_size": s.moe_ffn,
-                   "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": [],
-                   "router_aux_loss_coef": 0.001, "output_router_logits": False}
+        fields |= {
+            "num_experts": s.experts,
+            "num_experts_per_tok": s.top_k,
+            "moe_intermediate_size": s.moe_ffn,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+            "router_aux_loss_coef": 0.001,
+            "output_router_logits": False,
+        }
     return (Qwen3MoeConfig if s.is_moe else Qwen3Config)(**(fields | changes))

@@ -1,4 +1,6 @@
-"""Seconds, bytes and tokens a second: what a run cost, printed so that two runs of a notebook still compare equal."""
+"""Seconds, bytes and tokens a second: what a run cost, printed so that two runs of a notebook still
+compare equal.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-MARK = "time · "  # lines that start with it differ from run to run and from machine to machine; the comparison of outputs skips them
+# lines that start with it differ from run to run and from machine to machine; the comparison of
+# outputs skips them
+MARK = "time · "
 
 
 def note(text: str) -> None:
@@ -48,7 +52,9 @@ def clock(label: str) -> Iterator[Clock]:
 
 @dataclass
 class Peak:
-    """The highest memory of a block in bytes: of the process on a CPU (libraries included), of torch's tensors on a GPU."""
+    """The highest memory of a block in bytes: of the process on a CPU (libraries included), of
+    torch's tensors on a GPU.
+    """
 
     bytes: int = 0
 
@@ -57,7 +63,8 @@ class Peak:
 def peak(device: str = "cpu") -> Iterator[Peak]:
     """Measure the highest memory in use while a block runs.
 
-    On Linux the kernel keeps the peak itself (`VmHWM`), once it could be reset; else a thread looks 50 times a second.
+    On Linux the kernel keeps the peak itself (`VmHWM`), once it could be reset; else a thread looks
+    50 times a second.
     """
     found = Peak()
     if device.startswith("cuda"):
@@ -94,7 +101,9 @@ def peak(device: str = "cpu") -> Iterator[Peak]:
 
 
 def _reset_high_water() -> bool:
-    """Set the process's memory peak back to what it uses now (Linux, `proc(5)`); False where that is not possible."""
+    """Set the process's memory peak back to what it uses now (Linux, `proc(5)`); False where that
+    is not possible.
+    """
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return _high_water() > 0
@@ -111,8 +120,8 @@ def _high_water() -> int:
 def tensor_bytes(tensors) -> int:
     """Bytes of the data of some tensors; a tensor that several names share is counted once.
 
-    A 4-bit weight of bitsandbytes counts with the scales of its blocks, a mixture of the two levels that double
-    quantisation keeps.
+    A 4-bit weight of bitsandbytes counts with the scales of its blocks, a mixture of the two levels
+    that double quantisation keeps.
     """
     seen: dict[int, int] = {}
 
@@ -136,7 +145,8 @@ def model_bytes(model: torch.nn.Module) -> int:
 
 
 def training_bytes(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, int]:
-    """Bytes that a training keeps all the time: frozen weights, trained weights, their gradients, the optimiser's state.
+    """Bytes that a training keeps all the time: frozen weights, trained weights, their gradients,
+    the optimiser's state.
 
     Gradients are counted from the trained weights, for a trainer sets them free after each step.
     """
@@ -144,20 +154,37 @@ def training_bytes(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> 
 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-    state = [value for entry in optimizer.state.values() for value in entry.values() if torch.is_tensor(value) and value.dim()]
-    return {"frozen weights": tensor_bytes(frozen), "trained weights": tensor_bytes(trained),
-            "gradients": tensor_bytes(trained), "optimiser": tensor_bytes(state)}
+    state = [
+        value
+        for entry in optimizer.state.values()
+        for value in entry.values()
+        if torch.is_tensor(value) and value.dim()
+    ]
+    return {
+        "frozen weights": tensor_bytes(frozen),
+        "trained weights": tensor_bytes(trained),
+        "gradients": tensor_bytes(trained),
+        "optimiser": tensor_bytes(state),
+    }
 
 
 def is_live() -> bool:
-    """Whether a person sits before this kernel: a Jupyter server started it for a notebook that is open.
+    """Whether a person sits before this kernel: a Jupyter server started it for a notebook that is
+    open.
 
-    `make notebooks` and nbconvert start kernels without a server. Editors that do not tell count as not live.
+    `make notebooks` and nbconvert start kernels without a server. Editors that do not tell count as
+    not live.
     """
     return bool(os.environ.get("JPY_SESSION_NAME"))
 
 
 def folder_bytes(path: str | Path, pattern: str = "*") -> int:
-    """Bytes of a file, or of the files of a folder that match `pattern` (`"*.safetensors"`: the weights)."""
+    """Bytes of a file, or of the files of a folder that match `pattern` (`"*.safetensors"`: the
+    weights).
+    """
     path = Path(path)
-    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.glob(pattern) if file.is_file())
+    return (
+        path.stat().st_size
+        if path.is_file()
+        else sum(file.stat().st_size for file in path.glob(pattern) if file.is_file())
+    )

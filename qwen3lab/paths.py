@@ -1,4 +1,6 @@
-"""Where the course keeps its files. Everything lies in the clone; nothing is written outside it but the cache."""
+"""Where the course keeps its files. Everything lies in the clone; nothing is written outside it but
+the cache.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from typing import Any
 
 from qwen3lab.errors import Qwen3labError
 
-# The package is installed in editable form, so its parent is the clone. QWEN3LAB_HOME serves those who installed it otherwise.
+# The package is installed in editable form, so its parent is the clone. QWEN3LAB_HOME serves those
+# who installed it otherwise.
 ROOT = Path(os.environ.get("QWEN3LAB_HOME") or Path(__file__).resolve().parent.parent)
 DATA = ROOT / "data"
 MODELS = DATA / "models"
@@ -22,10 +25,16 @@ CACHE = Path(os.environ.get("QWEN3LAB_CACHE") or Path.home() / ".cache" / "qwen3
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """Read a TOML file of the folder data; `what` names it in errors. Raises Qwen3labError where it is missing or cannot be read."""
+    """Read a TOML file of the folder data; `what` names it in errors. Raises Qwen3labError where it
+    is missing or cannot be read.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise Qwen3labError(f"The {what} {path.name} is missing. Run `git checkout -- data/{path.name}`.") from None
+        raise Qwen3labError(
+            f"The {what} {path.name} is missing. Run `git checkout -- data/{path.name}`."
+        ) from None
     except tomllib.TOMLDecodeError as error:
-        raise Qwen3labError(f"The {what} {path.name} is no valid TOML ({error}). Mend the line it names.") from error
+        raise Qwen3labError(
+            f"The {what} {path.name} is no valid TOML ({error}). Mend the line it names."
+        ) from error

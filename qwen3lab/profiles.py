@@ -32,50 +32,125 @@ class Profile:
     reasons: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """Return a few lines for the top of a notebook: the choices, and the reason for each automatic one."""
-        roles = ", ".join(f"{role} {getattr(self, role)}" for role in ("chat", "base", "moe", "draft", "embedding"))
-        return "\n".join([
-            f"profile  {self.name}: {self.hardware}",
-            f"models   {roles}",
-            f"sizes    {self.dtype} on {self.device}, batches of {self.batch_size} rows of at most {self.max_length} tokens, {self.steps} steps",
-            *(f"because  {reason}" for reason in self.reasons)])
+        """Return a few lines for the top of a notebook: the choices, and the reason for each
+        automatic one.
+        """
+        roles = ", ".join(
+            f"{role} {getattr(self, role)}"
+            for role in ("chat", "base", "moe", "draft", "embedding")
+        )
+        return "\n".join(
+            [
+                f"profile  {self.name}: {self.hardware}",
+                f"models   {roles}",
+                (
+                    f"sizes    {self.dtype} on {self.device}, batches of {self.batch_size} rows of"
+                    f" at most {self.max_length} tokens, {self.steps} steps"
+                ),
+                *(f"because  {reason}" for reason in self.reasons),
+            ]
+        )
 
 
 def _tiny() -> Profile:
     return Profile(
-        "tiny", "any CPU, offline, seconds", chat="qwen3-tiny", base="qwen3-tiny-base", moe="qwen3-tiny-moe",
-        draft="qwen3-tiny-draft", embedding="qwen3-tiny-embedding", dtype="float32", device="cpu", max_length=512,
-        batch_size=16, steps=200, method="full", reasons=(
-            "the CPU and one thread: models this small spend their time on the calls, which a GPU or a second thread makes longer",
-            "float32: bfloat16 is emulated on most CPUs and slower there"))
+        "tiny",
+        "any CPU, offline, seconds",
+        chat="qwen3-tiny",
+        base="qwen3-tiny-base",
+        moe="qwen3-tiny-moe",
+        draft="qwen3-tiny-draft",
+        embedding="qwen3-tiny-embedding",
+        dtype="float32",
+        device="cpu",
+        max_length=512,
+        batch_size=16,
+        steps=200,
+        method="full",
+        reasons=(
+            (
+                "the CPU and one thread: models this small spend their time on the calls, which a"
+                " GPU or a second thread makes longer"
+            ),
+            "float32: bfloat16 is emulated on most CPUs and slower there",
+        ),
+    )
 
 
 def _small() -> Profile:
     device, dtype, reasons = _accelerator()
     return Profile(
-        "small", "laptop or free GPU", chat="Qwen/Qwen3-0.6B", base="Qwen/Qwen3-0.6B-Base", moe="qwen3-tiny-moe",
-        draft="Qwen/Qwen3-0.6B", embedding="Qwen/Qwen3-Embedding-0.6B", dtype=dtype, device=device, max_length=1024,
-        batch_size=8, steps=200, reasons=(
-            *reasons, "the bundled mixture of experts: the smallest released one, 30B-A3B, needs 61 GB for its weights",
-            "0.6B as its own draft: no smaller Qwen3 exists, so speculative decoding shows its counts here, not a gain"))
+        "small",
+        "laptop or free GPU",
+        chat="Qwen/Qwen3-0.6B",
+        base="Qwen/Qwen3-0.6B-Base",
+        moe="qwen3-tiny-moe",
+        draft="Qwen/Qwen3-0.6B",
+        embedding="Qwen/Qwen3-Embedding-0.6B",
+        dtype=dtype,
+        device=device,
+        max_length=1024,
+        batch_size=8,
+        steps=200,
+        reasons=(
+            *reasons,
+            (
+                "the bundled mixture of experts: the smallest released one, 30B-A3B, needs 61 GB"
+                " for its weights"
+            ),
+            (
+                "0.6B as its own draft: no smaller Qwen3 exists, so speculative decoding shows its"
+                " counts here, not a gain"
+            ),
+        ),
+    )
 
 
 def _medium() -> Profile:
     device, _, reasons = _accelerator(bf16=True)
     return Profile(
-        "medium", "one 24 GB GPU", chat="Qwen/Qwen3-8B", base="Qwen/Qwen3-8B-Base", moe="qwen3-tiny-moe",
-        draft="Qwen/Qwen3-0.6B", embedding="Qwen/Qwen3-Embedding-0.6B", dtype="bfloat16", device=device, max_length=2048,
-        batch_size=4, steps=200, reasons=(
-            *reasons, "the bundled mixture of experts: the smallest released one, 30B-A3B, needs 61 GB for its weights"))
+        "medium",
+        "one 24 GB GPU",
+        chat="Qwen/Qwen3-8B",
+        base="Qwen/Qwen3-8B-Base",
+        moe="qwen3-tiny-moe",
+        draft="Qwen/Qwen3-0.6B",
+        embedding="Qwen/Qwen3-Embedding-0.6B",
+        dtype="bfloat16",
+        device=device,
+        max_length=2048,
+        batch_size=4,
+        steps=200,
+        reasons=(
+            *reasons,
+            (
+                "the bundled mixture of experts: the smallest released one, 30B-A3B, needs 61 GB"
+                " for its weights"
+            ),
+        ),
+    )
 
 
 def _large() -> Profile:
     device, _, reasons = _accelerator(bf16=True)
     return Profile(
-        "large", "one 80 GB GPU", chat="Qwen/Qwen3-30B-A3B", base="Qwen/Qwen3-30B-A3B-Base", moe="Qwen/Qwen3-30B-A3B",
-        draft="Qwen/Qwen3-0.6B", embedding="Qwen/Qwen3-Embedding-0.6B", dtype="bfloat16", device=device, max_length=2048,
-        batch_size=2, steps=200, reasons=(
-            *reasons, "LoRA on the attention only: adapters on all experts would be 995 million parameters"))
+        "large",
+        "one 80 GB GPU",
+        chat="Qwen/Qwen3-30B-A3B",
+        base="Qwen/Qwen3-30B-A3B-Base",
+        moe="Qwen/Qwen3-30B-A3B",
+        draft="Qwen/Qwen3-0.6B",
+        embedding="Qwen/Qwen3-Embedding-0.6B",
+        dtype="bfloat16",
+        device=device,
+        max_length=2048,
+        batch_size=2,
+        steps=200,
+        reasons=(
+            *reasons,
+            "LoRA on the attention only: adapters on all experts would be 995 million parameters",
+        ),
+    )
 
 
 _MAKERS = {"tiny": _tiny, "small": _small, "medium": _medium, "large": _large}
@@ -88,13 +163,29 @@ def _accelerator(bf16: bool = False) -> tuple[str, str, tuple[str, ...]]:
 
     if not torch.cuda.is_available():
         reason = "the CPU: torch sees no GPU" + ("; expect hours" if bf16 else "")
-        return "cpu", "float32", (reason,) if bf16 else (reason, "float32: bfloat16 is emulated on most CPUs and slower there")
+        return (
+            "cpu",
+            "float32",
+            (
+                (reason,)
+                if bf16
+                else (reason, "float32: bfloat16 is emulated on most CPUs and slower there")
+            ),
+        )
     device = f"the GPU: torch sees {torch.cuda.get_device_name(0)}"
     if bf16:
         return "cuda", "bfloat16", (device, "bfloat16: the format in which Qwen3 is published")
     if torch.cuda.is_bf16_supported(including_emulation=False):
-        return "cuda", "bfloat16", (device, "bfloat16: the GPU computes in it and Qwen3 is published in it")
-    return "cuda", "float32", (device, "float32: the GPU has no bfloat16, and float16 can overflow with Qwen3")
+        return (
+            "cuda",
+            "bfloat16",
+            (device, "bfloat16: the GPU computes in it and Qwen3 is published in it"),
+        )
+    return (
+        "cuda",
+        "float32",
+        (device, "float32: the GPU has no bfloat16, and float16 can overflow with Qwen3"),
+    )
 
 
 def get(name: str | None = None) -> Profile:
@@ -104,47 +195,65 @@ def get(name: str | None = None) -> Profile:
     """
     wanted = (name or os.environ.get("QWEN3LAB_PROFILE") or DEFAULT).strip().lower()
     if wanted not in _MAKERS:
-        raise Qwen3labError(f"There is no profile {wanted!r}. Set QWEN3LAB_PROFILE to one of: {', '.join(NAMES)}.")
+        raise Qwen3labError(
+            f"There is no profile {wanted!r}. Set QWEN3LAB_PROFILE to one of: {', '.join(NAMES)}."
+        )
     return _MAKERS[wanted]()
 
 
 def needs(profile: Profile, method: str | None = None) -> planner.Plan | None:
-    """Plan the memory of the profile's chat model for `method` (default: the profile's own) with one full batch.
+    """Plan the memory of the profile's chat model for `method` (default: the profile's own) with
+    one full batch.
 
     Returns None for a bundled model that is not there; loading it says so in its own words.
     """
     if "/" not in profile.chat and not (paths.MODELS / profile.chat / "config.json").is_file():
         return None
     width = 4 if profile.dtype == "float32" else 2
-    return planner.plan(profile.chat, method or profile.method, tokens=profile.batch_size * profile.max_length, bytes_per_weight=width)
+    return planner.plan(
+        profile.chat,
+        method or profile.method,
+        tokens=profile.batch_size * profile.max_length,
+        bytes_per_weight=width,
+    )
 
 
-def check_fits(profile: Profile | None = None, method: str | None = None, available: int | None = None) -> Profile:
+def check_fits(
+    profile: Profile | None = None, method: str | None = None, available: int | None = None
+) -> Profile:
     """Return the profile if what it needs fits this machine.
 
     Args:
         profile: default: the one in force.
-        method: "inference", "lora", "qlora" or "full"; default: the heaviest one that the profile is made for.
+        method: "inference", "lora", "qlora" or "full"; default: the heaviest one that the profile
+            is made for.
         available: bytes to assume in place of this machine's memory.
     Raises:
-        Qwen3labError: it does not fit; the message has the planner's figure and the nearest profile that fits.
+        Qwen3labError: it does not fit; the message has the planner's figure and the nearest profile
+            that fits.
     """
     profile = profile or get()
 
     def fits(candidate: Profile) -> bool:
         wanted = needs(candidate, method)
-        return wanted is None or wanted.total <= (planner.machine_bytes(candidate.device) if available is None else available)
+        return wanted is None or wanted.total <= (
+            planner.machine_bytes(candidate.device) if available is None else available
+        )
 
     if fits(profile):
         return profile
     wanted = needs(profile, method)
     room = planner.machine_bytes(profile.device) if available is None else available
-    lighter = [get(name) for name in reversed(NAMES[:NAMES.index(profile.name)])]
+    lighter = [get(name) for name in reversed(NAMES[: NAMES.index(profile.name)])]
     nearest = next((candidate for candidate in lighter if fits(candidate)), None)
     advice = "Use a machine with more memory"
     if nearest is not None:
         lighter_plan = needs(nearest, method)
         size = f", which needs {lighter_plan.total / 1e9:.2f} GB" if lighter_plan else ""
         advice = f"Set QWEN3LAB_PROFILE={nearest.name} or call qwen3lab.use({nearest.name!r}){size}"
-    raise Qwen3labError(f"Profile {profile.name!r} needs {wanted.total / 1e9:.1f} GB for {planner.LABELS[wanted.method]} on {profile.chat}, "
-                        f"but {'this GPU' if profile.device != 'cpu' else 'this machine'} has {room / 1e9:.1f} GB. {advice}.")
+    raise Qwen3labError(
+        f"Profile {profile.name!r} needs {wanted.total / 1e9:.1f} GB for"
+        f" {planner.LABELS[wanted.method]} on {profile.chat}, but"
+        f" {'this GPU' if profile.device != 'cpu' else 'this machine'} has {room / 1e9:.1f} GB."
+        f" {advice}."
+    )

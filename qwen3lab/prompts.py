@@ -1,4 +1,6 @@
-"""The prompt in which a question over a text is asked, and the sentence that declines: one wording for training, evaluation and retrieval."""
+"""The prompt in which a question over a text is asked, and the sentence that declines: one wording
+for training, evaluation and retrieval.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ INSTRUCTION = {
 
 
 def context_prompt(context: str, question: str, language: str) -> str:
-    """The one user message in which a question over a given text is asked, in training, evaluation and retrieval."""
+    """The one user message in which a question over a given text is asked, in training, evaluation
+    and retrieval.
+    """
     if language == "en":
         return f"{INSTRUCTION['en']}\n\nText: {context}\n\nQuestion: {question}"
     return f"{INSTRUCTION['zh']}\n\n文本：{context}\n\n问题：{question}"

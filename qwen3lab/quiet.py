@@ -12,28 +12,40 @@ import warnings
 
 # (part of the message as a regular expression, why nobody needs it)
 _WARNINGS = (
-    (r".*`?pin_memory`? argument is set as true but no accelerator is found", "a data loader's default; pinning is simply left out"),
-    (r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\)", "the first step under gradient scaling; the schedule is right"),
+    (
+        r".*`?pin_memory`? argument is set as true but no accelerator is found",
+        "a data loader's default; pinning is simply left out",
+    ),
+    (
+        r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\)",
+        "the first step under gradient scaling; the schedule is right",
+    ),
     (r".*is_gradient_checkpointing.* is deprecated", "PEFT asks by the old name"),
     (r".*`gradient_checkpointing` is deprecated", "TRL sets it by the old name"),
-    (r".*The following (rank|alpha)_pattern keys did not match", "PEFT looks among the modules only; the experts' fused parameters do take the pattern"),
+    (
+        r".*The following (rank|alpha)_pattern keys did not match",
+        "PEFT looks among the modules only; the experts' fused parameters do take the pattern",
+    ),
     (r".*IProgress not found", "no progress widgets when notebooks run from the command line"),
 )
 _LOGGERS = (
-    "bitsandbytes",  # "Failed to load CPU gemm_4bit_forward": an optional kernel; the built-in one serves
+    # "Failed to load CPU gemm_4bit_forward": an optional kernel; the built-in one serves
+    "bitsandbytes",
     "torchao",  # optional C++ kernels that were built for another torch
     "torch.utils._pytree",  # torchao registers two enums that torch no longer needs registered
 )
 
 
 def quiet() -> None:
-    """Hide them. Called where the package first touches a library; calling it again costs nothing."""
+    """Hide them. Called where the package first touches a library; calling it again
+    costs nothing."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     for message, _ in _WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Bars of a few milliseconds (loading shards, mapping rows) would fill a notebook's output; downloads keep theirs.
+    # Bars of a few milliseconds (loading shards, mapping rows) would fill a notebook's output;
+    # downloads keep theirs.
     if "transformers" in sys.modules:
         from transformers.utils import logging as transformers_logging
 

@@ -42,7 +42,9 @@ def script(monkeypatch):
     monkeypatch.syspath_prepend(str(paths.ROOT / "benchmarks"))
 
     def load(name):
-        spec = importlib.util.spec_from_file_location(f"benchmark_{name}", paths.ROOT / "benchmarks" / f"{name}.py")
+        spec = importlib.util.spec_from_file_location(
+            f"benchmark_{name}", paths.ROOT / "benchmarks" / f"{name}.py"
+        )
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module

@@ -1,4 +1,6 @@
-"""What several tests call: tiny checkpoints with random weights, rows, and commands launched in another process."""
+"""What several tests call: tiny checkpoints with random weights, rows, and commands launched in
+another process.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,21 @@ def make_tokenizer(folder: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={symbol: number for number, symbol in enumerate(alphabet)}, merges=[]))
+    core = Tokenizer(
+        models.BPE(vocab={symbol: number for number, symbol in enumerate(alphabet)}, merges=[])
+    )
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens(list(CONTROL_TOKENS))
-    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>").save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    ).save_pretrained(folder)
 
 
 def make_checkpoint(folder: Path, name: str = "0.6B", **changes: object) -> Path:
-    """Save a model of the family, shrunk to two layers and random weights, with its tokenizer, into `folder`."""
+    """Save a model of the family, shrunk to two layers and random weights, with its tokenizer, into
+    `folder`.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -38,32 +46,55 @@ def make_checkpoint(folder: Path, name: str = "0.6B", **changes: object) -> Path
 
     torch.manual_seed(0)
     small: dict[str, object] = {
-        "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
-        "intermediate_size": 64, "vocab_size": 264, "bos_token_id": None, "eos_token_id": 258}
+        "num_hidden_layers": 2,
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "intermediate_size": 64,
+        "vocab_size": 264,
+        "bos_token_id": None,
+        "eos_token_id": 258,
+    }
     if "A" in name:
         small |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-    AutoModelForCausalLM.from_config(family.config(name, **(small | changes))).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(family.config(name, **(small | changes))).save_pretrained(
+        folder
+    )
     make_tokenizer(folder)
     return folder
 
 
 def launched(folder: Path, command: str, limits: tuple[int, ...] = (90, 200, 400)) -> None:
-    """Run an exported command line in its folder; if it hangs, kill it with all that it started, and try again.
+    """Run an exported command line in its folder; if it hangs, kill it with all that it started,
+    and try again.
 
     Of two processes one may hang when it ends, once in a while.
     """
     words = shlex.split(command)
     variables = dict(word.split("=") for word in words if re.fullmatch(r"[A-Z_]+=\w+", word))
-    first, *rest = words[len(variables):]
+    first, *rest = words[len(variables) :]
     programs = Path(sys.executable).parent
-    environment = os.environ | variables | {"OMP_NUM_THREADS": "1", "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    environment = (
+        os.environ
+        | variables
+        | {"OMP_NUM_THREADS": "1", "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    )
     for seconds in limits:
-        with subprocess.Popen([str(programs / first), *rest], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        with subprocess.Popen(
+            [str(programs / first), *rest],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        ) as process:
             try:
                 _, errors = process.communicate(timeout=seconds)
                 break
             except subprocess.TimeoutExpired:
-                # Each worker leads a session of its own (torch.distributed.elastic), so killing a process group would miss it.
+                # Each worker leads a session of its own (torch.distributed.elastic), so killing a
+                # process group would miss it.
                 for started in [*psutil.Process(process.pid).children(recursive=True), process]:
                     with suppress(psutil.NoSuchProcess):
                         started.kill()
@@ -74,20 +105,41 @@ def launched(folder: Path, command: str, limits: tuple[int, ...] = (90, 200, 400
 
 def code_rows(n: int = 16) -> list[dict]:
     """Rows of unlike lengths for an exported run."""
-    return [{"id": str(i), "task": "codes", "language": "en", "messages": [{"role": "user", "content": f"Code of box {i}?" + " please" * (i % 5)}],
-             "answer": f"{i * 37 % 100}", "thinking": False} for i in range(n)]
+    return [
+        {
+            "id": str(i),
+            "task": "codes",
+            "language": "en",
+            "messages": [{"role": "user", "content": f"Code of box {i}?" + " please" * (i % 5)}],
+            "answer": f"{i * 37 % 100}",
+            "thinking": False,
+        }
+        for i in range(n)
+    ]
 
 
 def servable_checkpoint(folder, name):
-    """A model with random weights and a tokenizer with a few merges, without which llama.cpp refuses a vocabulary."""
+    """A model with random weights and a tokenizer with a few merges, without which llama.cpp
+    refuses a vocabulary.
+    """
     from tokenizers import Tokenizer, decoders, pre_tokenizers
     from tokenizers import models as kinds
     from transformers import PreTrainedTokenizerFast
 
     make_checkpoint(folder, name, eos_token_id=260)
     symbols = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "th", "the"]
-    core = Tokenizer(kinds.BPE(vocab={symbol: number for number, symbol in enumerate(symbols)}, merges=[("t", "h"), ("th", "e")]))
-    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    core = Tokenizer(
+        kinds.BPE(
+            vocab={symbol: number for number, symbol in enumerate(symbols)},
+            merges=[("t", "h"), ("th", "e")],
+        )
+    )
+    core.pre_tokenizer, core.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     core.add_special_tokens(list(CONTROL_TOKENS))
-    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>").save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    ).save_pretrained(folder)
     return folder

@@ -25,6 +25,7 @@ def _make(counter, text="small"):
         counter.append(1)
         (folder / "sub").mkdir()
         (folder / "sub" / "weights.bin").write_text(text)
+
     return make
 
 
@@ -32,11 +33,17 @@ def test_made_once_and_known_by_content(source, tmp_path):
     calls, store = [], tmp_path / "store"
     first = cache.keep(source, "gptq", {"bits": 4}, _make(calls), folder=store)
     moved = shutil.copytree(source, tmp_path / "elsewhere")
-    assert cache.keep(moved, "gptq", {"bits": 4}, _make(calls), folder=store) == first and len(calls) == 1
+    assert (
+        cache.keep(moved, "gptq", {"bits": 4}, _make(calls), folder=store) == first
+        and len(calls) == 1
+    )
     assert (first / "sub" / "weights.bin").read_text() == "small"
     assert cache.find(moved, "gptq", {"bits": 4}, folder=store) == first
     assert cache.find(moved, "gptq", {"bits": 8}, folder=store) is None
-    others = {cache.keep(source, "gptq", {"bits": 8}, _make(calls), folder=store), cache.keep(source, "nf4", {"bits": 4}, _make(calls), folder=store)}
+    others = {
+        cache.keep(source, "gptq", {"bits": 8}, _make(calls), folder=store),
+        cache.keep(source, "nf4", {"bits": 4}, _make(calls), folder=store),
+    }
     (source / "model.safetensors").write_bytes(b"others!")
     others.add(cache.keep(source, "gptq", {"bits": 4}, _make(calls), folder=store))
     assert len(others | {first}) == 4 and len(calls) == 4
@@ -60,7 +67,9 @@ def test_a_faster_process_wins(source, tmp_path):
         (folder / "weights.bin").write_text("mine")
 
     place = cache.keep(source, "gptq", {}, slow, folder=store)
-    assert (place / "sub" / "weights.bin").read_text() == "the other's" and len(list(store.iterdir())) == 1
+    assert (place / "sub" / "weights.bin").read_text() == "the other's" and len(
+        list(store.iterdir())
+    ) == 1
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "no proof", "broken proof"])
@@ -74,7 +83,11 @@ def test_damaged_is_refused(source, tmp_path, damage):
         (place / cache.PROOF).unlink()
     else:
         (place / cache.PROOF).write_text("{")
-    message = "is damaged .sub/weights.bin." if damage in ("changed", "missing") else "has no readable kept.json"
+    message = (
+        "is damaged .sub/weights.bin."
+        if damage in ("changed", "missing")
+        else "has no readable kept.json"
+    )
     with pytest.raises(Qwen3labError, match=message):
         cache.keep(source, "gptq", {}, _make([]), folder=tmp_path / "store")
 
@@ -93,5 +106,9 @@ def test_fingerprints(source, tmp_path):
 def test_the_committed_checkpoint_is_whole():
     proof = cache.check(cache.COMMITTED / "company-awq")
     assert proof["method"] == "awq" and proof["settings"]["group_size"] == 128
-    assert json.loads((cache.COMMITTED / "company-awq" / "quantize_config.json").read_text())["meta"]["quantizer"] == ["gptqmodel:7.7.0"]
-    assert sum(file.stat().st_size for file in (cache.COMMITTED / "company-awq").iterdir()) < 5_000_000
+    assert json.loads((cache.COMMITTED / "company-awq" / "quantize_config.json").read_text())[
+        "meta"
+    ]["quantizer"] == ["gptqmodel:7.7.0"]
+    assert (
+        sum(file.stat().st_size for file in (cache.COMMITTED / "company-awq").iterdir()) < 5_000_000
+    )

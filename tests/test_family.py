@@ -55,17 +55,28 @@ def test_counts_equal_transformers_to_the_unit(name):
     assert total("mlp.experts") == shape.expert_parameters
     assert total("mlp.gate.") == shape.router_parameters
     assert total("norm") == shape.norm_parameters
-    assert sum(m.weight.numel() for key, m in model.named_modules()
-               if type(m).__name__ == "Linear" and "lm_head" not in key) == shape.linear_parameters
+    assert (
+        sum(
+            m.weight.numel()
+            for key, m in model.named_modules()
+            if type(m).__name__ == "Linear" and "lm_head" not in key
+        )
+        == shape.linear_parameters
+    )
 
 
-@pytest.mark.parametrize("name, active", [("30B-A3B", 3_353_032_704), ("235B-A22B", 22_190_763_520), ("8B", 8_190_735_360)])
+@pytest.mark.parametrize(
+    "name, active",
+    [("30B-A3B", 3_353_032_704), ("235B-A22B", 22_190_763_520), ("8B", 8_190_735_360)],
+)
 def test_active_parameters(name, active):
     assert family.shape(name).active_parameters == active
 
 
-@pytest.mark.parametrize("name, attention, everything", [
-    ("0.6B", 4_587_520, 10_092_544), ("30B-A3B", 13_369_344, 994_836_480)])
+@pytest.mark.parametrize(
+    "name, attention, everything",
+    [("0.6B", 4_587_520, 10_092_544), ("30B-A3B", 13_369_344, 994_836_480)],
+)
 def test_lora_counts(name, attention, everything):
     shape = family.shape(name)
     assert shape.lora_parameters(16, "attention") == attention
@@ -73,31 +84,57 @@ def test_lora_counts(name, attention, everything):
 
 
 @pytest.mark.parametrize("name", ["1.7B", "30B-A3B"])
-@pytest.mark.parametrize("targets, modules", [
-    ("attention", ["q_proj", "k_proj", "v_proj", "o_proj"]),
-    ("all-linear", ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])])
+@pytest.mark.parametrize(
+    "targets, modules",
+    [
+        ("attention", ["q_proj", "k_proj", "v_proj", "o_proj"]),
+        (
+            "all-linear",
+            ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        ),
+    ],
+)
 def test_lora_counts_equal_peft(name, targets, modules):
     from peft import LoraConfig, get_peft_model
 
     changes = {"num_hidden_layers": 2}
-    model = get_peft_model(meta_model(family.config(name, **changes)), LoraConfig(r=4, target_modules=modules, lora_dropout=0.0))
+    model = get_peft_model(
+        meta_model(family.config(name, **changes)),
+        LoraConfig(r=4, target_modules=modules, lora_dropout=0.0),
+    )
     shrunk = family.shape(family.config(name, **changes))
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == shrunk.lora_parameters(4, targets)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == shrunk.lora_parameters(
+        4, targets
+    )
 
 
 def test_unknown_lora_targets():
-    with pytest.raises(Qwen3labError, match="Unknown LoRA targets 'mlp'. Use 'attention' or 'all-linear'."):
+    with pytest.raises(
+        Qwen3labError, match="Unknown LoRA targets 'mlp'. Use 'attention' or 'all-linear'."
+    ):
         family.shape("8B").lora_parameters(8, "mlp")
 
 
-@pytest.mark.parametrize("name", ["8B", "Qwen3-8B", "Qwen/Qwen3-8B", "Qwen/Qwen3-8B-Base", "qwen/qwen3-8b".replace("qwen3", "Qwen3")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "8B",
+        "Qwen3-8B",
+        "Qwen/Qwen3-8B",
+        "Qwen/Qwen3-8B-Base",
+        "qwen/qwen3-8b".replace("qwen3", "Qwen3"),
+    ],
+)
 def test_names_of_one_model(name):
     assert family.shape(name) is family.FAMILY["8B"]
 
 
 @pytest.mark.parametrize("name", ["9B", "", "Qwen/Qwen2-7B", "Qwen/Qwen3.5-4B"])
 def test_unknown_name(name):
-    with pytest.raises(Qwen3labError, match="is neither one of the eight Qwen3 models nor a bundled checkpoint. Use one of: 0.6B"):
+    with pytest.raises(
+        Qwen3labError,
+        match="is neither one of the eight Qwen3 models nor a bundled checkpoint. Use one of: 0.6B",
+    ):
         family.shape(name)
 
 
@@ -105,21 +142,47 @@ def test_unknown_name(name):
 def test_shape_and_config_are_inverse(name):
     shape = family.shape(name)
     back = family.shape(family.config(name))
-    fields = ("hidden", "layers", "heads", "kv_heads", "head_dim", "vocab", "tied", "experts", "top_k", "moe_ffn", "parameters")
+    fields = (
+        "hidden",
+        "layers",
+        "heads",
+        "kv_heads",
+        "head_dim",
+        "vocab",
+        "tied",
+        "experts",
+        "top_k",
+        "moe_ffn",
+        "parameters",
+    )
     assert [getattr(back, field) for field in fields] == [getattr(shape, field) for field in fields]
 
 
 def test_config_avoids_the_default_traps():
     dense, moe = family.config("8B"), family.config("30B-A3B")
     assert dense.rope_parameters["rope_theta"] == moe.rope_parameters["rope_theta"] == 1_000_000
-    assert dense.max_position_embeddings == 40_960 and family.config("8B", base=True).max_position_embeddings == 32_768
+    assert (
+        dense.max_position_embeddings == 40_960
+        and family.config("8B", base=True).max_position_embeddings == 32_768
+    )
     assert moe.head_dim == 128 and moe.norm_topk_prob is True and moe.router_aux_loss_coef == 0.001
 
 
 def test_a_bundled_name_is_read_from_its_config(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "config.json").write_text(json.dumps({
-        "model_type": "qwen3", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "intermediate_size": 64, "vocab_size": 300, "tie_word_embeddings": True}))
+    (tmp_path / "mine" / "config.json").write_text(
+        json.dumps(
+            {
+                "model_type": "qwen3",
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "intermediate_size": 64,
+                "vocab_size": 300,
+                "tie_word_embeddings": True,
+            }
+        )
+    )
     monkeypatch.setattr(paths, "MODELS", tmp_path)
     assert family.shape("mine").head_dim == 8 and family.shape("mine").name == "mine"

@@ -105,7 +105,8 @@ def test_no_private_name_crosses_a_file(path):
     aliases = {
         alias.asname or alias.name.rsplit(".", 1)[-1]
         for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("qwen3lab", "scripts"))
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").startswith(("qwen3lab", "scripts"))
         for alias in node.names
     }
     crossing = [
@@ -120,7 +121,16 @@ def test_no_private_name_crosses_a_file(path):
     assert not crossing
 
 
-FACES = ["models", "training", "evaluation", "memory", "quantization", "serving", "retrieval", "plots"]
+FACES = [
+    "models",
+    "training",
+    "evaluation",
+    "memory",
+    "quantization",
+    "serving",
+    "retrieval",
+    "plots",
+]
 
 
 @pytest.mark.parametrize("name", FACES)

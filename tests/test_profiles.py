@@ -32,7 +32,9 @@ def test_environment_names_the_profile(monkeypatch):
 
 @pytest.mark.parametrize("name", ["huge", "tiny-", "../tiny"])
 def test_unknown_profile(name, monkeypatch):
-    expected = re.escape(f"There is no profile {name!r}. Set QWEN3LAB_PROFILE to one of: tiny, small, medium, large.")
+    expected = re.escape(
+        f"There is no profile {name!r}. Set QWEN3LAB_PROFILE to one of: tiny, small, medium, large."
+    )
     with pytest.raises(Qwen3labError, match=expected):
         qwen3lab.use(name)
     monkeypatch.setenv("QWEN3LAB_PROFILE", name)
@@ -47,7 +49,10 @@ def test_every_profile_is_complete(name):
     assert profile.dtype in ("float32", "bfloat16") and profile.reasons
     assert profile.max_length > 0 and profile.batch_size > 0 and profile.steps > 0
     text = profile.describe()
-    assert all(part in text for part in (name, profile.chat, profile.dtype, profile.device, *profile.reasons))
+    assert all(
+        part in text
+        for part in (name, profile.chat, profile.dtype, profile.device, *profile.reasons)
+    )
     with pytest.raises(AttributeError):
         profile.name = "other"
 
@@ -60,8 +65,13 @@ def test_use_turns_the_dial_for_this_process_and_its_children(monkeypatch):
     monkeypatch.setattr(planner, "machine_bytes", lambda device="cpu": 100 * GB)
     assert qwen3lab.use("small").name == "small" == os.environ["QWEN3LAB_PROFILE"]
     assert qwen3lab.profile().name == "small"
-    seen = subprocess.run([sys.executable, "-c", "from qwen3lab import profiles; print(profiles.get().name)"],
-                          capture_output=True, text=True, cwd=paths.ROOT, check=True)
+    seen = subprocess.run(
+        [sys.executable, "-c", "from qwen3lab import profiles; print(profiles.get().name)"],
+        capture_output=True,
+        text=True,
+        cwd=paths.ROOT,
+        check=True,
+    )
     assert seen.stdout.strip() == "small"
 
 
@@ -74,18 +84,41 @@ def _no_gpu(monkeypatch):
 
 
 @pytest.mark.usefixtures("_no_gpu")
-@pytest.mark.parametrize("name, room, needed, nearest", [
-    ("large", 24 * GB, "62.1 GB for LoRA on Qwen/Qwen3-30B-A3B, but this machine has 24.0 GB",
-     "Set QWEN3LAB_PROFILE=medium or call qwen3lab.use('medium'), which needs 19.50 GB."),
-    ("large", 8 * GB, "62.1 GB for LoRA on Qwen/Qwen3-30B-A3B, but this machine has 8.0 GB",
-     "Set QWEN3LAB_PROFILE=small or call qwen3lab.use('small'), which needs 3.02 GB."),
-    ("medium", 8 * GB, "19.5 GB for LoRA on Qwen/Qwen3-8B, but this machine has 8.0 GB", "QWEN3LAB_PROFILE=small"),
-    ("small", 2 * GB, "3.0 GB for LoRA on Qwen/Qwen3-0.6B, but this machine has 2.0 GB", "QWEN3LAB_PROFILE=tiny"),
-])
+@pytest.mark.parametrize(
+    "name, room, needed, nearest",
+    [
+        (
+            "large",
+            24 * GB,
+            "62.1 GB for LoRA on Qwen/Qwen3-30B-A3B, but this machine has 24.0 GB",
+            "Set QWEN3LAB_PROFILE=medium or call qwen3lab.use('medium'), which needs 19.50 GB.",
+        ),
+        (
+            "large",
+            8 * GB,
+            "62.1 GB for LoRA on Qwen/Qwen3-30B-A3B, but this machine has 8.0 GB",
+            "Set QWEN3LAB_PROFILE=small or call qwen3lab.use('small'), which needs 3.02 GB.",
+        ),
+        (
+            "medium",
+            8 * GB,
+            "19.5 GB for LoRA on Qwen/Qwen3-8B, but this machine has 8.0 GB",
+            "QWEN3LAB_PROFILE=small",
+        ),
+        (
+            "small",
+            2 * GB,
+            "3.0 GB for LoRA on Qwen/Qwen3-0.6B, but this machine has 2.0 GB",
+            "QWEN3LAB_PROFILE=tiny",
+        ),
+    ],
+)
 def test_what_does_not_fit_is_refused_with_the_figure_and_a_way_out(name, room, needed, nearest):
     with pytest.raises(Qwen3labError) as error:
         profiles.check_fits(profiles.get(name), available=room)
-    assert str(error.value).startswith(f"Profile {name!r} needs {needed}. ") and nearest in str(error.value)
+    assert str(error.value).startswith(f"Profile {name!r} needs {needed}. ") and nearest in str(
+        error.value
+    )
 
 
 @pytest.mark.usefixtures("_no_gpu")
@@ -110,6 +143,10 @@ def test_nothing_fits(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "MODELS", tmp_path)
     (tmp_path / "qwen3-tiny").mkdir()
     (tmp_path / "qwen3-tiny" / "config.json").write_text(
-        '{"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 512, "vocab_size": 4096}')
-    with pytest.raises(Qwen3labError, match="this machine has 0.0 GB. Use a machine with more memory."):
+        '{"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,'
+        ' "num_key_value_heads": 2, "intermediate_size": 512, "vocab_size": 4096}'
+    )
+    with pytest.raises(
+        Qwen3labError, match="this machine has 0.0 GB. Use a machine with more memory."
+    ):
         profiles.check_fits(profiles.get("tiny"), available=1000)

@@ -1,4 +1,6 @@
-"""Check a built site: every link inside it leads somewhere, every picture has a text, and nothing is loaded from elsewhere."""
+"""Check a built site: every link inside it leads somewhere, every picture has a text, and nothing
+is loaded from elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "audio": "src", "video": "src", "embed": "src", "link": "href", "object": "data"}
+LOADED = {
+    "script": "src",
+    "img": "src",
+    "iframe": "src",
+    "source": "src",
+    "audio": "src",
+    "video": "src",
+    "embed": "src",
+    "link": "href",
+    "object": "data",
+}
 
 
 class _Page(HTMLParser):
@@ -29,12 +41,19 @@ class _Page(HTMLParser):
 
 def check(site: Path) -> list[str]:
     """What is wrong with the HTML files of a folder, a line each; empty when nothing is."""
-    pages = {path.relative_to(site).as_posix(): _Page(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))
-             if "_static" not in path.parts}
+    pages = {
+        path.relative_to(site).as_posix(): _Page(path.read_text(encoding="utf-8"))
+        for path in sorted(site.rglob("*.html"))
+        if "_static" not in path.parts
+    }
     found = []
     for name, page in pages.items():
         found += [f"{name}: a picture without a text"] * page.silent
-        found += [f"{name}: loads {target}" for target in page.loads if urlsplit(target).scheme in ("http", "https") or target.startswith("//")]
+        found += [
+            f"{name}: loads {target}"
+            for target in page.loads
+            if urlsplit(target).scheme in ("http", "https") or target.startswith("//")
+        ]
         for target in [*page.links, *page.loads]:
             parts = urlsplit(target)
             if parts.scheme or parts.netloc:
@@ -43,6 +62,11 @@ def check(site: Path) -> list[str]:
             path = path.resolve() / "index.html" if path.is_dir() else path.resolve()
             if not path.is_relative_to(site.resolve()) or not path.exists():
                 found.append(f"{name}: {target} leads nowhere")
-            elif parts.fragment and path.suffix == ".html" and unquote(parts.fragment) not in pages[path.relative_to(site.resolve()).as_posix()].ids:
+            elif (
+                parts.fragment
+                and path.suffix == ".html"
+                and unquote(parts.fragment)
+                not in pages[path.relative_to(site.resolve()).as_posix()].ids
+            ):
                 found.append(f"{name}: {target} has no such place")
     return found

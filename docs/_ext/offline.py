@@ -1,4 +1,6 @@
-"""What the site needs beside its theme: formulas as MathML, a search index for English and Chinese, docstrings that are plain text."""
+"""What the site needs beside its theme: formulas as MathML, a search index for English and Chinese,
+docstrings that are plain text.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,15 @@ CJK = "\u3400-\u9fff"
 
 
 class SearchBoth(SearchEnglish):
-    """English as Sphinx has it. Chinese text has no spaces, so each pair of neighbouring characters is a term, in the index and in a query."""
+    """English as Sphinx has it. Chinese text has no spaces, so each pair of neighbouring characters
+    is a term, in the index and in a query.
+    """
 
     js_splitter_code = """
 var splitQuery = (query) =>
   (query.match(/[%(cjk)s]+|(?:(?![%(cjk)s])[\\p{Letter}\\p{Number}_])+/gu) || []).flatMap((run) =>
-    !/[%(cjk)s]/.test(run) || run.length < 3 ? [run] : [...run].slice(1).map((next, at) => run[at] + next));
+    !/[%(cjk)s]/.test(run) || run.length < 3
+      ? [run] : [...run].slice(1).map((next, at) => run[at] + next));
 """ % {"cjk": r"\u3400-\u9fff"}  # noqa: UP031 (the braces are JavaScript's)
 
     def split(self, input: str) -> list[str]:
@@ -29,7 +34,7 @@ var splitQuery = (query) =>
         words = []
         for run in re.findall(rf"[{CJK}]+|[^\W{CJK}]+", input):
             pairs = re.match(rf"[{CJK}]", run) and len(run) > 2
-            words += [run[at:at + 2] for at in range(len(run) - 1)] if pairs else [run]
+            words += [run[at : at + 2] for at in range(len(run) - 1)] if pairs else [run]
         return words
 
 
@@ -45,15 +50,28 @@ def display(self, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
-def plain_text(app: Sphinx, what: str, name: str, of: object, options: object, lines: list[str]) -> None:
-    """Make reStructuredText of a docstring, in place: code between backticks, all else as it is written, indented lines as a block of code."""
+def plain_text(
+    app: Sphinx, what: str, name: str, of: object, options: object, lines: list[str]
+) -> None:
+    """Make reStructuredText of a docstring, in place: code between backticks, all else as it is
+    written, indented lines as a block of code.
+    """
     pieces = re.split(r"(`[^`]+`)", "\n".join(lines))
-    pieces = [f"\\ ``{' '.join(piece.strip('`').split())}``\\ " if piece.startswith("`") else re.sub(r"([*|_\\`])", r"\\\1", piece) for piece in pieces]
+    pieces = [
+        (
+            f"\\ ``{' '.join(piece.strip('`').split())}``\\ "
+            if piece.startswith("`")
+            else re.sub(r"([*|_\\`])", r"\\\1", piece)
+        )
+        for piece in pieces
+    ]
     lines[:] = re.sub(r"\n\n(?= {4})", "\n\n::\n\n", "".join(pieces)).split("\n")
 
 
 def fault(docstrings: list[str]) -> str:
-    """What Sphinx would complain about in the docstrings of a file; empty when nothing. Builds no page, so it is quick enough for a test of all files."""
+    """What Sphinx would complain about in the docstrings of a file; empty when nothing. Builds no
+    page, so it is quick enough for a test of all files.
+    """
     texts = []
     for docstring in docstrings:
         lines = docstring.split("\n")
@@ -68,7 +86,11 @@ def fault(docstrings: list[str]) -> str:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register both with Sphinx."""
-    app.add_html_math_renderer("mathml", inline_renderers=(formula, None), block_renderers=(display, None))
+    app.add_html_math_renderer(
+        "mathml", inline_renderers=(formula, None), block_renderers=(display, None)
+    )
     app.add_search_language(SearchBoth)
-    app.connect("autodoc-process-docstring", plain_text, priority=100)  # before napoleon, which reads the sections
+    app.connect(
+        "autodoc-process-docstring", plain_text, priority=100
+    )  # before napoleon, which reads the sections
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,4 +1,6 @@
-"""Stage the pages of the site: the texts of docs/ with their tables filled in, the executed notebooks, a page for each module."""
+"""Stage the pages of the site: the texts of docs/ with their tables filled in, the executed
+notebooks, a page for each module.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ from qwen3lab.course import claims
 
 DOCS = Path(__file__).resolve().parent.parent
 PACKAGE = paths.ROOT / "qwen3lab"
-MUSEUM = (("03_lora", "museum", "museum-table"), ("05_full_fine_tuning", "museum", "museum-table"))  # notebook, chart, text
+MUSEUM = (
+    ("03_lora", "museum", "museum-table"),
+    ("05_full_fine_tuning", "museum", "museum-table"),
+)  # notebook, chart, text
 
 
 def anchor(notebook: str, cell: str) -> str:
@@ -30,7 +35,10 @@ def anchor(notebook: str, cell: str) -> str:
 
 def notebooks() -> dict[str, Any]:
     """The committed notebooks by the stem of their file names."""
-    return {path.stem: nbformat.read(path, as_version=4) for path in sorted(paths.NOTEBOOKS.glob("[0-9]*.ipynb"))}
+    return {
+        path.stem: nbformat.read(path, as_version=4)
+        for path in sorted(paths.NOTEBOOKS.glob("[0-9]*.ipynb"))
+    }
 
 
 def summary(text: str | None) -> str:
@@ -49,9 +57,15 @@ def charts() -> dict[str, str]:
 
 
 def described(source: str, known: dict[str, str]) -> str:
-    """The descriptions of the chart functions that a cell calls, in order; empty where it calls none."""
+    """The descriptions of the chart functions that a cell calls, in order; empty where it calls
+    none.
+    """
     code = re.sub(r"(?m)^\s*[%!].*$", "", source)
-    names = [node.func.attr for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    names = [
+        node.func.attr
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    ]
     return " ".join(dict.fromkeys(known[name] for name in names if name in known))
 
 
@@ -66,7 +80,9 @@ def stage_notebook(name: str, notebook: Any, known: dict[str, str]) -> Any:
             cell.source = label + cell.source.replace("](../docs/", "](../")
         else:
             cells.append(nbformat.v4.new_markdown_cell(label))
-            if any(kind.startswith("image/") for out in cell.outputs for kind in out.get("data", {})):
+            if any(
+                kind.startswith("image/") for out in cell.outputs for kind in out.get("data", {})
+            ):
                 text = f"{described(cell.source, known)} Chart of the section “{heading}”.".strip()
                 cell.metadata["mystnb"] = {"image": {"alt": text.replace('"', "'")}}
         cells.append(cell)
@@ -81,7 +97,9 @@ def cell_of(notebook: Any, name: str) -> Any:
 
 def row(*cells: str) -> str:
     """A line of a Markdown table."""
-    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return (
+        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    )
 
 
 def claims_table(books: dict[str, Any]) -> str:
@@ -89,25 +107,64 @@ def claims_table(books: dict[str, Any]) -> str:
     lines = [row("guides say", "here"), row("---", "---")]
     for claim in claims.load().values():
         value = f"{claim.low:g}" if claim.low == claim.high else f"{claim.low:g} to {claim.high:g}"
-        places = [f"[notebook {name[:2]}](#{anchor(name, cell.id)})" for name, book in books.items() for cell in book.cells
-                  if cell.cell_type == "code" and re.search(rf"claims\.check\(\s*[\"']{re.escape(claim.id)}[\"']", cell.source)]
-        lines.append(row(f"[{html.escape(claim.guide)}]{{#claim-{claim.id}}}",
-                         f"{claim.ours}: **{value}{claim.unit and ' ' + claim.unit}** → {', '.join(places) or 'tests'}, from `{claim.source}`"))
+        places = [
+            f"[notebook {name[:2]}](#{anchor(name, cell.id)})"
+            for name, book in books.items()
+            for cell in book.cells
+            if cell.cell_type == "code"
+            and re.search(rf"claims\.check\(\s*[\"']{re.escape(claim.id)}[\"']", cell.source)
+        ]
+        lines.append(
+            row(
+                f"[{html.escape(claim.guide)}]{{#claim-{claim.id}}}",
+                f"{claim.ours}: **{value}{claim.unit and ' ' + claim.unit}** →"
+                f" {', '.join(places) or 'tests'}, from `{claim.source}`",
+            )
+        )
     return "\n".join(lines)
 
 
 def museum(books: dict[str, Any], known: dict[str, str], folder: Path) -> str:
     """The exhibits with their charts, out of the notebooks that show them."""
-    docs = {node.name: ast.get_docstring(node) for node in ast.parse((PACKAGE / "pitfalls" / "training.py").read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)}
-    functions = dict(re.findall(r'"([^"]+)": (\w+)', (PACKAGE / "pitfalls" / "training.py").read_text(encoding="utf-8").split("EXHIBITS", 1)[1]))
+    docs = {
+        node.name: ast.get_docstring(node)
+        for node in ast.parse(
+            (PACKAGE / "pitfalls" / "training.py").read_text(encoding="utf-8")
+        ).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    functions = dict(
+        re.findall(
+            r'"([^"]+)": (\w+)',
+            (PACKAGE / "pitfalls" / "training.py")
+            .read_text(encoding="utf-8")
+            .split("EXHIBITS", 1)[1],
+        )
+    )
     text = []
     for name, chart, told in MUSEUM:
-        said = "".join(out.text for out in cell_of(books[name], told).outputs if out.output_type == "stream")
-        for title, cause, symptom, sees, remedy in re.findall(r"(?m)^(\S.*?): (.*)\n  (.*)\n  you see: (.*)\n  do this: (.*)$", said):
-            text.append(f"## {title[0].upper()}{title[1:]}\n\n{docs[functions[title]]}\n\n- **Cause**: {cause}.\n- **Measured**: {symptom}.\n- **You see** {sees}.\n- **Do this**: {remedy}.")
-        picture = next(out.data["image/png"] for out in cell_of(books[name], chart).outputs if "image/png" in out.get("data", {}))
+        said = "".join(
+            out.text for out in cell_of(books[name], told).outputs if out.output_type == "stream"
+        )
+        for title, cause, symptom, sees, remedy in re.findall(
+            r"(?m)^(\S.*?): (.*)\n  (.*)\n  you see: (.*)\n  do this: (.*)$", said
+        ):
+            text.append(
+                f"## {title[0].upper()}{title[1:]}\n\n{docs[functions[title]]}\n\n- **Cause**:"
+                f" {cause}.\n- **Measured**: {symptom}.\n- **You see** {sees}.\n- **Do this**:"
+                f" {remedy}."
+            )
+        picture = next(
+            out.data["image/png"]
+            for out in cell_of(books[name], chart).outputs
+            if "image/png" in out.get("data", {})
+        )
         (folder / f"museum-{name[:2]}.png").write_bytes(base64.b64decode(picture))
-        text.append(f"The charts of these exhibits, from [notebook {name[:2]}](#{anchor(name, chart)}):\n\n![{described(cell_of(books[name], chart).source, known)}](museum-{name[:2]}.png)")
+        text.append(
+            "The charts of these exhibits, from [notebook"
+            f" {name[:2]}](#{anchor(name, chart)}):\n\n!["
+            f"{described(cell_of(books[name], chart).source, known)}](museum-{name[:2]}.png)"
+        )
     return "\n\n".join(text)
 
 
@@ -117,7 +174,9 @@ def guide_map() -> dict[str, Any]:
 
 
 def place(where: str, names: list[str]) -> str:
-    """A link to one place of the guide map: "03:build" is a cell of a notebook, "claim:full-30b" a row of the claims, "page:sources#about" a heading, "file:Makefile" a file."""
+    """A link to one place of the guide map: "03:build" is a cell of a notebook, "claim:full-30b" a
+    row of the claims, "page:sources#about" a heading, "file:Makefile" a file.
+    """
     kind, _, what = where.partition(":")
     if kind == "claim":
         return f"[claim {what}](#claim-{what})"
@@ -125,36 +184,60 @@ def place(where: str, names: list[str]) -> str:
         return f"`{what}`"
     if kind == "page":
         return f"[{what.partition('#')[0]}]({what.replace('#', '.md#')})"
-    return f"[{kind} {what}](#{anchor(next(name for name in names if name.startswith(kind)), what)})"
+    return (
+        f"[{kind} {what}](#{anchor(next(name for name in names if name.startswith(kind)), what)})"
+    )
 
 
 def guide_table(books: dict[str, Any]) -> str:
     """The guide map, a table for each section of the guide."""
+
     def see(entry: dict[str, Any]) -> str:
         return ", ".join(place(where, list(books)) for where in entry["see"])
 
     text = []
     for section in guide_map()["section"]:
-        text.append(f"## {section['title']}" + (f"\n\nHere it is about this in {see(section)}." if section["see"] else ""))
+        text.append(
+            f"## {section['title']}"
+            + (f"\n\nHere it is about this in {see(section)}." if section["see"] else "")
+        )
         lines = [row("", "the guide", "here"), row("---:", "---", "---")]
-        lines += [row(claim["number"], claim["guide"], f"**{claim['verdict'].capitalize()}.** {claim['answer']} → {see(claim)}") for claim in section.get("claim", [])]
-        lines += [row("", template["guide"], f"{template['answer']} → {see(template)}") for template in section.get("template", [])]
+        lines += [
+            row(
+                claim["number"],
+                claim["guide"],
+                f"**{claim['verdict'].capitalize()}.** {claim['answer']} → {see(claim)}",
+            )
+            for claim in section.get("claim", [])
+        ]
+        lines += [
+            row("", template["guide"], f"{template['answer']} → {see(template)}")
+            for template in section.get("template", [])
+        ]
         text.append("\n".join(lines))
     return "\n\n".join(text)
 
 
 def modules() -> Iterator[tuple[str, str]]:
-    """(dotted name, what it does) of every public module. The solutions of the exercises are not shown."""
+    """(dotted name, what it does) of every public module. The solutions of the exercises are not
+    shown.
+    """
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
         parts = parts[:-1] if parts[-1] == "__init__" else parts
         text = path.read_text(encoding="utf-8")
-        if text and not any(part.startswith("_") for part in parts) and not re.fullmatch(r"ex\d\d", parts[-1]):
+        if (
+            text
+            and not any(part.startswith("_") for part in parts)
+            and not re.fullmatch(r"ex\d\d", parts[-1])
+        ):
             yield ".".join(parts), summary(ast.get_docstring(ast.parse(text)))
 
 
 def stage(folder: Path, only: list[str] | None = None) -> None:
-    """Write the sources of the site into an empty folder. `only`: modules that get a page, all without it."""
+    """Write the sources of the site into an empty folder. `only`: modules that get a page, all
+    without it.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "api").mkdir(parents=True)
     (folder / "notebooks").mkdir()
@@ -164,17 +247,28 @@ def stage(folder: Path, only: list[str] | None = None) -> None:
     public = {name: text for name, text in modules() if only is None or name in only}
     for name in public:
         # Outside of the menu: it would list all of them on every page.
-        text = f":orphan:\n\n{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n   :members:\n\n:doc:`All modules </api>`\n"
+        text = (
+            f":orphan:\n\n{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n  "
+            " :members:\n\n:doc:`All modules </api>`\n"
+        )
         (folder / "api" / f"{name}.rst").write_text(text, encoding="utf-8")
     tables = {
         "claims": claims_table(books),
         "museum": museum(books, known, folder),
         "guide map": guide_table(books),
-        "modules": "\n".join([row("module", "what it does"), row("---", "---"), *(row(f"[{name}](api/{name}.rst)", text) for name, text in public.items())]),
+        "modules": "\n".join(
+            [
+                row("module", "what it does"),
+                row("---", "---"),
+                *(row(f"[{name}](api/{name}.rst)", text) for name, text in public.items()),
+            ]
+        ),
     }
     for path in DOCS.glob("*.md"):
         text = path.read_text(encoding="utf-8").replace("](../notebooks/", "](notebooks/")
-        text = re.sub(r"<!-- (claims|museum|guide map|modules) -->", lambda found: tables[found[1]], text)
+        text = re.sub(
+            r"<!-- (claims|museum|guide map|modules) -->", lambda found: tables[found[1]], text
+        )
         (folder / path.name).write_text(text, encoding="utf-8")
     for path in DOCS.glob("*.png"):
         shutil.copy(path, folder)

@@ -1,7 +1,8 @@
-"""`python -m qwen3lab.course.checkpoints`: what the long cells of the notebooks make, ready for those who join a workshop late.
+"""`python -m qwen3lab.course.checkpoints`: what the long cells of the notebooks make, ready for
+those who join a workshop late.
 
-A checkpoint is a folder below build/checkpoints. Trainings are kept as whole `Run`s: `run = checkpoints.load("qlora")` stands in for the
-cell that trains.
+A checkpoint is a folder below build/checkpoints. Trainings are kept as whole `Run`s: `run =
+checkpoints.load("qlora")` stands in for the cell that trains.
 """
 
 from __future__ import annotations
@@ -31,14 +32,28 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
-NUMBERS = ("seconds", "tokens_per_second", "peak_bytes", "method", "steps", "tokens", "trained", "parameters", "bytes", "best_step", "adapter")
+NUMBERS = (
+    "seconds",
+    "tokens_per_second",
+    "peak_bytes",
+    "method",
+    "steps",
+    "tokens",
+    "trained",
+    "parameters",
+    "bytes",
+    "best_step",
+    "adapter",
+)
 PROOF = "made_from.json"  # written last
 KINDS = ("f16", "q8_0", "q4_k_m")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One thing to start from: the notebook and cell that it stands in for, the line to write there instead, and how it is made."""
+    """One thing to start from: the notebook and cell that it stands in for, the line to write there
+    instead, and how it is made.
+    """
 
     notebook: str
     cell: str
@@ -49,16 +64,22 @@ class Checkpoint:
 
 
 def folder(name: str) -> Path:
-    """Where a checkpoint of the profile in force lies. Raises Qwen3labError for a name that is not in CHECKPOINTS."""
+    """Where a checkpoint of the profile in force lies. Raises Qwen3labError for a name that is not
+    in CHECKPOINTS.
+    """
     if name not in CHECKPOINTS:
-        raise Qwen3labError(f"There is no checkpoint {name!r}. Choose one of: {', '.join(CHECKPOINTS)}.")
+        raise Qwen3labError(
+            f"There is no checkpoint {name!r}. Choose one of: {', '.join(CHECKPOINTS)}."
+        )
     return paths.BUILD / "checkpoints" / profiles.get().name / name
 
 
 def save(run: sft.Run, where: str | Path) -> Path:
-    """Write a whole run: model or adapter, tokenizer, history, encoded rows and the figures of `Run`; returns the folder.
+    """Write a whole run: model or adapter, tokenizer, history, encoded rows and the figures of
+    `Run`; returns the folder.
 
-    The model that an adapter belongs to is kept by its name where it is a bundled one, so that the folder can be moved.
+    The model that an adapter belongs to is kept by its name where it is a bundled one, so that the
+    folder can be moved.
     """
     where = Path(where)
     where.mkdir(parents=True, exist_ok=True)
@@ -70,15 +91,26 @@ def save(run: sft.Run, where: str | Path) -> Path:
         _write(where / "adapter_config.json", config | {"base_model_name_or_path": source})
     for name, rows in (("train", run.data), ("validation", run.held_out)):
         if rows is not None:
-            (where / f"rows.{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            (where / f"rows.{name}.jsonl").write_text(
+                "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+            )
     settings = {key: value for key, value in run.settings.items() if key != "output_dir"}
-    _write(where / "run.json", {name: getattr(run, name) for name in NUMBERS} | {
-        "source": source, "settings": settings, "summary": run.summary(), "history": run.history.to_dict("list")})
+    _write(
+        where / "run.json",
+        {name: getattr(run, name) for name in NUMBERS}
+        | {
+            "source": source,
+            "settings": settings,
+            "summary": run.summary(),
+            "history": run.history.to_dict("list"),
+        },
+    )
     return where
 
 
 def load(name: str | Path) -> sft.Run:
-    """Read a run that `save` wrote, or the checkpoint of that name: model in eval mode, tokenizer, history and figures.
+    """Read a run that `save` wrote, or the checkpoint of that name: model in eval mode, tokenizer,
+    history and figures.
 
     Raises Qwen3labError where there is none, and what `models.load` raises.
     """
@@ -89,34 +121,58 @@ def load(name: str | Path) -> sft.Run:
     try:
         read = json.loads((where / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise Qwen3labError(f"{where.name!r} holds no saved run ({type(error).__name__}). Run `make checkpoints`.") from error
+        raise Qwen3labError(
+            f"{where.name!r} holds no saved run ({type(error).__name__}). Run `make checkpoints`."
+        ) from error
     if read["method"] == "full":
         model, tokenizer = loading.load(where, dtype="float32")
     else:
         base, tokenizer = sft.load(read["source"], read["method"])
         model, _ = lora.load_adapter(where, base)
-    rows = {part: [json.loads(line) for line in (where / f"rows.{part}.jsonl").read_text(encoding="utf-8").splitlines()]
-            for part in ("train", "validation") if (where / f"rows.{part}.jsonl").is_file()}
-    return sft.Run(model, tokenizer, pd.DataFrame(read["history"]), output_dir=where, **{key: read[key] for key in NUMBERS},
-                        source=str(loading.resolve(read["source"])), settings=read["settings"], data=Dataset.from_list(rows["train"]),
-                        held_out=Dataset.from_list(rows["validation"]) if "validation" in rows else None)
+    rows = {
+        part: [
+            json.loads(line)
+            for line in (where / f"rows.{part}.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
+        for part in ("train", "validation")
+        if (where / f"rows.{part}.jsonl").is_file()
+    }
+    return sft.Run(
+        model,
+        tokenizer,
+        pd.DataFrame(read["history"]),
+        output_dir=where,
+        **{key: read[key] for key in NUMBERS},
+        source=str(loading.resolve(read["source"])),
+        settings=read["settings"],
+        data=Dataset.from_list(rows["train"]),
+        held_out=Dataset.from_list(rows["validation"]) if "validation" in rows else None,
+    )
 
 
 def merged() -> merging.Merged:
-    """The merged model, with the distances that were measured when it was made. Raises Qwen3labError where it is not there."""
+    """The merged model, with the distances that were measured when it was made. Raises
+    Qwen3labError where it is not there.
+    """
     where = folder("merged")
     _proof(where)
-    return merging.Merged(where, **json.loads((where / "distances.json").read_text(encoding="utf-8")))
+    return merging.Merged(
+        where, **json.loads((where / "distances.json").read_text(encoding="utf-8"))
+    )
 
 
 def gguf() -> dict[str, Path]:
-    """The files for llama.cpp by their number format. Raises Qwen3labError where they are not there."""
+    """The files for llama.cpp by their number format. Raises Qwen3labError where they are not
+    there.
+    """
     _proof(folder("gguf"))
     return {kind: folder("gguf") / f"company-{kind}.gguf" for kind in KINDS}
 
 
 def index(embedder: SentenceTransformer | None = None) -> retrieval_index.Index:
-    """The saved index of the handbook, for the profile's embedding model. Raises Qwen3labError as `retrieval.Index.load`."""
+    """The saved index of the handbook, for the profile's embedding model. Raises Qwen3labError as
+    `retrieval.Index.load`.
+    """
     return retrieval_index.Index.load(folder("index"), embedder or loading.load_embedding())
 
 
@@ -135,7 +191,9 @@ def _write(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-# What the notebooks train, with the settings of their cells; `make` compares the outcome with the committed output of the cell.
+# What the notebooks train, with the settings of their cells; `make` compares the outcome with the
+# committed output of the cell.
+
 
 def _lora(where: Path) -> None:
     train, validation = (tasks.load("knowledge", split) for split in ("train", "validation"))
@@ -145,17 +203,31 @@ def _lora(where: Path) -> None:
 
 
 def _qlora(where: Path) -> None:
-    save(sft.fine_tune("chat", tasks.load("knowledge", "train"), **company.company_recipe() | {"method": "qlora"}), where)
+    save(
+        sft.fine_tune(
+            "chat",
+            tasks.load("knowledge", "train"),
+            **company.company_recipe() | {"method": "qlora"},
+        ),
+        where,
+    )
 
 
 def _full(where: Path) -> None:
-    recipe = {"steps": 60, "batch_size": 32, "learning_rate": 2e-3} if profiles.get().name == "tiny" else {"epochs": 4}
+    recipe = (
+        {"steps": 60, "batch_size": 32, "learning_rate": 2e-3}
+        if profiles.get().name == "tiny"
+        else {"epochs": 4}
+    )
     save(sft.fine_tune("chat", tasks.load("knowledge", "train"), method="full", **recipe), where)
 
 
 def _merged(where: Path) -> None:
     found = merging.merge("chat", company.company_adapter(), where)
-    _write(where / "distances.json", {key: value for key, value in asdict(found).items() if key != "path"})
+    _write(
+        where / "distances.json",
+        {key: value for key, value in asdict(found).items() if key != "path"},
+    )
 
 
 def _gguf(where: Path) -> None:
@@ -165,24 +237,49 @@ def _gguf(where: Path) -> None:
 
 
 def _index(where: Path) -> None:
-    chunks = chunking.chunk(pdf.chapters(pdf.read_pdf(paths.HANDBOOK)), loading.load_tokenizer("chat"))
+    chunks = chunking.chunk(
+        pdf.chapters(pdf.read_pdf(paths.HANDBOOK)), loading.load_tokenizer("chat")
+    )
     retrieval_index.Index.build(chunks, loading.load_embedding()).save(where)
 
 
 CHECKPOINTS = {
-    "lora": Checkpoint("03", "use-train", 'run = checkpoints.load("lora")', "the company's adapter", _lora),
-    "qlora": Checkpoint("04", "train", 'run = checkpoints.load("qlora")', "an adapter on the model in 4 bits", _qlora),
-    "full": Checkpoint("05", "train", 'run = checkpoints.load("full")', "the model with all weights trained", _full),
-    "merged": Checkpoint("07", "merge-use", "merged = checkpoints.merged()", "the adapter merged into the model", _merged, ("lora",)),
-    "gguf": Checkpoint("07", "gguf", "files = checkpoints.gguf()", "three files for llama.cpp", _gguf, ("merged",)),
-    "index": Checkpoint("08", "rag-save", "index = checkpoints.index()", "the index of the handbook", _index),
+    "lora": Checkpoint(
+        "03", "use-train", 'run = checkpoints.load("lora")', "the company's adapter", _lora
+    ),
+    "qlora": Checkpoint(
+        "04",
+        "train",
+        'run = checkpoints.load("qlora")',
+        "an adapter on the model in 4 bits",
+        _qlora,
+    ),
+    "full": Checkpoint(
+        "05", "train", 'run = checkpoints.load("full")', "the model with all weights trained", _full
+    ),
+    "merged": Checkpoint(
+        "07",
+        "merge-use",
+        "merged = checkpoints.merged()",
+        "the adapter merged into the model",
+        _merged,
+        ("lora",),
+    ),
+    "gguf": Checkpoint(
+        "07", "gguf", "files = checkpoints.gguf()", "three files for llama.cpp", _gguf, ("merged",)
+    ),
+    "index": Checkpoint(
+        "08", "rag-save", "index = checkpoints.index()", "the index of the handbook", _index
+    ),
 }
 
 
 def make(name: str) -> tuple[Path, bool]:
-    """Make a checkpoint, and before it what it needs, unless they are there and made from the same things: (folder, whether it was made).
+    """Make a checkpoint, and before it what it needs, unless they are there and made from the same
+    things: (folder, whether it was made).
 
-    It is made beside its place and moved there whole, so that a stopped run leaves nothing that looks finished.
+    It is made beside its place and moved there whole, so that a stopped run leaves nothing that
+    looks finished.
     """
     target, one = folder(name), CHECKPOINTS[name]
     made = [make(other)[1] for other in one.needs]
@@ -202,32 +299,51 @@ def make(name: str) -> tuple[Path, bool]:
 def _made_from() -> dict[str, Any]:
     """Fingerprints of the models, the rows and the handbook, and the recipe."""
     return {role: loading.fingerprint(role) for role in ("chat", "embedding")} | {
-        "rows": cache.fingerprint(paths.TASKS / "knowledge.train.jsonl"), "handbook": cache.fingerprint(paths.HANDBOOK),
-        "recipe": company.company_recipe()}
+        "rows": cache.fingerprint(paths.TASKS / "knowledge.train.jsonl"),
+        "handbook": cache.fingerprint(paths.HANDBOOK),
+        "recipe": company.company_recipe(),
+    }
 
 
 def equals_notebook(name: str) -> bool | None:
-    """Whether a run's summary is the line that the committed notebook printed in that cell; None for what has no summary, or another profile."""
+    """Whether a run's summary is the line that the committed notebook printed in that cell; None
+    for what has no summary, or another profile.
+    """
     from qwen3lab.course import notebooks
 
     file, one = folder(name) / "run.json", CHECKPOINTS[name]
     if not file.is_file() or profiles.get().name != profiles.DEFAULT:
         return None
     said = json.loads(file.read_text(encoding="utf-8"))["summary"]
-    return any(said in text for cell, _, text in notebooks.outputs(notebooks.find([one.notebook])[0]) if cell == one.cell)
+    return any(
+        said in text
+        for cell, _, text in notebooks.outputs(notebooks.find([one.notebook])[0])
+        if cell == one.cell
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m qwen3lab.course.checkpoints", description="Make the checkpoints to join a workshop late from.")
-    parser.add_argument("names", nargs="*", help=f"which; all without a name: {', '.join(CHECKPOINTS)}")
+    parser = argparse.ArgumentParser(
+        prog="python -m qwen3lab.course.checkpoints",
+        description="Make the checkpoints to join a workshop late from.",
+    )
+    parser.add_argument(
+        "names", nargs="*", help=f"which; all without a name: {', '.join(CHECKPOINTS)}"
+    )
     args = parser.parse_args(argv)
     quiet()
     for name in args.names or CHECKPOINTS:
         where, made = make(name)
-        agrees = {True: "; the run of the committed notebook, to the last digit shown", False: "; not quite the committed notebook's run", None: ""}
+        agrees = {
+            True: "; the run of the committed notebook, to the last digit shown",
+            False: "; not quite the committed notebook's run",
+            None: "",
+        }
         size, one = measure.folder_bytes(where) / 1e6, CHECKPOINTS[name]
-        print(f"{name:<7} {'made' if made else 'there'}, {size:.1f} MB{agrees[equals_notebook(name)]}")
+        print(
+            f"{name:<7} {'made' if made else 'there'}, {size:.1f} MB{agrees[equals_notebook(name)]}"
+        )
         print(f"        notebook {one.notebook}: {one.line}", flush=True)
     return 0
 

@@ -1,4 +1,6 @@
-"""Numbers that guides repeat, beside what this course computes or measures: data/claims.toml, with bounds for each."""
+"""Numbers that guides repeat, beside what this course computes or measures: data/claims.toml, with
+bounds for each.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class Claim:
 
 
 def load(path: Path | None = None) -> dict[str, Claim]:
-    """Read the claims, by id. Raises Qwen3labError for a file that is not there or a row that is not complete."""
+    """Read the claims, by id. Raises Qwen3labError for a file that is not there or a row that is
+    not complete.
+    """
     path = path or paths.CLAIMS
     rows = paths.read_toml(path, "claims file").get("claim", [])
     claims: dict[str, Claim] = {}
@@ -37,10 +41,15 @@ def load(path: Path | None = None) -> dict[str, Claim]:
         try:
             claim = Claim(**row)
         except TypeError as error:
-            raise Qwen3labError(f"Claim {number} of {path.name} is not complete or has a field too many ({error}). "
-                                f"Give it exactly: {', '.join(Claim.__dataclass_fields__)}.") from error
+            raise Qwen3labError(
+                f"Claim {number} of {path.name} is not complete or has a field too many ({error}). "
+                f"Give it exactly: {', '.join(Claim.__dataclass_fields__)}."
+            ) from error
         if claim.id in claims or not claim.low <= claim.high:
-            raise Qwen3labError(f"Claim {claim.id!r} of {path.name} stands there twice or has its bounds the wrong way round. Mend that row.")
+            raise Qwen3labError(
+                f"Claim {claim.id!r} of {path.name} stands there twice or has its bounds the wrong"
+                " way round. Mend that row."
+            )
         claims[claim.id] = claim
     return claims
 
@@ -48,7 +57,8 @@ def load(path: Path | None = None) -> dict[str, Claim]:
 def check(claim_id: str, value: float) -> float:
     """Print a claim beside the value that was just found, and return the value.
 
-    Raises Qwen3labError for an unknown id, and for a value outside the claim's bounds: then the text around it is wrong.
+    Raises Qwen3labError for an unknown id, and for a value outside the claim's bounds: then the
+    text around it is wrong.
     """
     claims = load()
     if claim_id not in claims:
@@ -56,15 +66,29 @@ def check(claim_id: str, value: float) -> float:
     claim = claims[claim_id]
     found = f"{value:.4g}{claim.unit and ' ' + claim.unit}"
     if math.isnan(value) or not claim.low <= value <= claim.high:
-        raise Qwen3labError(f"Claim {claim_id!r}: {found} is outside {claim.low:g} to {claim.high:g}. Find out what changed, then correct the text and data/claims.toml.")
+        raise Qwen3labError(
+            f"Claim {claim_id!r}: {found} is outside {claim.low:g} to {claim.high:g}. Find out what"
+            " changed, then correct the text and data/claims.toml."
+        )
     print(f"guides say: {claim.guide}\nhere:       {claim.ours}: {found}")
     return value
 
 
 def table() -> pd.DataFrame:
-    """The claims as a data frame: what guides say, the right statement, its bounds and the notebook that checks it."""
+    """The claims as a data frame: what guides say, the right statement, its bounds and the notebook
+    that checks it.
+    """
     import pandas as pd
 
-    rows = [{"guides say": c.guide, "right": c.ours, "from": c.low, "to": c.high, "unit": c.unit, "notebook": c.notebook}
-            for c in load().values()]
+    rows = [
+        {
+            "guides say": c.guide,
+            "right": c.ours,
+            "from": c.low,
+            "to": c.high,
+            "unit": c.unit,
+            "notebook": c.notebook,
+        }
+        for c in load().values()
+    ]
     return pd.DataFrame(rows, index=list(load()))

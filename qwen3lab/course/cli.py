@@ -1,4 +1,6 @@
-"""The command line `qwen3lab`: the commands of `qwen3lab.course.commands` and the exit codes that they share."""
+"""The command line `qwen3lab`: the commands of `qwen3lab.course.commands` and the exit codes that
+they share.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +11,26 @@ from qwen3lab.course.commands import bundle, doctor, plan, progress, run
 from qwen3lab.errors import Qwen3labError
 
 COMMANDS = (doctor, plan, run, progress, bundle)
-CODES = "exit codes: 0 done; 1 something is wrong and one sentence says what; 2 the command line itself is wrong"
+CODES = (
+    "exit codes: 0 done; 1 something is wrong and one sentence says what; 2 the command line itself"
+    " is wrong"
+)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command and return its exit code: 0 done, 1 a fault said in one sentence, 2 wrong arguments (by SystemExit)."""
+    """Run a command and return its exit code: 0 done, 1 a fault said in one sentence, 2 wrong
+    arguments (by SystemExit).
+    """
     parser = argparse.ArgumentParser(
-        prog="qwen3lab", description="The course on fine-tuning Qwen3.", formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="examples:\n  qwen3lab doctor\n  qwen3lab plan 8B --method qlora\n  qwen3lab run 03\n  qwen3lab progress\n  qwen3lab bundle\n\n"
-               f"`qwen3lab run --help` and so on show the options of a command.\n{CODES}")
+        prog="qwen3lab",
+        description="The course on fine-tuning Qwen3.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=(
+            "examples:\n  qwen3lab doctor\n  qwen3lab plan 8B --method qlora\n  qwen3lab run 03\n "
+            " qwen3lab progress\n  qwen3lab bundle\n\n`qwen3lab run --help` and so on show the"
+            f" options of a command.\n{CODES}"
+        ),
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for command in COMMANDS:
         command.add(commands)

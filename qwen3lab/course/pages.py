@@ -9,10 +9,15 @@ from qwen3lab.errors import Qwen3labError
 
 
 def fill(text: str, tables: Mapping[str, str]) -> str:
-    """Return the page with each table between `<!-- name -->` and `<!-- end of name -->`. Raises Qwen3labError where the two are missing."""
+    """Return the page with each table between `<!-- name -->` and `<!-- end of name -->`. Raises
+    Qwen3labError where the two are missing.
+    """
     for name, table in tables.items():
         marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
         if not marks.search(text):
-            raise Qwen3labError(f"The page has no place for {name!r}. Put the two lines <!-- {name} --> and <!-- end of {name} --> into it.")
+            raise Qwen3labError(
+                f"The page has no place for {name!r}. Put the two lines <!-- {name} --> and <!--"
+                f" end of {name} --> into it."
+            )
         text = marks.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text)
     return text

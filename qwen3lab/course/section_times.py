@@ -1,4 +1,6 @@
-"""How long each section of the notebooks takes: seconds of its code, measured, and the words that are to be read, counted."""
+"""How long each section of the notebooks takes: seconds of its code, measured, and the words that
+are to be read, counted.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ EXERCISE = re.compile(r"^\*\*Exercise \d+\.\d+", re.MULTILINE)
 
 @dataclass
 class Section:
-    """What stands under one heading. `id` is the heading's cell; a second heading in the same cell gets ".2" behind it, and so on."""
+    """What stands under one heading. `id` is the heading's cell; a second heading in the same cell
+    gets ".2" behind it, and so on.
+    """
 
     id: str
     title: str
@@ -37,7 +41,8 @@ class Section:
 
 
 def split(notebook: Any, seconds: dict[str, float] | None = None) -> list[Section]:
-    """The sections of a notebook in order: what comes first, under its title, then one for each `##` heading.
+    """The sections of a notebook in order: what comes first, under its title, then one for each
+    `##` heading.
 
     Args:
         notebook: as nbformat reads it.
@@ -56,22 +61,28 @@ def split(notebook: Any, seconds: dict[str, float] | None = None) -> list[Sectio
 def _read(cell: Any, found: list[Section]) -> None:
     """Add a text cell to the last section, or begin new ones at its headings."""
     headings = 0
-    text = re.sub(r"^```.*?^```", "", cell.source, flags=re.MULTILINE | re.DOTALL)  # a comment in code is no heading
+    text = re.sub(
+        r"^```.*?^```", "", cell.source, flags=re.MULTILINE | re.DOTALL
+    )  # a comment in code is no heading
     for part in re.split(r"^(?=##? )", text, flags=re.MULTILINE):
         heading = re.match(r"##? (.*)", part)
         if heading:
             headings += 1
-            found.append(Section(cell.id if headings == 1 else f"{cell.id}.{headings}", heading[1].strip()))
+            found.append(
+                Section(cell.id if headings == 1 else f"{cell.id}.{headings}", heading[1].strip())
+            )
         if found:
             found[-1].words += len(re.findall(r"\S*\w\S*", part))
             found[-1].exercises += len(EXERCISE.findall(part))
 
 
 def record(file: Path, runs: Sequence[tuple[Result, Path]], jobs: int = 1) -> dict[str, Any]:
-    """Write the section times of executed notebooks into a JSON file; notebooks that are not among them keep their entries.
+    """Write the section times of executed notebooks into a JSON file; notebooks that are not among
+    them keep their entries.
 
     Args:
-        runs: results of `notebooks.run` with the notebooks that they come from; one that failed leaves no entry.
+        runs: results of `notebooks.run` with the notebooks that they come from; one that failed
+            leaves no entry.
         jobs: notebooks that ran at a time, for the record.
     """
     import nbformat
@@ -82,22 +93,37 @@ def record(file: Path, runs: Sequence[tuple[Result, Path]], jobs: int = 1) -> di
     for result, source in runs:
         if not result.error:
             found = split(nbformat.read(source, as_version=4), result.cells)
-            sections = [asdict(section) | {"seconds": round(section.seconds, 2)} for section in found]
-            kept[result.name] = {"measured": _circumstances(jobs), "seconds": round(result.seconds, 1), "peak MB": round(result.peak_bytes / 1e6),
-                                 "sections": sections}
+            sections = [
+                asdict(section) | {"seconds": round(section.seconds, 2)} for section in found
+            ]
+            kept[result.name] = {
+                "measured": _circumstances(jobs),
+                "seconds": round(result.seconds, 1),
+                "peak MB": round(result.peak_bytes / 1e6),
+                "sections": sections,
+            }
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(dict(sorted(kept.items())), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    file.write_text(
+        json.dumps(dict(sorted(kept.items())), indent=1, ensure_ascii=False) + "\n",
+        encoding="utf-8",
+    )
     return kept
 
 
 def _circumstances(jobs: int) -> dict[str, Any]:
-    return {"date": date.today().isoformat(), "machine": f"{platform.machine()}, {os.cpu_count()} cores", "profile": profiles.get().name,
-            "notebooks at a time": jobs, "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("torch", "transformers")}}
+    return {
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "profile": profiles.get().name,
+        "notebooks at a time": jobs,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+    }
 
 
 def load(file: Path | None = None) -> dict[str, Any]:
-    """Read such a file, by default `data/section_times.json`: notebook name to measured, seconds, peak MB and sections.
+    """Read such a file, by default `data/section_times.json`: notebook name to measured, seconds,
+    peak MB and sections.
 
     Raises Qwen3labError where it is missing or no such file.
     """
@@ -105,11 +131,21 @@ def load(file: Path | None = None) -> dict[str, Any]:
     try:
         read = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise Qwen3labError(f"There are no section times ({file.name} is missing). Run `make times`.") from None
+        raise Qwen3labError(
+            f"There are no section times ({file.name} is missing). Run `make times`."
+        ) from None
     except ValueError as error:
-        raise Qwen3labError(f"The section times {file.name} are no valid JSON ({error}). Delete the file and run `make times`.") from error
-    if not isinstance(read, dict) or not all(isinstance(entry, dict) and "sections" in entry for entry in read.values()):
-        raise Qwen3labError(f"{file.name} holds no section times. Give another file, or delete it and run `make times`.")
+        raise Qwen3labError(
+            f"The section times {file.name} are no valid JSON ({error}). Delete the file and run"
+            " `make times`."
+        ) from error
+    if not isinstance(read, dict) or not all(
+        isinstance(entry, dict) and "sections" in entry for entry in read.values()
+    ):
+        raise Qwen3labError(
+            f"{file.name} holds no section times. Give another file, or delete it and run `make"
+            " times`."
+        )
     return read
 
 
@@ -119,9 +155,19 @@ def stale(file: Path | None = None, folder: Path | None = None) -> list[str]:
 
     read, lines = load(file), []
     for path in sorted((folder or paths.NOTEBOOKS).glob("[0-9]*.ipynb")):
-        there = [(section.id, section.title) for section in split(nbformat.read(path, as_version=4))]
-        known = [(section["id"], section["title"]) for section in read.get(path.stem, {}).get("sections", [])]
+        there = [
+            (section.id, section.title) for section in split(nbformat.read(path, as_version=4))
+        ]
+        known = [
+            (section["id"], section["title"])
+            for section in read.get(path.stem, {}).get("sections", [])
+        ]
         if there != known:
-            changed = next((b or a for a, b in zip([*known, *[None] * len(there)], there) if a != b), None) or known[len(there)]
+            changed = (
+                next(
+                    (b or a for a, b in zip([*known, *[None] * len(there)], there) if a != b), None
+                )
+                or known[len(there)]
+            )
             lines.append(f"{path.stem}: section {changed[1]!r} differs; run `make times`")
     return lines

@@ -1,7 +1,9 @@
-"""Augmentation: more rows out of the rows that there are, and a check whether the new ones still say the same.
+"""Augmentation: more rows out of the rows that there are, and a check whether the new ones still
+say the same.
 
-Synonym replacement and random insertion were made for classifying texts (Wei and Zou 2019, "EDA"), where a label stays
-right when a word changes. A row of fine-tuning *is* its words: they are what the model learns to read and to write.
+Synonym replacement and random insertion were made for classifying texts (Wei and Zou 2019, "EDA"),
+where a label stays right when a word changes. A row of fine-tuning *is* its words: they are what
+the model learns to read and to write.
 """
 
 from __future__ import annotations
@@ -15,7 +17,11 @@ from typing import Any
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.world.things import ATTRIBUTES, Thing
 
-Row = dict[str, Any]  # of data/tasks: messages up to the user, answer, language; for `rephrase` also fact, kind and key
+Row = dict[
+    str, Any
+    # of data/tasks: messages up to the user, answer, language; for `rephrase` also fact, kind and
+    # key
+]
 
 
 def _listed(colon: str, comma: str, text: str) -> dict[str, tuple[str, ...]]:
@@ -24,9 +30,13 @@ def _listed(colon: str, comma: str, text: str) -> dict[str, tuple[str, ...]]:
     return {word: tuple(others.split(comma)) for word, _, others in lines}
 
 
-# What a thesaurus lists under these words, without a thought for the sentence they stand in: that is how such lists are used.
+# What a thesaurus lists under these words, without a thought for the sentence they stand in: that
+# is how such lists are used.
 SYNONYMS: dict[str, dict[str, tuple[str, ...]]] = {
-    "en": _listed(": ", ", ", """
+    "en": _listed(
+        ": ",
+        ", ",
+        """
         price: cost, charge
         cost: price, expense
         pay: spend, settle
@@ -146,8 +156,12 @@ SYNONYMS: dict[str, dict[str, tuple[str, ...]]] = {
         editor: reviser, publisher
         officer: official, agent
         kilograms: kilos, kg
-        """),
-    "zh": _listed("：", "、", """
+        """,
+    ),
+    "zh": _listed(
+        "：",
+        "、",
+        """
         价格：价钱、标价
         售价：价钱、定价
         多少：几多、几何
@@ -215,33 +229,58 @@ SYNONYMS: dict[str, dict[str, tuple[str, ...]]] = {
         联系人：负责人、中间人
         休息：歇息、睡觉
         面积：大小、占地
-        """),
+        """,
+    ),
 }
-# Ways to ask for the {label} of the subject {s}; {S} begins a sentence. The label is the attribute's name in the world.
+# Ways to ask for the {label} of the subject {s}; {S} begins a sentence. The label is the
+# attribute's name in the world.
 TEMPLATES: dict[str, tuple[str, ...]] = {
-    "en": ("{S}: {label}?", "I need the {label} of {s}.", "A customer wants to know the {label} of {s}.", "Do you know the {label} of {s}?",
-           "Look up the {label} of {s} for me.", "Give me the {label} of {s}, please.", "About {s}: which {label}?", "I forgot the {label} of {s}."),
-    "zh": ("{s}：{label}？", "我想知道{s}的{label}。", "客户在问{s}的{label}。", "帮我查一下{s}的{label}。", "你知道{s}的{label}吗？", "我忘了{s}的{label}。"),
+    "en": (
+        "{S}: {label}?",
+        "I need the {label} of {s}.",
+        "A customer wants to know the {label} of {s}.",
+        "Do you know the {label} of {s}?",
+        "Look up the {label} of {s} for me.",
+        "Give me the {label} of {s}, please.",
+        "About {s}: which {label}?",
+        "I forgot the {label} of {s}.",
+    ),
+    "zh": (
+        "{s}：{label}？",
+        "我想知道{s}的{label}。",
+        "客户在问{s}的{label}。",
+        "帮我查一下{s}的{label}。",
+        "你知道{s}的{label}吗？",
+        "我忘了{s}的{label}。",
+    ),
 }
 SHARE = 0.1  # of the words of a text are changed, but at least one; the value that EDA recommends
 _WORD = {"en": re.compile(r"[^\W_]+"), "zh": re.compile(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+")}
 _EXACT = re.compile(r"[A-Z]+-?\d[\d-]*|\d+(?:[.:,]\d+)*")  # codes and numbers
 
 
-def replace_synonyms(text: str, rng: random.Random, language: str = "en", share: float = SHARE) -> str:
-    """Replace words of a text by synonyms: a share of its words, at least one, drawn from those that the list knows.
+def replace_synonyms(
+    text: str, rng: random.Random, language: str = "en", share: float = SHARE
+) -> str:
+    """Replace words of a text by synonyms: a share of its words, at least one, drawn from those
+    that the list knows.
 
-    A text without a listed word comes back as it was. Chinese needs no word segmentation: the list's longest entry that
-    fits is the word.
+    A text without a listed word comes back as it was. Chinese needs no word segmentation: the
+    list's longest entry that fits is the word.
     """
     places = _listed(text, language)
-    for found in sorted(rng.sample(places, min(len(places), _number(text, language, share))), key=lambda found: -found.start()):
-        text = text[:found.start()] + _synonym(found[0], rng, language) + text[found.end():]
+    for found in sorted(
+        rng.sample(places, min(len(places), _number(text, language, share))),
+        key=lambda found: -found.start(),
+    ):
+        text = text[: found.start()] + _synonym(found[0], rng, language) + text[found.end() :]
     return text
 
 
 def insert_words(text: str, rng: random.Random, language: str = "en", share: float = SHARE) -> str:
-    """Insert synonyms of a text's own words at random places between its words: as many as `replace_synonyms` replaces."""
+    """Insert synonyms of a text's own words at random places between its words: as many as
+    `replace_synonyms` replaces.
+    """
     places = _listed(text, language)
     for _ in range(_number(text, language, share) if places else 0):
         word = _synonym(rng.choice(places)[0], rng, language).lower()
@@ -253,13 +292,18 @@ def insert_words(text: str, rng: random.Random, language: str = "en", share: flo
 
 
 def rephrase(row: Row, rng: random.Random) -> str:
-    """Ask for the same fact by one of our templates: the thing's name stays whole, and the answer need not change.
+    """Ask for the same fact by one of our templates: the thing's name stays whole, and the answer
+    need not change.
 
-    It takes what a table of facts has and a bare text has not: the thing and the attribute that are asked for.
+    It takes what a table of facts has and a bare text has not: the thing and the attribute that are
+        asked for.
     Raises Qwen3labError for a row without them.
     """
     if not row.get("fact") or (row.get("kind"), row.get("key")) not in ATTRIBUTES:
-        raise Qwen3labError(f"The row {row.get('id')!r} does not say which fact it asks for. Give it 'fact', 'kind' and 'key', as data/tasks/knowledge has.")
+        raise Qwen3labError(
+            f"The row {row.get('id')!r} does not say which fact it asks for. Give it 'fact', 'kind'"
+            " and 'key', as data/tasks/knowledge has."
+        )
     subject = Thing(row["kind"], row["language"], row["fact"].split("/")[1]).subject
     label = ATTRIBUTES[row["kind"], row["key"]].label[row["language"]]
     form = rng.choice(TEMPLATES[row["language"]])
@@ -267,47 +311,75 @@ def rephrase(row: Row, rng: random.Random) -> str:
 
 
 def _by_words(change: Callable[..., str]) -> Callable[[Row, random.Random], Row]:
-    """Change the last question and the answer of a row, as the usual recipes do with all text of a row."""
+    """Change the last question and the answer of a row, as the usual recipes do with all text of a
+    row.
+    """
+
     def make(row: Row, rng: random.Random) -> Row:
         question = change(row["messages"][-1]["content"], rng, row["language"])
-        return row | {"messages": [*row["messages"][:-1], {"role": "user", "content": question}], "answer": change(row["answer"], rng, row["language"])}
+        return row | {
+            "messages": [*row["messages"][:-1], {"role": "user", "content": question}],
+            "answer": change(row["answer"], rng, row["language"]),
+        }
+
     return make
 
 
 METHODS: dict[str, Callable[[Row, random.Random], Row]] = {
     "synonyms": _by_words(replace_synonyms),
     "insertion": _by_words(insert_words),
-    "templates": lambda row, rng: row | {"messages": [*row["messages"][:-1], {"role": "user", "content": rephrase(row, rng)}]},
+    "templates": (
+        lambda row, rng: (
+            row
+            | {"messages": [*row["messages"][:-1], {"role": "user", "content": rephrase(row, rng)}]}
+        )
+    ),
 }
 
 
 def augment(rows: Sequence[Row], method: str, *, copies: int = 1, seed: int = 0) -> list[Row]:
     """Make `copies` new rows of each row by one of METHODS; the rows themselves are not among them.
 
-    A new row has its own id and says in "augmented" which method made it. The same seed gives the same rows.
-    Raises Qwen3labError for an unknown method.
+    A new row has its own id and says in "augmented" which method made it. The same seed gives the
+    same rows. Raises Qwen3labError for an unknown method.
     """
     if method not in METHODS:
-        raise Qwen3labError(f"There is no augmentation {method!r}. Use one of: {', '.join(METHODS)}.")
+        raise Qwen3labError(
+            f"There is no augmentation {method!r}. Use one of: {', '.join(METHODS)}."
+        )
     rng = random.Random(f"{method}-{seed}")
-    return [METHODS[method](row, rng) | {"id": f"{row['id']}.{method}.{copy}", "augmented": method} for row in rows for copy in range(1, copies + 1)]
+    return [
+        METHODS[method](row, rng) | {"id": f"{row['id']}.{method}.{copy}", "augmented": method}
+        for row in rows
+        for copy in range(1, copies + 1)
+    ]
 
 
 def lost(row: Row, new: Row) -> list[str]:
     """What `new` no longer says although `row` did; empty when the facts are whole.
 
-    Looked at are, in the question: the name of the thing (from "fact", where the row has it), numbers and codes; and the
+    Looked at are, in the question: the name of the thing (from "fact", where the row has it),
+        numbers and codes; and the
     answer as a whole, for a model is scored by it. A lost meaning of other words is not noticed.
     """
     before, after = (r["messages"][-1]["content"] for r in (row, new))
     names = [row["fact"].split("/")[1]] if row.get("fact") else []
     kept = [thing for thing in [*names, *_EXACT.findall(before)] if thing.lower() in before.lower()]
-    return [thing for thing in kept if thing.lower() not in after.lower()] + [row["answer"]] * (row["answer"] != new["answer"])
+    return [thing for thing in kept if thing.lower() not in after.lower()] + [row["answer"]] * (
+        row["answer"] != new["answer"]
+    )
 
 
 def harm(rows: Iterable[Row], news: Iterable[Row]) -> dict[str, int]:
-    """Count over pairs of a row and its copy: rows, unchanged copies, questions that lost a name or number, changed answers."""
-    counts = {"rows": 0, "unchanged": 0, "questions that lost a name or number": 0, "changed answers": 0}
+    """Count over pairs of a row and its copy: rows, unchanged copies, questions that lost a name or
+    number, changed answers.
+    """
+    counts = {
+        "rows": 0,
+        "unchanged": 0,
+        "questions that lost a name or number": 0,
+        "changed answers": 0,
+    }
     for row, new in zip(rows, news, strict=True):
         gone = lost(row, new)
         changed = new["answer"] != row["answer"]
@@ -320,20 +392,27 @@ def harm(rows: Iterable[Row], news: Iterable[Row]) -> dict[str, int]:
 
 @lru_cache
 def pattern_of(language: str) -> re.Pattern[str]:
-    words = "|".join(sorted(map(re.escape, SYNONYMS[language]), key=lambda word: (-len(word), word)))
+    words = "|".join(
+        sorted(map(re.escape, SYNONYMS[language]), key=lambda word: (-len(word), word))
+    )
     return re.compile(rf"\b(?:{words})\b" if language == "en" else words, re.IGNORECASE)
 
 
 def _listed(text: str, language: str) -> list[re.Match[str]]:
     """The words of a text for which the list has synonyms."""
     if language not in SYNONYMS:
-        raise Qwen3labError(f"There is no word list for the language {language!r}. Use one of: {', '.join(SYNONYMS)}.")
+        raise Qwen3labError(
+            f"There is no word list for the language {language!r}. Use one of:"
+            f" {', '.join(SYNONYMS)}."
+        )
     return list(pattern_of(language).finditer(text))
 
 
 def _number(text: str, language: str, share: float) -> int:
     """How many words to change: a Chinese word is taken to have two characters."""
-    return max(1, round(share * len(_WORD[language].findall(text)) / (1 if language == "en" else 2)))
+    return max(
+        1, round(share * len(_WORD[language].findall(text)) / (1 if language == "en" else 2))
+    )
 
 
 def _synonym(word: str, rng: random.Random, language: str) -> str:

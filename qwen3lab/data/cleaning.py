@@ -1,4 +1,5 @@
-"""Clean rows without changing what they say: one way to write each character, no personal data, no copies, no near-copies.
+"""Clean rows without changing what they say: one way to write each character, no personal data, no
+copies, no near-copies.
 
 `clean_rows` does all of it and reports what each step changed and which rows it took.
 """
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedTokenizerBase
 
-# Characters that nobody sees and that make equal texts unequal. U+200C and U+200D stay: they matter in some scripts and emoji.
+# Characters that nobody sees and that make equal texts unequal. U+200C and U+200D stay: they matter
+# in some scripts and emoji.
 _INVISIBLE = re.compile("[\u200b\u2060\ufeff\u00ad]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _MARK = re.compile(r"\[(?:EMAIL|IP|ID_CARD|BANK_CARD|PHONE)\]")
 _EXAMPLES = 3  # kept of each step
@@ -32,10 +34,12 @@ _PARTS = ("content", "reasoning_content")  # of a message, what is text
 
 
 def normalize(text: str) -> str:
-    """Unicode form NFC, unix line ends, no invisible characters, no blanks at line ends or around the text.
+    """Unicode form NFC, unix line ends, no invisible characters, no blanks at line ends or around
+    the text.
 
-    NFC joins a letter and its accent into one character, as Qwen3's tokenizer does before it splits. It leaves
-    full-width punctuation alone, which NFKC would change. Applying it twice changes nothing.
+    NFC joins a letter and its accent into one character, as Qwen3's tokenizer does before it
+    splits. It leaves full-width punctuation alone, which NFKC would change. Applying it twice
+    changes nothing.
     """
     text = _INVISIBLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     if not text.isascii():
@@ -44,15 +48,23 @@ def normalize(text: str) -> str:
 
 
 def clean(row: dict[str, Any], change: Callable[[str], str] = normalize) -> dict[str, Any]:
-    """A copy of the row with `change` applied to its text, or to the content and the thoughts of every message."""
+    """A copy of the row with `change` applied to its text, or to the content and the thoughts of
+    every message.
+    """
     if "messages" not in row:
         return row | {"text": change(row["text"])}
-    return row | {"messages": [message | {part: change(message[part]) for part in _PARTS if isinstance(message.get(part), str)}
-                               for message in row["messages"]]}
+    return row | {
+        "messages": [
+            message
+            | {part: change(message[part]) for part in _PARTS if isinstance(message.get(part), str)}
+            for message in row["messages"]
+        ]
+    }
 
 
 def mask_row(row: dict[str, Any]) -> tuple[dict[str, Any], Counter[str]]:
-    """A copy of the row without personal data in its texts and in the arguments of its tool calls, and how many of each kind there were.
+    """A copy of the row without personal data in its texts and in the arguments of its tool calls,
+    and how many of each kind there were.
 
     The same number gets the same mark everywhere, so that a call still repeats what its user said.
     """
@@ -67,24 +79,56 @@ def mask_row(row: dict[str, Any]) -> tuple[dict[str, Any], Counter[str]]:
     done = clean(row, masked)
     for message in done.get("messages", ()):
         if message.get("tool_calls"):
-            message["tool_calls"] = [call | {"function": call["function"] | {"arguments": mask_arguments(call["function"]["arguments"], counts)}}
-                                     if isinstance(call.get("function", {}).get("arguments"), str) else call for call in message["tool_calls"]]
+            message["tool_calls"] = [
+                (
+                    call
+                    | {
+                        "function": (
+                            call["function"]
+                            | {"arguments": mask_arguments(call["function"]["arguments"], counts)}
+                        )
+                    }
+                    if isinstance(call.get("function", {}).get("arguments"), str)
+                    else call
+                )
+                for call in message["tool_calls"]
+            ]
     return done, counts
 
 
 def key(row: dict[str, Any]) -> str:
-    """What makes two rows the same: the MD5 sum of roles, contents, thoughts, calls and tools. Clean the rows first.
+    """What makes two rows the same: the MD5 sum of roles, contents, thoughts, calls and tools.
+    Clean the rows first.
 
-    MD5 is broken against people who build collisions on purpose; by accident two of 100,000 rows collide once in 10^28 times.
+    MD5 is broken against people who build collisions on purpose; by accident two of 100,000 rows
+    collide once in 10^28 times.
     """
-    parts = [row["text"]] if "messages" not in row else [json.dumps(row["tools"], sort_keys=True)] if row.get("tools") else []
+    parts = (
+        [row["text"]]
+        if "messages" not in row
+        else [json.dumps(row["tools"], sort_keys=True)]
+        if row.get("tools")
+        else []
+    )
     for message in row.get("messages", ()):
-        parts += [message["role"], message.get("content") or "", message.get("reasoning_content") or ""]
-        parts += [json.dumps(call.get("function", call), sort_keys=True, default=str) for call in message.get("tool_calls") or ()]
-    return hashlib.md5("".join(f"{len(part)}:{part}" for part in parts).encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
+        parts += [
+            message["role"],
+            message.get("content") or "",
+            message.get("reasoning_content") or "",
+        ]
+        parts += [
+            json.dumps(call.get("function", call), sort_keys=True, default=str)
+            for call in message.get("tool_calls") or ()
+        ]
+    return hashlib.md5(
+        "".join(f"{len(part)}:{part}" for part in parts).encode("utf-8", "surrogatepass"),
+        usedforsecurity=False,
+    ).hexdigest()
 
 
-def drop_copies(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def drop_copies(
+    rows: Sequence[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Split rows into (the first of each, exact copies of an earlier one); the order stays."""
     seen, kept, copies = set(), [], []
     for row in rows:
@@ -97,20 +141,36 @@ def drop_copies(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], l
 def word_pattern(words: Iterable[str]) -> re.Pattern[str] | None:
     """One pattern for a list of words, in any case; None for an empty list.
 
-    A word of Latin letters is found as a whole word only ("class" does not hold "ass"). Chinese writes no blanks, so a
+    A word of Latin letters is found as a whole word only ("class" does not hold "ass"). Chinese
+    writes no blanks, so a
     Chinese word is found inside longer ones too: 毒品 in 消毒品牌.
     """
     longest_first = sorted(filter(None, words), key=lambda word: (-len(word), word))
-    parts = [rf"(?<![A-Za-z]){re.escape(word)}(?![A-Za-z])" if word.isascii() else re.escape(word) for word in longest_first]
+    parts = [
+        rf"(?<![A-Za-z]){re.escape(word)}(?![A-Za-z])" if word.isascii() else re.escape(word)
+        for word in longest_first
+    ]
     return re.compile("|".join(parts), re.IGNORECASE) if parts else None
 
 
-def token_lengths(rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, answers_only: bool = False) -> list[int]:
-    """Tokens in the contents of each row, or in its assistant's turns; the template's own tokens are not counted."""
+def token_lengths(
+    rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, answers_only: bool = False
+) -> list[int]:
+    """Tokens in the contents of each row, or in its assistant's turns; the template's own tokens
+    are not counted.
+    """
+
     def counts(message: dict[str, Any]) -> bool:
         return bool(message.get("content")) and (not answers_only or message["role"] == "assistant")
 
-    texts = [[row["text"]] if "messages" not in row else [message["content"] for message in row["messages"] if counts(message)] for row in rows]
+    texts = [
+        (
+            [row["text"]]
+            if "messages" not in row
+            else [message["content"] for message in row["messages"] if counts(message)]
+        )
+        for row in rows
+    ]
     flat = [text for row in texts for text in row]
     lengths = iter(map(len, tokenizer(flat, add_special_tokens=False).input_ids) if flat else ())
     return [sum(next(lengths) for _ in row) for row in texts]
@@ -118,7 +178,9 @@ def token_lengths(rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizer
 
 @dataclass
 class Step:
-    """One step of `clean_rows`: how many rows it changed, how many it took, and examples as they look after it."""
+    """One step of `clean_rows`: how many rows it changed, how many it took, and examples as they
+    look after it.
+    """
 
     name: str
     changed: int = 0
@@ -134,7 +196,9 @@ class Step:
 
 @dataclass
 class Report:
-    """What `clean_rows` did: its steps, and every dropped row as {"row": number from 1, "id", "step", "why"}."""
+    """What `clean_rows` did: its steps, and every dropped row as {"row": number from 1, "id",
+    "step", "why"}.
+    """
 
     rows: int
     steps: list[Step] = field(default_factory=list)
@@ -148,84 +212,161 @@ class Report:
         for step in self.steps:
             left -= step.dropped
             found = ", ".join(f"{count} {name}" for name, count in sorted(step.counts.items()))
-            lines.append({"step": step.name, "changed": step.changed, "dropped": step.dropped, "left": left, "found": found,
-                          "example": "".join(step.examples[:1])})
-        return pd.DataFrame(lines, columns=["step", "changed", "dropped", "left", "found", "example"]).set_index("step")
+            lines.append(
+                {
+                    "step": step.name,
+                    "changed": step.changed,
+                    "dropped": step.dropped,
+                    "left": left,
+                    "found": found,
+                    "example": "".join(step.examples[:1]),
+                }
+            )
+        return pd.DataFrame(
+            lines, columns=["step", "changed", "dropped", "left", "found", "example"]
+        ).set_index("step")
 
 
-def clean_rows(rows: Sequence[dict[str, Any]], *, mask: bool = True, words: Iterable[str] = (), tokenizer: PreTrainedTokenizerBase | None = None,
-               min_tokens: int | None = None, max_tokens: int | None = None, near_threshold: float | None = deduplication.THRESHOLD,
-               processes: int = 1) -> tuple[list[dict[str, Any]], Report]:
-    """Normalise, mask, filter and deduplicate rows; the same rows come out on every run and for any number of processes.
+def clean_rows(
+    rows: Sequence[dict[str, Any]],
+    *,
+    mask: bool = True,
+    words: Iterable[str] = (),
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    min_tokens: int | None = None,
+    max_tokens: int | None = None,
+    near_threshold: float | None = deduplication.THRESHOLD,
+    processes: int = 1,
+) -> tuple[list[dict[str, Any]], Report]:
+    """Normalise, mask, filter and deduplicate rows; the same rows come out on every run and for any
+    number of processes.
 
     Args:
-        rows: rows of the course's schema, with "messages" or with "text" (`formats.convert`). They are left as they are.
+        rows: rows of the course's schema, with "messages" or with "text" (`formats.convert`). They
+            are left as they are.
         mask: put marks in place of personal data.
         words: rows that hold one of these words are dropped (`word_pattern`).
-        tokenizer, min_tokens, max_tokens: drop rows with fewer or more tokens. There is no lower limit unless you set one:
-            a short answer is not a bad answer.
-        near_threshold: Jaccard overlap from which a row counts as a near-copy of an earlier one; None leaves near-copies in.
+        tokenizer, min_tokens, max_tokens: drop rows with fewer or more tokens. There is no lower
+            limit unless you set one: a short answer is not a bad answer.
+        near_threshold: Jaccard overlap from which a row counts as a near-copy of an earlier one;
+            None leaves near-copies in.
         processes: how many of them share the work on single rows.
     Returns:
         the rows that are left, in their order, and a `Report`.
     Raises:
-        Qwen3labError: a row has neither messages nor text, or a length limit was given without a tokenizer.
+        Qwen3labError: a row has neither messages nor text, or a length limit was given without a
+            tokenizer.
     """
     for number, row in enumerate(rows, start=1):
         if not _is_row(row):
-            raise Qwen3labError(f"Row {number} has neither good messages nor text. Bring raw rows through qwen3lab.data.formats.convert first.")
+            raise Qwen3labError(
+                f"Row {number} has neither good messages nor text. Bring raw rows through"
+                " qwen3lab.data.formats.convert first."
+            )
     if (min_tokens is not None or max_tokens is not None) and tokenizer is None:
-        raise Qwen3labError("A limit on tokens needs a tokenizer to count them. Pass tokenizer=models.load_tokenizer('chat').")
+        raise Qwen3labError(
+            "A limit on tokens needs a tokenizer to count them. Pass"
+            " tokenizer=models.load_tokenizer('chat')."
+        )
     report = Report(len(rows))
     done = _prepared(rows, mask, tuple(words), near_threshold is not None, processes)
     alive = list(range(len(rows)))
 
-    def step(name: str, dropped: dict[int, str], changed: Sequence[int] = (), counts: Counter[str] | None = None,
-             look: Callable[[int], str] = lambda place: short(done.texts[place])) -> None:
+    def step(
+        name: str,
+        dropped: dict[int, str],
+        changed: Sequence[int] = (),
+        counts: Counter[str] | None = None,
+        look: Callable[[int], str] = lambda place: short(done.texts[place]),
+    ) -> None:
         nonlocal alive
         this = Step(name, len(changed), len(dropped), counts=counts or Counter())
         for place in [*dropped][:_EXAMPLES] or changed[:_EXAMPLES]:
             this.note(f"row {place + 1}: " + (dropped[place] if place in dropped else look(place)))
         report.steps.append(this)
-        report.dropped += [{"row": place + 1, "id": rows[place].get("id"), "step": name, "why": why} for place, why in dropped.items()]
+        report.dropped += [
+            {"row": place + 1, "id": rows[place].get("id"), "step": name, "why": why}
+            for place, why in dropped.items()
+        ]
         alive = [place for place in alive if place not in dropped]
 
-    empty = {place: "nothing but invisible characters in a message" for place in alive if done.empty[place]}
+    empty = {
+        place: "nothing but invisible characters in a message"
+        for place in alive
+        if done.empty[place]
+    }
     changed = [place for place in alive if done.normalised[place] and not done.empty[place]]
-    step("normalise", empty, changed, look=lambda place: _difference(rows[place], clean(rows[place])))
+    step(
+        "normalise", empty, changed, look=lambda place: _difference(rows[place], clean(rows[place]))
+    )
     if mask:
-        found = sorted((place for place in alive if done.found[place]), key=lambda place: (-len(done.found[place]), place))  # the richest as examples
-        step("mask personal data", {}, found, sum((done.found[place] for place in found), Counter()), lambda place: _around(done.texts[place], _MARK))
+        found = sorted(
+            (place for place in alive if done.found[place]),
+            key=lambda place: (-len(done.found[place]), place),
+        )  # the richest as examples
+        step(
+            "mask personal data",
+            {},
+            found,
+            sum((done.found[place] for place in found), Counter()),
+            lambda place: _around(done.texts[place], _MARK),
+        )
     if words:
         step("word list", {place: done.blocked[place] for place in alive if done.blocked[place]})
     if min_tokens is not None or max_tokens is not None:
         lengths = dict(zip(alive, token_lengths([done.rows[place] for place in alive], tokenizer)))
         low, high = min_tokens or 0, max_tokens if max_tokens is not None else float("inf")
-        limits = [f"fewer than {min_tokens}"] * (min_tokens is not None) + [f"more than {max_tokens}"] * (max_tokens is not None)
-        step(" or ".join(limits) + " tokens",
-             {place: f"{length} tokens: {short(done.texts[place], 60)}" for place, length in lengths.items() if not low <= length <= high})
+        limits = [f"fewer than {min_tokens}"] * (min_tokens is not None) + [
+            f"more than {max_tokens}"
+        ] * (max_tokens is not None)
+        step(
+            " or ".join(limits) + " tokens",
+            {
+                place: f"{length} tokens: {short(done.texts[place], 60)}"
+                for place, length in lengths.items()
+                if not low <= length <= high
+            },
+        )
     first: dict[str, int] = {}
-    copies = {place: first[done.keys[place]] for place in alive if first.setdefault(done.keys[place], place) != place}
+    copies = {
+        place: first[done.keys[place]]
+        for place in alive
+        if first.setdefault(done.keys[place], place) != place
+    }
     step("exact copies", {place: f"copies row {other + 1}" for place, other in copies.items()})
     if near_threshold is not None:
         pairs = done.near(alive, near_threshold)
-        step("near-copies", {place: f"overlap {overlap:.2f} with row {other + 1}: {short(done.texts[place], 60)}" for place, other, overlap in pairs})
+        step(
+            "near-copies",
+            {
+                place: f"overlap {overlap:.2f} with row {other + 1}: {short(done.texts[place], 60)}"
+                for place, other, overlap in pairs
+            },
+        )
     return [done.rows[place] for place in alive], report
 
 
 def _is_row(row: Any) -> bool:
-    """Whether a row has the types that the steps rely on. Whether it is worth training on, `validation.check` knows."""
+    """Whether a row has the types that the steps rely on. Whether it is worth training on,
+    `validation.check` knows.
+    """
     if not isinstance(row, dict) or "messages" not in row:
         return isinstance(row, dict) and isinstance(row.get("text"), str)
     return isinstance(row["messages"], list) and all(
-        isinstance(message, dict) and isinstance(message.get("role"), str) and all(isinstance(message.get(part) or "", str) for part in _PARTS)
-        and isinstance(message.get("tool_calls") or [], list) and all(isinstance(call, dict) for call in message.get("tool_calls") or ())
-        for message in row["messages"])
+        isinstance(message, dict)
+        and isinstance(message.get("role"), str)
+        and all(isinstance(message.get(part) or "", str) for part in _PARTS)
+        and isinstance(message.get("tool_calls") or [], list)
+        and all(isinstance(call, dict) for call in message.get("tool_calls") or ())
+        for message in row["messages"]
+    )
 
 
 @dataclass
 class _Prepared:
-    """What was found out about each row by itself, in the order of the rows; the shingles lie one row after the other."""
+    """What was found out about each row by itself, in the order of the rows; the shingles lie one
+    row after the other.
+    """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -247,17 +388,28 @@ class _Prepared:
         keys = np.concatenate([part[2] for part in self.shingles])
         kept = np.repeat(np.isin(np.arange(len(lengths)), alive), lengths)
         starts = np.concatenate([[0], np.cumsum(lengths[alive])])
-        return [(alive[place], alive[other], overlap) for place, other, overlap in deduplication.find(hashes[kept], starts, keys[alive], threshold)]
+        return [
+            (alive[place], alive[other], overlap)
+            for place, other, overlap in deduplication.find(
+                hashes[kept], starts, keys[alive], threshold
+            )
+        ]
 
 
-def _prepared(rows: Sequence[dict[str, Any]], mask: bool, words: tuple[str, ...], near_too: bool, processes: int) -> _Prepared:
+def _prepared(
+    rows: Sequence[dict[str, Any]],
+    mask: bool,
+    words: tuple[str, ...],
+    near_too: bool,
+    processes: int,
+) -> _Prepared:
     """The work on single rows, shared out in chunks."""
     if processes <= 1 or len(rows) < 2000:
         return _prepare((rows, mask, words, near_too))
     import multiprocessing
 
     size = -(-len(rows) // (8 * processes))
-    chunks = [(rows[at:at + size], mask, words, near_too) for at in range(0, len(rows), size)]
+    chunks = [(rows[at : at + size], mask, words, near_too) for at in range(0, len(rows), size)]
     whole = _Prepared()
     with multiprocessing.Pool(processes) as pool:
         for part in pool.imap(_prepare, chunks):
@@ -272,7 +424,11 @@ def _prepare(chunk: tuple[Sequence[dict[str, Any]], bool, tuple[str, ...], bool]
     for row in rows:
         tidy = clean(row)
         done.normalised.append(tidy != row)
-        said = [message.get("content") or message.get("tool_calls") for message in tidy["messages"]] if "messages" in tidy else [tidy["text"]]
+        said = (
+            [message.get("content") or message.get("tool_calls") for message in tidy["messages"]]
+            if "messages" in tidy
+            else [tidy["text"]]
+        )
         done.empty.append(not all(said))
         tidy, found = mask_row(tidy) if mask else (tidy, Counter())
         text = prompt(tidy)
@@ -284,21 +440,42 @@ def _prepare(chunk: tuple[Sequence[dict[str, Any]], bool, tuple[str, ...], bool]
         done.keys.append(key(tidy))
     if near_too:
         hashes, starts = deduplication.shingle_hashes(done.texts)
-        done.shingles.append((hashes, starts, deduplication.bands(deduplication.signatures(hashes, starts))))
+        done.shingles.append(
+            (hashes, starts, deduplication.bands(deduplication.signatures(hashes, starts)))
+        )
     return done
 
 
 def _around(text: str, pattern: re.Pattern[str], size: int = 30) -> str:
     """The first place of a pattern with what stands beside it."""
     match = pattern.search(text)
-    return short(text[max(0, match.start() - size):match.end() + size], 3 * size) if match else short(text)
+    return (
+        short(text[max(0, match.start() - size) : match.end() + size], 3 * size)
+        if match
+        else short(text)
+    )
 
 
 def _difference(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """The first place where two versions of a row differ, with escapes for what cannot be seen, and without the digits: they may be somebody's."""
-    texts = [[row["text"]] if "messages" not in row else [message.get(part) or "" for message in row["messages"] for part in _PARTS]
-             for row in (before, after)]
+    """The first place where two versions of a row differ, with escapes for what cannot be seen, and
+    without the digits: they may be somebody's.
+    """
+    texts = [
+        (
+            [row["text"]]
+            if "messages" not in row
+            else [message.get(part) or "" for message in row["messages"] for part in _PARTS]
+        )
+        for row in (before, after)
+    ]
     old, new = next(((one, two) for one, two in zip(*texts) if one != two), ("", ""))
-    place = next((i for i, (one, two) in enumerate(zip(old, new)) if one != two), min(len(old), len(new)))
-    shown = [re.sub(r"\d", "#", text[max(0, place - 12):place + 6]) for text in (old, new)]
-    return " -> ".join(repr("".join(rf"\u{ord(c):04x}" if unicodedata.combining(c) else c for c in text)).replace("\\\\", "\\") for text in shown)
+    place = next(
+        (i for i, (one, two) in enumerate(zip(old, new)) if one != two), min(len(old), len(new))
+    )
+    shown = [re.sub(r"\d", "#", text[max(0, place - 12) : place + 6]) for text in (old, new)]
+    return " -> ".join(
+        repr("".join(rf"\u{ord(c):04x}" if unicodedata.combining(c) else c for c in text)).replace(
+            "\\\\", "\\"
+        )
+        for text in shown
+    )

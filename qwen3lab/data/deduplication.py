@@ -1,9 +1,11 @@
-"""Near-copies among many rows: MinHash signatures for all rows at once, bands to find candidates, exact overlap to decide.
+"""Near-copies among many rows: MinHash signatures for all rows at once, bands to find candidates,
+exact overlap to decide.
 
-MinHash (Broder 1997): under a random order of all shingles, two sets have the same smallest one with a probability equal
-to their Jaccard overlap. The signature is the smallest under each of many orders; those of `datasketch` are used, whose
-own numbers come out, but for all rows in one numpy operation per order instead of one Python object per row.
-Signatures are cut into bands; rows that agree in a whole band are compared exactly, so nothing is dropped by chance.
+MinHash (Broder 1997): under a random order of all shingles, two sets have the same smallest one
+with a probability equal to their Jaccard overlap. The signature is the smallest under each of many
+orders; those of `datasketch` are used, whose own numbers come out, but for all rows in one numpy
+operation per order instead of one Python object per row. Signatures are cut into bands; rows that
+agree in a whole band are compared exactly, so nothing is dropped by chance.
 """
 
 from __future__ import annotations
@@ -18,14 +20,18 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-BANDS, WIDTH = 20, 6  # a pair with an overlap of 0.8 shares a band with a probability of 1 - (1 - 0.8**6)**20 = 0.998
+BANDS, WIDTH = (
+    20,
+    6,
+)  # a pair with an overlap of 0.8 shares a band with a probability of 1 - (1 - 0.8**6)**20 = 0.998
 THRESHOLD = 0.8
 
 
 def shingle_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """The shingles of `splits.shingles` as numbers, for many texts at once.
 
-    A text of fewer than five units is one shingle; one without any unit (only signs) stands for itself as it is.
+    A text of fewer than five units is one shingle; one without any unit (only signs) stands for
+    itself as it is.
 
     Returns:
         hashes: uint64, all shingles of the first text, then of the second, ...
@@ -40,23 +46,35 @@ def shingle_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         found = units(text) or [" " + text]  # a unit holds no blank
         for unit in found:
             if unit not in known:
-                known[unit] = int.from_bytes(hashlib.md5(unit.encode("utf-8", "surrogatepass"), usedforsecurity=False).digest()[:8], "big")
+                known[unit] = int.from_bytes(
+                    hashlib.md5(
+                        unit.encode("utf-8", "surrogatepass"), usedforsecurity=False
+                    ).digest()[:8],
+                    "big",
+                )
         flat += [known[unit] for unit in found]
         flat += [0] * (SIZE - len(found))
         lengths.append(max(SIZE, len(found)))
     values = np.array(flat, dtype=np.uint64)
     ends = np.cumsum(np.array(lengths, dtype=np.int64))
-    factors = np.random.default_rng(0).integers(0, 1 << 63, SIZE, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    factors = np.random.default_rng(0).integers(0, 1 << 63, SIZE, dtype=np.uint64) * np.uint64(
+        2
+    ) + np.uint64(1)
     count = max(0, len(values) - SIZE + 1)
     hashes = np.zeros(count, dtype=np.uint64)
     for place, factor in enumerate(factors):
-        hashes += values[place:place + count] * factor  # wraps around 2**64, as intended
+        hashes += values[place : place + count] * factor  # wraps around 2**64, as intended
     within = np.ones(count, dtype=bool)
     for back in range(1, SIZE):
         crossing = ends - back
         within[crossing[crossing < count]] = False
-    starts = np.concatenate([[0], np.cumsum(np.array(lengths, dtype=np.int64) - SIZE + 1)]).astype(np.int64)
-    return _mix(hashes[within], np.uint64, (33, 0xFF51AFD7ED558CCD, 33, 0xC4CEB9FE1A85EC53, 33)), starts
+    starts = np.concatenate([[0], np.cumsum(np.array(lengths, dtype=np.int64) - SIZE + 1)]).astype(
+        np.int64
+    )
+    return (
+        _mix(hashes[within], np.uint64, (33, 0xFF51AFD7ED558CCD, 33, 0xC4CEB9FE1A85EC53, 33)),
+        starts,
+    )
 
 
 def _mix(values: np.ndarray, kind: type, constants: tuple[int, int, int, int, int]) -> np.ndarray:
@@ -67,8 +85,11 @@ def _mix(values: np.ndarray, kind: type, constants: tuple[int, int, int, int, in
     return values ^ (values >> third)
 
 
-def signatures(hashes: np.ndarray, starts: np.ndarray, permutations: int = BANDS * WIDTH, seed: int = 1) -> np.ndarray:
-    """MinHash signatures, uint32 [texts, permutations]: what `datasketch.MinHash(permutations, seed)` has after each text's
+def signatures(
+    hashes: np.ndarray, starts: np.ndarray, permutations: int = BANDS * WIDTH, seed: int = 1
+) -> np.ndarray:
+    """MinHash signatures, uint32 [texts, permutations]: what `datasketch.MinHash(permutations,
+    seed)` has after each text's
     shingles (the lower 32 bits of their hashes) were put in."""
     import numpy as np
     from datasketch import MinHash
@@ -86,14 +107,22 @@ def bands(signature: np.ndarray) -> np.ndarray:
     """One number for each band of each signature, uint64 [texts, BANDS]."""
     import numpy as np
 
-    factors = np.random.default_rng(1).integers(0, 1 << 63, WIDTH, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    return (signature.reshape(len(signature), BANDS, WIDTH).astype(np.uint64) * factors).sum(axis=2, dtype=np.uint64)
+    factors = np.random.default_rng(1).integers(0, 1 << 63, WIDTH, dtype=np.uint64) * np.uint64(
+        2
+    ) + np.uint64(1)
+    return (signature.reshape(len(signature), BANDS, WIDTH).astype(np.uint64) * factors).sum(
+        axis=2, dtype=np.uint64
+    )
 
 
-def find(hashes: np.ndarray, starts: np.ndarray, keys: np.ndarray, threshold: float = THRESHOLD) -> list[tuple[int, int, float]]:
-    """Texts that nearly copy an earlier one: (place, place of the earlier one, Jaccard overlap), in order.
+def find(
+    hashes: np.ndarray, starts: np.ndarray, keys: np.ndarray, threshold: float = THRESHOLD
+) -> list[tuple[int, int, float]]:
+    """Texts that nearly copy an earlier one: (place, place of the earlier one, Jaccard overlap), in
+    order.
 
-    An earlier text counts only if it is no near-copy itself, so that each of the pairs says what stays and what goes.
+    An earlier text counts only if it is no near-copy itself, so that each of the pairs says what
+    stays and what goes.
 
     Args:
         hashes, starts: as `shingle_hashes` returns them.
@@ -109,7 +138,7 @@ def find(hashes: np.ndarray, starts: np.ndarray, keys: np.ndarray, threshold: fl
 
     def shingles(place: int) -> frozenset[int]:
         if place not in sets:
-            sets[place] = frozenset(hashes[starts[place]:starts[place + 1]].tolist())
+            sets[place] = frozenset(hashes[starts[place] : starts[place + 1]].tolist())
         return sets[place]
 
     buckets: dict[tuple[int, int], list[int]] = {}

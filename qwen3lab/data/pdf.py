@@ -1,4 +1,6 @@
-"""PDF to text: lines with their place on the page, without running heads and page numbers, joined to paragraphs."""
+"""PDF to text: lines with their place on the page, without running heads and page numbers, joined
+to paragraphs.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +16,38 @@ from pathlib import Path
 
 from qwen3lab.errors import Qwen3labError
 
-PAGE_NUMBER = re.compile(r"(page|p\.|第)?\s*[-–]?\s*\d{1,4}\s*[-–]?\s*(页)?(\s*(of|/|共)\s*\d{1,4}\s*(页)?)?", re.IGNORECASE)
-NUMBERED = re.compile(r"(chapter\s+\d+|第[一二三四五六七八九十\d]+章|\d{1,2}(\.\d{1,2})?\.?)\s+\S", re.IGNORECASE)
-WIDE = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")  # Chinese characters and full-width punctuation
+PAGE_NUMBER = re.compile(
+    r"(page|p\.|第)?\s*[-–]?\s*\d{1,4}\s*[-–]?\s*(页)?(\s*(of|/|共)\s*\d{1,4}\s*(页)?)?",
+    re.IGNORECASE,
+)
+NUMBERED = re.compile(
+    r"(chapter\s+\d+|第[一二三四五六七八九十\d]+章|\d{1,2}(\.\d{1,2})?\.?)\s+\S", re.IGNORECASE
+)
+WIDE = re.compile(
+    r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]"
+)  # Chinese characters and full-width punctuation
 BULLETS = "•·-–*▪●"
-LIGATURES = str.maketrans({"\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl", "\u2010": "-", "\u2011": "-"})
+LIGATURES = str.maketrans(
+    {
+        "\ufb00": "ff",
+        "\ufb01": "fi",
+        "\ufb02": "fl",
+        "\ufb03": "ffi",
+        "\ufb04": "ffl",
+        "\u2010": "-",
+        "\u2011": "-",
+    }
+)
 SOFT_HYPHEN = "\u00ad"
 
 
 @dataclass(frozen=True)
 class Line:
-    """A printed line: its text, font size and baseline's height above the foot of the page in points, and its separate pieces.
+    """A printed line: its text, font size and baseline's height above the foot of the page in
+    points, and its separate pieces.
 
-    `cells` are (left edge in points, text) of what the PDF places one by one; a line of running text is mostly one cell.
+    `cells` are (left edge in points, text) of what the PDF places one by one; a line of running
+    text is mostly one cell.
     """
 
     text: str
@@ -58,9 +79,11 @@ class Chapter:
 def read_pdf(path: str | Path) -> list[Page]:
     """Read the text of a PDF with pypdf, without its running heads, feet and page numbers.
 
-    All text is read, also what no reader of the page would see: white, tiny or outside of the page. Where pypdf had to mend
+    All text is read, also what no reader of the page would see: white, tiny or outside of the page.
+        Where pypdf had to mend
     something, text may be missing: then there is a UserWarning.
-    Raises Qwen3labError for a file that is missing, no PDF, encrypted, damaged, without pages or without any text.
+    Raises Qwen3labError for a file that is missing, no PDF, encrypted, damaged, without pages or
+    without any text.
     """
     from pypdf import PdfReader
     from pypdf.errors import DependencyError
@@ -73,34 +96,60 @@ def read_pdf(path: str | Path) -> list[Page]:
     if not head:
         raise Qwen3labError(f"{path.name!r} is empty. Copy or download the PDF again.")
     if b"%PDF-" not in head:
-        raise Qwen3labError(f"{path.name!r} is not a PDF. Export the document as PDF and give that file.")
+        raise Qwen3labError(
+            f"{path.name!r} is not a PDF. Export the document as PDF and give that file."
+        )
     try:
         with _complaints() as mended:
             reader = PdfReader(path)
             if reader.is_encrypted and not reader.decrypt(""):
-                raise Qwen3labError(f"{path.name!r} is encrypted. Save a copy without a password and give that one.")
+                raise Qwen3labError(
+                    f"{path.name!r} is encrypted. Save a copy without a password and give that one."
+                )
             pages = [Page(n, _lines(page)) for n, page in enumerate(reader.pages, 1)]
     except DependencyError as error:
-        raise Qwen3labError(f"{path.name!r} is encrypted in a way that pypdf alone cannot read. Save a copy without a password and give that one.") from error
+        raise Qwen3labError(
+            f"{path.name!r} is encrypted in a way that pypdf alone cannot read. Save a copy without"
+            " a password and give that one."
+        ) from error
     except Qwen3labError:
         raise
-    except Exception as error:  # in a damaged file pypdf runs into errors of every class, not only its own
-        raise Qwen3labError(f"{path.name!r} is damaged ({type(error).__name__}). Open it in a viewer and print it to a new PDF.") from error
+    except (
+        Exception
+    ) as error:  # in a damaged file pypdf runs into errors of every class, not only its own
+        raise Qwen3labError(
+            f"{path.name!r} is damaged ({type(error).__name__}). Open it in a viewer and print it"
+            " to a new PDF."
+        ) from error
     if not pages:
-        raise Qwen3labError(f"{path.name!r} has no pages. Export the document again and give the new file.")
+        raise Qwen3labError(
+            f"{path.name!r} has no pages. Export the document again and give the new file."
+        )
     pages = without_furniture(pages)
     if not any(page.lines for page in pages):
         if mended:
-            raise Qwen3labError(f"{path.name!r} is damaged: none of its text could be read. Open it in a viewer and print it to a new PDF.")
-        raise Qwen3labError(f"{path.name!r} holds no text, so it is probably a scan. Run text recognition over it and give the result.")
+            raise Qwen3labError(
+                f"{path.name!r} is damaged: none of its text could be read. Open it in a viewer and"
+                " print it to a new PDF."
+            )
+        raise Qwen3labError(
+            f"{path.name!r} holds no text, so it is probably a scan. Run text recognition over it"
+            " and give the result."
+        )
     if mended:
-        warnings.warn(f"{path.name!r} is damaged in places, and some of its text may be missing. Compare it with what a viewer shows.", stacklevel=2)
+        warnings.warn(
+            f"{path.name!r} is damaged in places, and some of its text may be missing. Compare it"
+            " with what a viewer shows.",
+            stacklevel=2,
+        )
     return pages
 
 
 @contextmanager
 def _complaints() -> Iterator[list[str]]:
-    """What pypdf writes into its log within the block: it reads on where it can, and tells it there alone."""
+    """What pypdf writes into its log within the block: it reads on where it can, and tells it there
+    alone.
+    """
     told: list[str] = []
 
     class Ear(logging.Handler):
@@ -119,7 +168,9 @@ def _complaints() -> Iterator[list[str]]:
 
 
 def _lines(page) -> tuple[Line, ...]:
-    """Collect the fragments that pypdf visits into lines: those whose baselines are less than 2 points apart."""
+    """Collect the fragments that pypdf visits into lines: those whose baselines are less than 2
+    points apart.
+    """
     rows: list[dict] = []
 
     def visit(text, cm, tm, font, size):
@@ -140,9 +191,18 @@ def _lines(page) -> tuple[Line, ...]:
         rows[-1]["size"] = max(rows[-1]["size"], size)
 
     page.extract_text(visitor_text=visit)
-    tidy = lambda text: re.sub(f"{SOFT_HYPHEN}(?!$)", "", re.sub(r"\s+", " ", text).strip()).translate(LIGATURES)
-    lines = (Line(tidy("".join(text for _, text in row["cells"])), round(row["size"], 1), round(row["y"], 1),
-                  tuple((round(x), tidy(text)) for x, text in row["cells"])) for row in rows)
+    tidy = lambda text: re.sub(
+        f"{SOFT_HYPHEN}(?!$)", "", re.sub(r"\s+", " ", text).strip()
+    ).translate(LIGATURES)
+    lines = (
+        Line(
+            tidy("".join(text for _, text in row["cells"])),
+            round(row["size"], 1),
+            round(row["y"], 1),
+            tuple((round(x), tidy(text)) for x, text in row["cells"]),
+        )
+        for row in rows
+    )
     return tuple(line for line in lines if line.text)
 
 
@@ -151,13 +211,19 @@ def _shape(text: str) -> str:
 
 
 def without_furniture(pages: list[Page]) -> list[Page]:
-    """Drop page numbers at the edges, and the highest and lowest lines that recur on more than half of the pages.
+    """Drop page numbers at the edges, and the highest and lowest lines that recur on more than half
+    of the pages.
 
-    By place, not by order: many programs write the foot of a page before its text, or in the midst of it. What recurs is
+    By place, not by order: many programs write the foot of a page before its text, or in the midst
+        of it. What recurs is
     dropped at its usual height too where something else, seen or hidden, stands beyond it.
     """
     by_place = [sorted(page.lines, key=lambda line: -line.y) for page in pages]
-    edges = [(shape, line.y) for lines in by_place for shape, line in {_shape(line.text): line for line in (*lines[:1], *lines[-1:])}.items()]
+    edges = [
+        (shape, line.y)
+        for lines in by_place
+        for shape, line in {_shape(line.text): line for line in (*lines[:1], *lines[-1:])}.items()
+    ]
     counts = Counter(shape for shape, _ in edges)
     recurring = {shape for shape, n in counts.items() if n > max(2, len(pages) / 2)}
     usual = {(shape, round(y)) for shape, y in edges if shape in recurring}
@@ -172,12 +238,19 @@ def without_furniture(pages: list[Page]) -> list[Page]:
             dropped.append(lines.pop(0))
         while lines and furniture(lines[-1]):
             dropped.append(lines.pop())
-        cleaned.append(Page(page.number, tuple(line for line in page.lines if not any(line is gone for gone in dropped))))
+        cleaned.append(
+            Page(
+                page.number,
+                tuple(line for line in page.lines if not any(line is gone for gone in dropped)),
+            )
+        )
     return cleaned
 
 
 def join(first: str, second: str) -> str:
-    """Join two lines of one paragraph: a space between words, nothing between Chinese characters, no hyphen of a broken word."""
+    """Join two lines of one paragraph: a space between words, nothing between Chinese characters,
+    no hyphen of a broken word.
+    """
     if not first:
         return second
     if first[-1] == SOFT_HYPHEN:  # a place where the word may be broken, which it was
@@ -192,12 +265,14 @@ def join(first: str, second: str) -> str:
 def chapters(pages: list[Page]) -> list[Chapter]:
     """Cut pages into chapters at their headings, and the lines between into paragraphs.
 
-    A heading is a line in a font at least 1.15 times the document's usual one, or a short numbered line such as
-    "3.2 Products" or "第三章 产品" in a font that is a little larger (any, where the document has one font only). A smaller
-    heading opens a section, whose title stands behind its chapter's. A paragraph ends where the gap to the next line is
-    wider than usual, at a bullet, and where a line stops well short of the right margin with the end of a sentence.
-    It may go over to the next page. Text before the first heading belongs to a chapter without a title.
-    Lines whose pieces stand in the same columns are a table: each row becomes a paragraph with the names of its columns.
+    A heading is a line in a font at least 1.15 times the document's usual one, or a short numbered
+    line such as "3.2 Products" or "第三章 产品" in a font that is a little larger (any, where the
+    document has one font only). A smaller heading opens a section, whose title stands behind its
+    chapter's. A paragraph ends where the gap to the next line is wider than usual, at a bullet, and
+    where a line stops well short of the right margin with the end of a sentence. It may go over to
+    the next page. Text before the first heading belongs to a chapter without a title.
+    Lines whose pieces stand in the same columns are a table: each row becomes a paragraph with the
+        names of its columns.
     """
     sizes: Counter[float] = Counter()
     for page in pages:
@@ -206,7 +281,10 @@ def chapters(pages: list[Page]) -> list[Chapter]:
     usual = sizes.most_common(1)[0][0] if sizes else 0.0
     plain = all(size < 1.15 * usual for size in sizes)
     gap = _usual_gap(pages, usual)
-    full = 0.75 * max((_width(line.text) for page in pages for line in page.lines if line.size == usual), default=0)
+    full = 0.75 * max(
+        (_width(line.text) for page in pages for line in page.lines if line.size == usual),
+        default=0,
+    )
 
     found: list[tuple[str, list[tuple[str, int]]]] = [("", [])]
     titles: list[tuple[int, str]] = []  # (depth, title) of the chapter, the section ...
@@ -217,9 +295,16 @@ def chapters(pages: list[Page]) -> list[Chapter]:
             following = page.lines[n + 1] if n + 1 < len(page.lines) else None
             if _is_heading(line, usual, plain):
                 depth = _depth(line, usual)
-                second = n and page.lines[n - 1].size == line.size and page.lines[n - 1].y - line.y < 1.6 * line.size
+                second = (
+                    n
+                    and page.lines[n - 1].size == line.size
+                    and page.lines[n - 1].y - line.y < 1.6 * line.size
+                )
                 if second and before is None and titles and not NUMBERED.match(line.text):
-                    titles[-1] = (titles[-1][0], join(titles[-1][1], line.text))  # a title of two lines
+                    titles[-1] = (
+                        titles[-1][0],
+                        join(titles[-1][1], line.text),
+                    )  # a title of two lines
                 else:
                     while titles and titles[-1][0] >= depth:
                         titles.pop()
@@ -249,8 +334,14 @@ def _same_columns(a: Line, b: Line) -> bool:
 def _row(header: Line, line: Line) -> str:
     """A row of a table as a sentence: "Corvel lamp: price 45 euros; shelf A12." """
     (_, first), *others = line.cells
-    mark, space, joint, stop = ("：", "", "；", "。") if WIDE.search(line.text) else (": ", " ", "; ", ".")
-    pairs = (name[0].lower() + name[1:] + space + value for (_, name), (_, value) in zip(header.cells[1:], others) if name)
+    mark, space, joint, stop = (
+        ("：", "", "；", "。") if WIDE.search(line.text) else (": ", " ", "; ", ".")
+    )
+    pairs = (
+        name[0].lower() + name[1:] + space + value
+        for (_, name), (_, value) in zip(header.cells[1:], others)
+        if name
+    )
     return first + mark + joint.join(pairs) + stop
 
 
@@ -259,21 +350,33 @@ def _width(text: str) -> int:
 
 
 def _usual_gap(pages: list[Page], usual: float) -> float:
-    """The distance of lines within a paragraph: almost the smallest that occurs, since lists have mostly larger ones."""
-    gaps = sorted(a.y - b.y for page in pages for a, b in zip(page.lines, page.lines[1:])
-                  if a.size == b.size == usual and a.y > b.y and b.text[0] not in BULLETS)
+    """The distance of lines within a paragraph: almost the smallest that occurs, since lists have
+    mostly larger ones.
+    """
+    gaps = sorted(
+        a.y - b.y
+        for page in pages
+        for a, b in zip(page.lines, page.lines[1:])
+        if a.size == b.size == usual and a.y > b.y and b.text[0] not in BULLETS
+    )
     return gaps[len(gaps) // 20] if gaps else 0.0
 
 
 def _is_heading(line: Line, usual: float, plain: bool) -> bool:
     if line.size >= 1.15 * usual:
         return True
-    numbered = len(line.text) <= 60 and NUMBERED.match(line.text) is not None and line.text[-1] not in ".。;；,，"
+    numbered = (
+        len(line.text) <= 60
+        and NUMBERED.match(line.text) is not None
+        and line.text[-1] not in ".。;；,，"
+    )
     return numbered and (plain or line.size >= 1.03 * usual)
 
 
 def _depth(line: Line, usual: float) -> int:
-    """1 for a chapter, 2 for a section ...: by the number before the title ("3.2" has two parts), else by the size."""
+    """1 for a chapter, 2 for a section ...: by the number before the title ("3.2" has two parts),
+    else by the size.
+    """
     number = re.match(r"\d{1,2}((\.\d{1,2})*)\.?\s", line.text)
     if number:
         return 1 + number[1].count(".")
@@ -286,7 +389,11 @@ def _breaks(before: Line, line: Line, gap: float, full: float, turned: bool) -> 
         return True
     ended = before.text[-1] in ".。!！?？:："
     if not turned:
-        return before.y - line.y > 1.25 * gap or before.y <= line.y or (ended and _width(before.text) < full)
+        return (
+            before.y - line.y > 1.25 * gap
+            or before.y <= line.y
+            or (ended and _width(before.text) < full)
+        )
     return ended
 
 
@@ -294,11 +401,15 @@ FONT_FILE = "wqy-microhei.ttc"
 
 
 def font_path() -> Path:
-    """The Chinese font: `QWEN3LAB_CJK_FONT`, or WenQuanYi Micro Hei from the system. Raises Qwen3labError when missing."""
+    """The Chinese font: `QWEN3LAB_CJK_FONT`, or WenQuanYi Micro Hei from the system. Raises
+    Qwen3labError when missing.
+    """
     chosen = os.environ.get("QWEN3LAB_CJK_FONT")
     places = [Path(chosen)] if chosen else sorted(Path("/usr/share/fonts").rglob(FONT_FILE))
     for place in places:
         if place.is_file():
             return place
-    raise Qwen3labError(f"The Chinese font {chosen or FONT_FILE} is missing. Install the Debian package fonts-wqy-microhei, or name "
-                        "a font file in QWEN3LAB_CJK_FONT.")
+    raise Qwen3labError(
+        f"The Chinese font {chosen or FONT_FILE} is missing. Install the Debian package"
+        " fonts-wqy-microhei, or name a font file in QWEN3LAB_CJK_FONT."
+    )

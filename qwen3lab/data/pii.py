@@ -1,8 +1,10 @@
-"""Personal data in text: Chinese mobile numbers, e-mail addresses, ID-card numbers, bank cards and IP addresses.
+"""Personal data in text: Chinese mobile numbers, e-mail addresses, ID-card numbers, bank cards and
+IP addresses.
 
-The patterns look at the characters beside a number, never at word boundaries: for Python a Chinese character belongs to a
-word, so between it and a digit there is no `\\b`. What has a check digit is found by it, which keeps order numbers out.
-Landlines, phones of other countries, names and postal addresses are not looked for.
+The patterns look at the characters beside a number, never at word boundaries: for Python a Chinese
+character belongs to a word, so between it and a digit there is no `\\b`. What has a check digit is
+found by it, which keeps order numbers out. Landlines, phones of other countries, names and postal
+addresses are not looked for.
 """
 
 from __future__ import annotations
@@ -16,33 +18,70 @@ from typing import Any
 
 from qwen3lab.errors import Qwen3labError
 
-KINDS = ("email", "ip", "id_card", "bank_card", "phone")  # in this order: a number inside an address is part of the address
+KINDS = (
+    "email",
+    "ip",
+    "id_card",
+    "bank_card",
+    "phone",
+)  # in this order: a number inside an address is part of the address
 # Chinese mobile numbers as popular guides look for them.
 PHONE_WITH_WORD_BOUNDARY = re.compile(r"\b1[3-9]\d{9}\b")
-# No digit beside it, no decimal point, no letter behind it; in one piece or in groups of 3-4-4 or 4-3-4; a country code goes with it.
+# No digit beside it, no decimal point, no letter behind it; in one piece or in groups of 3-4-4 or
+# 4-3-4; a country code goes with it.
 _ALONE, _AT_ITS_END = r"(?<!\d)(?<!\d\.)", r"(?![A-Za-z0-9]|\.\d)"
-PHONE = re.compile(_ALONE + r"(?:\(?(?:\+|00)?86\)?[ -]?)?1[3-9]\d(?:[ -]?\d{4}[ -]?\d{4}|\.\d{4}\.\d{4}|\d[ -]\d{3}[ -]\d{4})" + _AT_ITS_END, re.ASCII)
-EMAIL = re.compile(r"(?<![\w.+-])[A-Za-z0-9_][\w.+'-]*@(?!\dx\.)(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}(?![A-Za-z0-9])", re.ASCII)
+PHONE = re.compile(
+    _ALONE
+    + r"(?:\(?(?:\+|00)?86\)?[ -]?)?1[3-9]\d(?:[ -]?\d{4}[ -]?\d{4}|\.\d{4}\.\d{4}|\d[ -]\d{3}["
+    r" -]\d{4})" + _AT_ITS_END,
+    re.ASCII,
+)
+EMAIL = re.compile(
+    r"(?<![\w.+-])[A-Za-z0-9_][\w.+'-]*@(?!\dx\.)(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}(?![A-Za-z0-9])",
+    re.ASCII,
+)
 # Province, county, date of birth, serial number, check character; in one piece or as 6-8-4.
 _DATE = r"(?:18|19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"
-ID_CARD = re.compile(_ALONE + r"[1-8]\d{5}[ -]?" + _DATE + r"[ -]?\d{3}[\dXx]" + _AT_ITS_END, re.ASCII)
+ID_CARD = re.compile(
+    _ALONE + r"[1-8]\d{5}[ -]?" + _DATE + r"[ -]?\d{3}[\dXx]" + _AT_ITS_END, re.ASCII
+)
 # 13 to 19 digits in one piece, or in the groups that are printed on cards.
-_GROUPS = (r"[2-69]\d{12,18}", r"[2-69]\d{3}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?", r"3\d{3}([ -])\d{6}\2\d{5}", r"[2-69]\d{5}[ -]\d{10,13}")
+_GROUPS = (
+    r"[2-69]\d{12,18}",
+    r"[2-69]\d{3}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?",
+    r"3\d{3}([ -])\d{6}\2\d{5}",
+    r"[2-69]\d{5}[ -]\d{10,13}",
+)
 BANK_CARD = re.compile(_ALONE + f"(?:{'|'.join(_GROUPS)})" + _AT_ITS_END, re.ASCII)
-_CARD_LENGTHS = {"3": range(14, 17), "4": (13, 16, 17, 18, 19)}  # all others 16 to 19: with 13 they are mostly bar codes
+_CARD_LENGTHS = {
+    "3": range(14, 17),
+    "4": (13, 16, 17, 18, 19),
+}  # all others 16 to 19: with 13 they are mostly bar codes
 _OCTET = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 # Version numbers and sections of a text look the same; the word before them tells them apart.
 _NO_VERSION = r"(?<![vV第])(?<!版本)(?<!版本号)(?<!ersion )(?<!ection )"
-IPV4 = re.compile(rf"(?<![\d.]){_NO_VERSION}(?:::[Ff]{{4}}:)?(?:{_OCTET}\.){{3}}{_OCTET}(?!\d|\.\d)", re.ASCII)
-IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:|:(?=:))(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![\w:])", re.ASCII)
-# What a Chinese keyboard writes, and the typographic dashes and blanks, to the ASCII character of the same meaning: one for one, so that places stay.
-_WIDE = {0xFF01 + i: 0x21 + i for i in range(94)} | dict.fromkeys((*range(0x2010, 0x2016), 0x2212), "-") | dict.fromkeys((0xA0, 0x3000), " ")
+IPV4 = re.compile(
+    rf"(?<![\d.]){_NO_VERSION}(?:::[Ff]{{4}}:)?(?:{_OCTET}\.){{3}}{_OCTET}(?!\d|\.\d)", re.ASCII
+)
+IPV6 = re.compile(
+    r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:|:(?=:))(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![\w:])",
+    re.ASCII,
+)
+# What a Chinese keyboard writes, and the typographic dashes and blanks, to the ASCII character of
+# the same meaning: one for one, so that places stay.
+_WIDE = (
+    {0xFF01 + i: 0x21 + i for i in range(94)}
+    | dict.fromkeys((*range(0x2010, 0x2016), 0x2212), "-")
+    | dict.fromkeys((0xA0, 0x3000), " ")
+)
 _ANY_WIDE = re.compile("[\uff01-\uff5e\u2010-\u2015\u2212\u00a0\u3000]")
 _WORTH_A_LOOK = re.compile(r"\d{3}|@|\d\.\d|:[0-9A-Fa-f]{0,4}:", re.ASCII)
 
 
 def luhn(digits: str) -> bool:
-    """Whether the last digit of a card number is the right check digit (ISO/IEC 7812-1, annex B: Luhn's formula)."""
+    """Whether the last digit of a card number is the right check digit (ISO/IEC 7812-1, annex B:
+    Luhn's formula).
+    """
     total = 0
     for place, digit in enumerate(reversed(digits)):
         value = int(digit) * (1 + place % 2)
@@ -51,7 +90,9 @@ def luhn(digits: str) -> bool:
 
 
 def id_checksum(number: str) -> bool:
-    """Whether the last of 18 characters is the right check character of a Chinese ID number (GB 11643, ISO 7064 MOD 11-2)."""
+    """Whether the last of 18 characters is the right check character of a Chinese ID number (GB
+    11643, ISO 7064 MOD 11-2).
+    """
     total = sum(int(digit) * pow(2, 17 - place, 11) for place, digit in enumerate(number[:17]))
     return "10X98765432"[total % 11] == number[17].upper()
 
@@ -61,7 +102,9 @@ def _is_ip(text: str) -> bool:
         ipaddress.ip_address(text)
     except ValueError:
         return False
-    return any(character.isdigit() for character in text)  # "Face::Add" would do as an address otherwise
+    return any(
+        character.isdigit() for character in text
+    )  # "Face::Add" would do as an address otherwise
 
 
 def _is_card(text: str) -> bool:
@@ -74,12 +117,18 @@ def _digits(text: str) -> str:
 
 
 _FINDERS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool] | None], ...] = (
-    ("email", EMAIL, None), ("ip", IPV4, None), ("ip", IPV6, _is_ip), ("id_card", ID_CARD, lambda text: id_checksum(_digits(text))),
-    ("bank_card", BANK_CARD, _is_card), ("phone", PHONE, None))
+    ("email", EMAIL, None),
+    ("ip", IPV4, None),
+    ("ip", IPV6, _is_ip),
+    ("id_card", ID_CARD, lambda text: id_checksum(_digits(text))),
+    ("bank_card", BANK_CARD, _is_card),
+    ("phone", PHONE, None),
+)
 
 
 def find_personal(text: str, kinds: Sequence[str] = KINDS) -> list[tuple[int, int, str]]:
-    """Where personal data stands in a text: (start, end, kind), in order, none overlapping another."""
+    """Where personal data stands in a text: (start, end, kind), in order, none
+    overlapping another."""
     if _ANY_WIDE.search(text):
         text = text.translate(_WIDE)
     if not _WORTH_A_LOOK.search(text):
@@ -99,10 +148,13 @@ def find_personal(text: str, kinds: Sequence[str] = KINDS) -> list[tuple[int, in
 def mask_personal(text: str, kinds: Sequence[str] = KINDS) -> tuple[str, Counter[str]]:
     """Put [PHONE], [EMAIL], [ID_CARD], [BANK_CARD] or [IP] in place of what `find_personal` finds.
 
-    The sentence stays whole. Returns the text and how many of each kind were replaced. Masking twice changes nothing more.
+    The sentence stays whole. Returns the text and how many of each kind were replaced. Masking
+    twice changes nothing more.
     """
     counts: Counter[str] = Counter()
-    while spans := find_personal(text, kinds):  # a second time only where a mark set something free that stood right beside it
+    while spans := find_personal(
+        text, kinds
+    ):  # a second time only where a mark set something free that stood right beside it
         pieces, at = [], 0
         for start, end, kind in spans:
             pieces += [text[at:start], f"[{kind.upper()}]"]
@@ -113,7 +165,8 @@ def mask_personal(text: str, kinds: Sequence[str] = KINDS) -> tuple[str, Counter
 
 
 def mask_json(thing: Any, counts: Counter[str]) -> Any:
-    """Mask the strings of a JSON value, and whole numbers that are personal data; adds to `counts`."""
+    """Mask the strings of a JSON value, and whole numbers that are personal data; adds
+    to `counts`."""
     if isinstance(thing, str):
         text, found = mask_personal(thing)
         counts.update(found)
@@ -130,7 +183,9 @@ def mask_json(thing: Any, counts: Counter[str]) -> Any:
 
 
 def mask_arguments(text: str, counts: Counter[str]) -> str:
-    """Mask inside the JSON text of a tool call's arguments, which stays JSON; other text is masked as text."""
+    """Mask inside the JSON text of a tool call's arguments, which stays JSON; other text is masked
+    as text.
+    """
     try:
         given = json.loads(text)
     except (ValueError, RecursionError):
@@ -139,22 +194,40 @@ def mask_arguments(text: str, counts: Counter[str]) -> str:
     return text if masked == given else json.dumps(masked, ensure_ascii=False)
 
 
-def score(texts: Sequence[dict[str, Any]], find: Callable[[str], list[tuple[int, int, str]]] = find_personal) -> dict[str, dict[str, Any]]:
+def score(
+    texts: Sequence[dict[str, Any]],
+    find: Callable[[str], list[tuple[int, int, str]]] = find_personal,
+) -> dict[str, dict[str, Any]]:
     """How well a finder finds what is labelled, kind by kind.
 
-    A labelled place counts as found if a found place of its kind covers all of it: nothing of it may stay readable. A found place
-    is right if it touches a labelled one of its kind.
+    A labelled place counts as found if a found place of its kind covers all of it: nothing of it
+    may stay readable. A found place is right if it touches a labelled one of its kind.
 
     Args:
         texts: dicts with "text" and "spans", a list of [start, end, kind] (`labelled` makes one).
         find: returns (start, end, kind) for a text.
     Returns:
-        kind -> counts "right" and "wrong" of what was found, "labelled" and "missed" of what should be; "precision" and "recall"
-        in [0, 1] (nan for 0 of 0); and the "missed texts" and "wrong texts".
+        kind -> counts "right" and "wrong" of what was found, "labelled" and "missed" of what should
+        be; "precision" and "recall" in [0, 1] (nan for 0 of 0); and the "missed texts" and "wrong
+        texts".
     """
-    table = {kind: {"right": 0, "wrong": 0, "labelled": 0, "missed": 0, "missed texts": [], "wrong texts": []} for kind in KINDS}
+    table = {
+        kind: {
+            "right": 0,
+            "wrong": 0,
+            "labelled": 0,
+            "missed": 0,
+            "missed texts": [],
+            "wrong texts": [],
+        }
+        for kind in KINDS
+    }
     for item in texts:
-        text, wanted, found = item["text"], [tuple(span) for span in item["spans"]], find(item["text"])
+        text, wanted, found = (
+            item["text"],
+            [tuple(span) for span in item["spans"]],
+            find(item["text"]),
+        )
         for start, end, kind in wanted:
             covered = any(a <= start and end <= b and k == kind for a, b, k in found)
             table[kind]["labelled"] += 1
@@ -181,17 +254,24 @@ def labelled(text: str, **values: Sequence[str]) -> dict[str, Any]:
     spans: list[list[Any]] = []
     for kind, strings in values.items():
         if kind not in KINDS:
-            raise Qwen3labError(f"There is no kind of personal data {kind!r}. Use one of: {', '.join(KINDS)}.")
+            raise Qwen3labError(
+                f"There is no kind of personal data {kind!r}. Use one of: {', '.join(KINDS)}."
+            )
         at = 0
         for string in strings:
             start = text.find(string, at)
             if start < 0 or not string:
-                raise Qwen3labError(f"{string!r} does not stand in the text {text!r}. Write it exactly as it stands there, in the order of the text.")
+                raise Qwen3labError(
+                    f"{string!r} does not stand in the text {text!r}. Write it exactly as it stands"
+                    " there, in the order of the text."
+                )
             at = start + len(string)
             spans.append([start, at, kind])
     return {"text": text, "spans": sorted(spans)}
 
 
-def by_pattern(pattern: re.Pattern[str], kind: str = "phone") -> Callable[[str], list[tuple[int, int, str]]]:
+def by_pattern(
+    pattern: re.Pattern[str], kind: str = "phone"
+) -> Callable[[str], list[tuple[int, int, str]]]:
     """A finder, for `score`, from one pattern alone."""
     return lambda text: [(*match.span(), kind) for match in pattern.finditer(text)]

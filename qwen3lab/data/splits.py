@@ -1,4 +1,6 @@
-"""Splits without leaks: near-copies are found by shingles, kept on one side of a split, and looked for between sets."""
+"""Splits without leaks: near-copies are found by shingles, kept on one side of a split, and looked
+for between sets.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +17,24 @@ _UNIT = re.compile(r"[\u3400-\u9fff]|[^\W_]+")
 
 def prompt(row: dict) -> str:
     """The text that a row asks with: all its messages, one a line; or its plain text."""
-    return row["text"] if "messages" not in row else "\n".join(message["content"] or "" for message in row["messages"])
+    return (
+        row["text"]
+        if "messages" not in row
+        else "\n".join(message["content"] or "" for message in row["messages"])
+    )
 
 
 def units(text: str) -> list[str]:
-    """The text as lower-case words, each Chinese character a word of its own; punctuation and spacing do not count."""
+    """The text as lower-case words, each Chinese character a word of its own; punctuation and
+    spacing do not count.
+    """
     return _UNIT.findall(unicodedata.normalize("NFKC", text).lower())
 
 
 def shingles(text: str, size: int = SIZE) -> frozenset[tuple[str, ...]]:
     """All runs of `size` units of the text; a shorter text is one single shingle."""
     found = units(text)
-    return frozenset(tuple(found[i:i + size]) for i in range(max(1, len(found) - size + 1)))
+    return frozenset(tuple(found[i : i + size]) for i in range(max(1, len(found) - size + 1)))
 
 
 def jaccard(a: frozenset, b: frozenset) -> float:
@@ -34,12 +42,19 @@ def jaccard(a: frozenset, b: frozenset) -> float:
     return len(a & b) / len(a | b) if a or b else 1.0
 
 
-def near_copies(left: Sequence[dict], right: Sequence[dict], threshold: float = THRESHOLD,
-                text: Callable[[dict], str] = prompt) -> list[tuple[int, int, float]]:
-    """Pairs (index in left, index in right, Jaccard) of rows whose prompts overlap by `threshold` or more.
+def near_copies(
+    left: Sequence[dict],
+    right: Sequence[dict],
+    threshold: float = THRESHOLD,
+    text: Callable[[dict], str] = prompt,
+) -> list[tuple[int, int, float]]:
+    """Pairs (index in left, index in right, Jaccard) of rows whose prompts overlap by `threshold`
+    or more.
 
-    Exact, by an index from shingle to rows: at course size this is as fast as MinHash and has no chance in it.
-    Punctuation, case and spacing are ignored, so prompts that are equal but for these have Jaccard 1.
+    Exact, by an index from shingle to rows: at course size this is as fast as MinHash and has no
+        chance in it.
+    Punctuation, case and spacing are ignored, so prompts that are equal but for these have Jaccard
+    1.
     """
     index: dict[tuple, list[int]] = defaultdict(list)
     sizes = []
@@ -81,11 +96,19 @@ def deduplicate(rows: Sequence[dict], threshold: float = THRESHOLD) -> list[dict
     return [rows[group[0]] for group in groups(rows, threshold)]
 
 
-def split(rows: Sequence[dict], *, validation: float = 0.1, test: float = 0.1, seed: int = 0,
-          threshold: float = THRESHOLD) -> dict[str, list[dict]]:
-    """Shuffle rows into train, validation and test; near-copies stay together, so that none crosses a border.
+def split(
+    rows: Sequence[dict],
+    *,
+    validation: float = 0.1,
+    test: float = 0.1,
+    seed: int = 0,
+    threshold: float = THRESHOLD,
+) -> dict[str, list[dict]]:
+    """Shuffle rows into train, validation and test; near-copies stay together, so that none crosses
+    a border.
 
-    `validation` and `test` are shares of the rows in [0, 1); a share may be missed by the size of one group.
+    `validation` and `test` are shares of the rows in [0, 1); a share may be missed by the size of
+    one group.
     """
     order = groups(rows, threshold)
     random.Random(seed).shuffle(order)
@@ -97,8 +120,15 @@ def split(rows: Sequence[dict], *, validation: float = 0.1, test: float = 0.1, s
     return parts
 
 
-def leaks(training: Iterable[dict], held_out: Iterable[dict], threshold: float = THRESHOLD) -> list[str]:
-    """One line for every held-out row that a training row copies or nearly copies; empty when all is well."""
+def leaks(
+    training: Iterable[dict], held_out: Iterable[dict], threshold: float = THRESHOLD
+) -> list[str]:
+    """One line for every held-out row that a training row copies or nearly copies; empty when all
+    is well.
+    """
     training, held_out = list(training), list(held_out)
-    return [f"{held_out[i]['id']} copies {training[j]['id']} (overlap {overlap:.2f}): {prompt(held_out[i])[:80]!r}"
-            for i, j, overlap in near_copies(held_out, training, threshold)]
+    return [
+        f"{held_out[i]['id']} copies {training[j]['id']} (overlap {overlap:.2f}):"
+        f" {prompt(held_out[i])[:80]!r}"
+        for i, j, overlap in near_copies(held_out, training, threshold)
+    ]

@@ -1,6 +1,7 @@
 """Whether a conversation can be trained on, and how a long one is shortened.
 
-Roles need not alternate strictly: an assistant may call several tools, their results follow, and it may call again.
+Roles need not alternate strictly: an assistant may call several tools, their results follow, and it
+may call again.
 """
 
 from __future__ import annotations
@@ -13,10 +14,19 @@ from typing import Any
 from qwen3lab.chat import ROLES
 from qwen3lab.errors import Qwen3labError
 
-LONGEST = 200_000  # characters in a row: about 50,000 tokens of English, beyond the 40,960 positions of a Qwen3 model
-_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a pair: no UTF-8 file can hold it, and tokenizers refuse it
-# What may follow what; everything else is refused. A call (an assistant's turn with tool_calls) is a kind of its own.
-_FOLLOWS = {"user": {"assistant", "call"}, "assistant": {"user"}, "call": {"tool"}, "tool": {"tool", "assistant", "call"}}
+# characters in a row: about 50,000 tokens of English, beyond the 40,960 positions of a Qwen3 model
+LONGEST = 200_000
+_SURROGATE = re.compile(
+    "[\ud800-\udfff]"
+)  # half of a pair: no UTF-8 file can hold it, and tokenizers refuse it
+# What may follow what; everything else is refused. A call (an assistant's turn with tool_calls) is
+# a kind of its own.
+_FOLLOWS = {
+    "user": {"assistant", "call"},
+    "assistant": {"user"},
+    "call": {"tool"},
+    "tool": {"tool", "assistant", "call"},
+}
 
 
 def fault(messages: Sequence[Any], tools: Sequence[Any] | None = None) -> str | None:
@@ -25,14 +35,18 @@ def fault(messages: Sequence[Any], tools: Sequence[Any] | None = None) -> str | 
     return found[0] if found else None
 
 
-def check(messages: Sequence[Any], tools: Sequence[Any] | None = None, longest: int = LONGEST) -> tuple[str, str] | None:
+def check(
+    messages: Sequence[Any], tools: Sequence[Any] | None = None, longest: int = LONGEST
+) -> tuple[str, str] | None:
     """The first fault of a conversation as (reason, detail), or None.
 
-    The reason is one of a few fixed sentences, so that it can be counted; the detail names the message and what it holds.
+    The reason is one of a few fixed sentences, so that it can be counted; the detail names the
+    message and what it holds.
 
     Args:
         messages: dicts of "role" and "content", an assistant's perhaps with "tool_calls".
-        tools: the JSON schemas of the functions that may be called; None does not check the calls' names.
+        tools: the JSON schemas of the functions that may be called; None does not check the calls'
+            names.
         longest: characters that a row may hold.
     """
     if not messages:
@@ -73,21 +87,23 @@ def check_coding(thing: Any) -> tuple[str, str] | None:
 def window(messages: Sequence[dict[str, Any]], turns: int = 5) -> list[dict[str, Any]]:
     """The system message, if there is one, and the last `turns` turns of a conversation.
 
-    A turn is a user's message with everything that answers it, so that the cut never falls between a question and its
-    answer, nor between a tool call and its result.
+    A turn is a user's message with everything that answers it, so that the cut never falls between
+    a question and its answer, nor between a tool call and its result.
 
     Raises Qwen3labError for fewer than one turn.
     """
     if turns < 1:
         raise Qwen3labError(f"A window of {turns} turns holds nothing. Give turns=1 or more.")
     system = [message for message in messages[:1] if message["role"] == "system"]
-    rest = list(messages[len(system):])
+    rest = list(messages[len(system) :])
     starts = [place for place, message in enumerate(rest) if message["role"] == "user"]
-    return system + (rest[starts[-turns]:] if len(starts) > turns else rest)
+    return system + (rest[starts[-turns] :] if len(starts) > turns else rest)
 
 
 def arguments(call: Any) -> dict[str, Any] | None:
-    """The arguments of a tool call as a dict, whether they stand there as an object or as OpenAI's JSON text; None if neither."""
+    """The arguments of a tool call as a dict, whether they stand there as an object or as OpenAI's
+    JSON text; None if neither.
+    """
     function = call.get("function", call) if isinstance(call, dict) else None
     given = function.get("arguments", {}) if isinstance(function, dict) else None
     if isinstance(given, str):
@@ -104,8 +120,12 @@ def short(thing: Any, size: int = 40) -> str:
         text = thing if isinstance(thing, str) else repr(thing)
     except RecursionError:
         return "(nested too deeply)"
-    text = "".join(character if character.isprintable() else " " for character in text[:size + 1])
-    return repr(text[:size] + "…" if len(text) > size else text) if isinstance(thing, str) else text[:size]
+    text = "".join(character if character.isprintable() else " " for character in text[: size + 1])
+    return (
+        repr(text[:size] + "…" if len(text) > size else text)
+        if isinstance(thing, str)
+        else text[:size]
+    )
 
 
 def _name(call: Any) -> str | None:
@@ -120,9 +140,16 @@ def _calls(message: dict[str, Any]) -> list[Any]:
 
 def _text_fault(text: str) -> tuple[str, str] | None:
     if "\ufffd" in text:
-        return "text that was decoded wrongly", f"the replacement character U+FFFD at place {text.index(chr(0xFFFD)) + 1}"
+        return (
+            "text that was decoded wrongly",
+            f"the replacement character U+FFFD at place {text.index(chr(0xFFFD)) + 1}",
+        )
     half = _SURROGATE.search(text)
-    return ("half a character", f"the lone surrogate U+{ord(half[0]):04X} at place {half.start() + 1}") if half else None
+    return (
+        ("half a character", f"the lone surrogate U+{ord(half[0]):04X} at place {half.start() + 1}")
+        if half
+        else None
+    )
 
 
 def _message_fault(message: Any) -> tuple[str, str] | None:
@@ -131,9 +158,15 @@ def _message_fault(message: Any) -> tuple[str, str] | None:
         return "a role that the chat template does not know", short(role)
     content, calls = message.get("content"), message.get("tool_calls")
     if calls and (message["role"] != "assistant" or not isinstance(calls, list)):
-        return "a tool call that cannot be read", f"a call by the role {message['role']}" if isinstance(calls, list) else "tool_calls is no list"
+        return "a tool call that cannot be read", (
+            f"a call by the role {message['role']}"
+            if isinstance(calls, list)
+            else "tool_calls is no list"
+        )
     if not isinstance(content, str) and not (content is None and calls):
-        return "a content that is not text", "there is none" if content is None else f"of type {type(content).__name__}"
+        return "a content that is not text", (
+            "there is none" if content is None else f"of type {type(content).__name__}"
+        )
     if not isinstance(message.get("reasoning_content") or "", str):
         return "a content that is not text", "its thoughts"
     if not (content or "").strip() and not calls:
@@ -147,21 +180,42 @@ def _order_fault(messages: Sequence[dict[str, Any]]) -> tuple[str, str] | None:
         return "a system message that is not the first", f"message {kinds.index('system', 1) + 1}"
     start = int(kinds[0] == "system")
     if len(kinds) == start or kinds[start] != "user":
-        first = f"it begins with the role {messages[start]['role']}" if len(kinds) > start else "nothing but a system message"
+        first = (
+            f"it begins with the role {messages[start]['role']}"
+            if len(kinds) > start
+            else "nothing but a system message"
+        )
         return "no question before the answer", first
     for place in range(start + 1, len(kinds)):
         if kinds[place] not in _FOLLOWS[kinds[place - 1]]:
             before = kinds[place - 1]
-            reason = ("a tool call without its result" if before == "call" else "a tool result without its call" if kinds[place] == "tool"
-                      else "two turns that cannot follow each other")
-            return reason, f"message {place + 1}: {messages[place]['role']} after {'a tool call' if before == 'call' else before}"
+            reason = (
+                "a tool call without its result"
+                if before == "call"
+                else (
+                    "a tool result without its call"
+                    if kinds[place] == "tool"
+                    else "two turns that cannot follow each other"
+                )
+            )
+            return (
+                reason,
+                (
+                    f"message {place + 1}: {messages[place]['role']} after"
+                    f" {'a tool call' if before == 'call' else before}"
+                ),
+            )
     if messages[-1]["role"] != "assistant":
         return "no answer at the end", f"it ends with the role {messages[-1]['role']}"
     return None
 
 
-def _tool_fault(messages: Sequence[dict[str, Any]], tools: Sequence[Any] | None) -> tuple[str, str] | None:
-    """Calls that nobody can read, of tools that are not declared, or without exactly one result each."""
+def _tool_fault(
+    messages: Sequence[dict[str, Any]], tools: Sequence[Any] | None
+) -> tuple[str, str] | None:
+    """Calls that nobody can read, of tools that are not declared, or without exactly one result
+    each.
+    """
     if tools is not None and (not isinstance(tools, (list, tuple)) or not all(map(_name, tools))):
         return "tools that cannot be read", "each needs a function with a name"
     declared = {_name(tool) for tool in tools} if tools is not None else None
@@ -171,15 +225,23 @@ def _tool_fault(messages: Sequence[dict[str, Any]], tools: Sequence[Any] | None)
             wanted = [call.get("id") for call in open_calls]
             given = message.get("tool_call_id")
             if not open_calls or (given is not None and None not in wanted and given not in wanted):
-                return "a tool result without its call", f"message {number}: " + ("one result too many" if given is None else f"id {short(given)}")
+                return "a tool result without its call", f"message {number}: " + (
+                    "one result too many" if given is None else f"id {short(given)}"
+                )
             open_calls.pop(wanted.index(given) if given in wanted else 0)
         elif open_calls:
-            return "a tool call without its result", f"message {number}: {_name(open_calls[0])} was not answered"
+            return (
+                "a tool call without its result",
+                f"message {number}: {_name(open_calls[0])} was not answered",
+            )
         for call in _calls(message):
             if _name(call) is None or arguments(call) is None:
                 why = "its arguments are no JSON object" if _name(call) else "it has no name"
                 return "a tool call that cannot be read", f"message {number}: {why}"
             if declared is not None and _name(call) not in declared:
-                return "a call of a tool that is not declared", f"message {number}: {short(_name(call))}"
+                return (
+                    "a call of a tool that is not declared",
+                    f"message {number}: {short(_name(call))}",
+                )
         open_calls += _calls(message)
     return None

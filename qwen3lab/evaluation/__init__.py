@@ -16,9 +16,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "read_answers",
             "summary",
         ],
-        "statistics": [
-            "Z95",
-            "wilson",
-        ],
+        "statistics": ["Z95", "wilson"],
     },
 )

@@ -1,8 +1,10 @@
-"""Did training see the exam? Runs of n words (characters in Chinese) that test rows share with training rows.
+"""Did training see the exam? Runs of n words (characters in Chinese) that test rows share with
+training rows.
 
-The usual check of the large models' reports, with its usual settings: 13 words, one shared run is enough, and runs that many
-training texts hold do not count (Brown et al. 2020, "Language Models are Few-Shot Learners", appendix C); or 8 words, of which
-70 % have to be shared (Chowdhery et al. 2022, "PaLM", section 8). `plant` and `trial` show what each of them finds and misses.
+The usual check of the large models' reports, with its usual settings: 13 words, one shared run is
+enough, and runs that many training texts hold do not count (Brown et al. 2020, "Language Models are
+Few-Shot Learners", appendix C); or 8 words, of which 70 % have to be shared (Chowdhery et al. 2022,
+"PaLM", section 8). `plant` and `trial` show what each of them finds and misses.
 """
 
 from __future__ import annotations
@@ -24,8 +26,11 @@ if TYPE_CHECKING:
 
 
 RULES: dict[str, dict[str, Any]] = {  # name -> options of `check`
-    "13 words, one run": {"n": 13}, "13 words, one run, none that 10 rows share": {"n": 13, "common": 10},
-    "8 words, one run": {"n": 8}, "8 words, 70 % of the runs": {"n": 8, "least": 0.7}}
+    "13 words, one run": {"n": 13},
+    "13 words, one run, none that 10 rows share": {"n": 13, "common": 10},
+    "8 words, one run": {"n": 8},
+    "8 words, 70 % of the runs": {"n": 8, "least": 0.7},
+}
 
 
 def question_and_answer(row: Row) -> str:
@@ -33,20 +38,31 @@ def question_and_answer(row: Row) -> str:
     return f"{prompt(row)}\n{row.get('answer', '')}"
 
 
-def check(train: Sequence[Row], test: Sequence[Row], n: int = 13, *, least: float | None = None, common: int | None = None,
-          text: Callable[[Row], str] = question_and_answer) -> pd.DataFrame:
-    """Look for every run of n words of each test row in all training rows. Case, signs and spaces do not count.
+def check(
+    train: Sequence[Row],
+    test: Sequence[Row],
+    n: int = 13,
+    *,
+    least: float | None = None,
+    common: int | None = None,
+    text: Callable[[Row], str] = question_and_answer,
+) -> pd.DataFrame:
+    """Look for every run of n words of each test row in all training rows. Case, signs and spaces
+    do not count.
 
-    A Chinese character is a word (`splits.units`). A text of fewer than n words is one run, and is looked for as a part of longer texts too.
+    A Chinese character is a word (`splits.units`). A text of fewer than n words is one run, and is
+    looked for as a part of longer texts too.
 
     Args:
         train, test: rows of `data/tasks`, or of any kind that `text` can read.
         n: words in a run.
         least: a row is a hit from this share of shared runs on, in (0, 1]; None: one run is enough.
-        common: a run that more than so many training rows hold is boilerplate and left out on both sides; None: all count.
+        common: a run that more than so many training rows hold is boilerplate and left out on both
+            sides; None: all count.
         text: what of a row is compared; `splits.prompt` compares the questions alone.
     Returns:
-        One row a test row, in order: id, task, language, runs (that count), shared, share, hit, source (id of the training row that
+        One row a test row, in order: id, task, language, runs (that count), shared, share, hit,
+            source (id of the training row that
         shares most), stretch (the longest stretch of the test row whose runs are all shared).
     Raises:
         Qwen3labError: no rows on a side, n below 1, or a share outside (0, 1].
@@ -54,9 +70,14 @@ def check(train: Sequence[Row], test: Sequence[Row], n: int = 13, *, least: floa
     import pandas as pd
 
     if not train or not test:
-        raise Qwen3labError("There is nothing to compare. Give at least one training row and one test row.")
+        raise Qwen3labError(
+            "There is nothing to compare. Give at least one training row and one test row."
+        )
     if n < 1 or (least is not None and not 0 < least <= 1):
-        raise Qwen3labError(f"A check of {n} words and a share of {least} is none. Give n of at least 1 and a share above 0 and up to 1.")
+        raise Qwen3labError(
+            f"A check of {n} words and a share of {least} is none. Give n of at least 1 and a share"
+            " above 0 and up to 1."
+        )
     words = [units(text(row)) for row in train]
     holders: dict[int, dict[tuple, list[int]]] = {}
     lines = []
@@ -66,15 +87,31 @@ def check(train: Sequence[Row], test: Sequence[Row], n: int = 13, *, least: floa
         if size and size not in holders:
             holders[size] = _holders(words, size)
         known = holders.get(size, {})
-        runs = [tuple(ours[start:start + size]) for start in range(len(ours) - size + 1)] if size else []
+        runs = (
+            [tuple(ours[start : start + size]) for start in range(len(ours) - size + 1)]
+            if size
+            else []
+        )
         counted = [run for run in runs if common is None or len(known.get(run, ())) <= common]
         shared = [run in known and (common is None or len(known[run]) <= common) for run in runs]
         share = sum(shared) / len(counted) if counted else 0.0
-        sources = Counter(holder for run, found in zip(runs, shared) if found for holder in known[run])
+        sources = Counter(
+            holder for run, found in zip(runs, shared) if found for holder in known[run]
+        )
         source = min(sources, key=lambda holder: (-sources[holder], holder)) if sources else None
-        lines.append({"id": row.get("id", place), "task": row.get("task", ""), "language": row.get("language", ""), "runs": len(counted),
-                      "shared": sum(shared), "share": share, "hit": any(shared) if least is None else share >= least,
-                      "source": "" if source is None else train[source].get("id", source), "stretch": _stretch(ours, shared, size)})
+        lines.append(
+            {
+                "id": row.get("id", place),
+                "task": row.get("task", ""),
+                "language": row.get("language", ""),
+                "runs": len(counted),
+                "shared": sum(shared),
+                "share": share,
+                "hit": any(shared) if least is None else share >= least,
+                "source": "" if source is None else train[source].get("id", source),
+                "stretch": _stretch(ours, shared, size),
+            }
+        )
     return pd.DataFrame(lines)
 
 
@@ -82,7 +119,7 @@ def _holders(words: Sequence[Sequence[str]], size: int) -> dict[tuple, list[int]
     """Run of words -> the texts that hold it."""
     found: dict[tuple, list[int]] = defaultdict(list)
     for place, text in enumerate(words):
-        for run in {tuple(text[start:start + size]) for start in range(len(text) - size + 1)}:
+        for run in {tuple(text[start : start + size]) for start in range(len(text) - size + 1)}:
             found[run].append(place)
     return found
 
@@ -94,7 +131,10 @@ def _stretch(words: Sequence[str], shared: Sequence[bool], size: int) -> str:
         if found and start is None:
             start = place
         elif not found and start is not None:
-            best, start = max(best, (start, place - 1 + size), key=lambda span: span[1] - span[0]), None
+            best, start = (
+                max(best, (start, place - 1 + size), key=lambda span: span[1] - span[0]),
+                None,
+            )
     return re.sub(r"(?<=[\u3400-\u9fff]) (?=[\u3400-\u9fff])", "", " ".join(words[slice(*best)]))
 
 
@@ -105,12 +145,26 @@ def _signs(row: Row, rng: random.Random) -> Row:
 def _words(number: int) -> Callable[[Row, random.Random], Row]:
     def change(row: Row, rng: random.Random) -> Row:
         """Words at `number` places of the last message become others."""
+
         def edit(text: str) -> str:
             places = list(re.finditer(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+", text))
-            for found in sorted(rng.sample(places, min(number, len(places))), key=lambda found: -found.start()):
-                text = text[:found.start()] + ("某" if "\u3400" <= found[0][0] <= "\u9fff" else "something") + text[found.end():]
+            for found in sorted(
+                rng.sample(places, min(number, len(places))), key=lambda found: -found.start()
+            ):
+                text = (
+                    text[: found.start()]
+                    + ("某" if "\u3400" <= found[0][0] <= "\u9fff" else "something")
+                    + text[found.end() :]
+                )
             return text
-        return row | {"messages": [*row["messages"][:-1], row["messages"][-1] | {"content": edit(row["messages"][-1]["content"])}]}
+
+        return row | {
+            "messages": [
+                *row["messages"][:-1],
+                row["messages"][-1] | {"content": edit(row["messages"][-1]["content"])},
+            ]
+        }
+
     return change
 
 
@@ -119,28 +173,45 @@ def _sentences(row: Row, rng: random.Random) -> Row:
         parts = re.findall(r"[^.?!。？！\n]+(?:[.?!。？！\n]+|$)", text)
         rng.shuffle(parts)
         return "".join(parts)
+
     return _edit(row, edit)
 
 
 def _reworded(row: Row, rng: random.Random) -> Row:
-    """The same fact asked by a template where the row says which fact it is; else synonyms for a third of the words of the last message."""
+    """The same fact asked by a template where the row says which fact it is; else synonyms for a
+    third of the words of the last message.
+    """
     if row.get("fact"):
         question = augmentation.rephrase(row, rng)
     else:
-        question = augmentation.replace_synonyms(row["messages"][-1]["content"], rng, row["language"], share=1 / 3)
+        question = augmentation.replace_synonyms(
+            row["messages"][-1]["content"], rng, row["language"], share=1 / 3
+        )
     return row | {"messages": [*row["messages"][:-1], {"role": "user", "content": question}]}
 
 
 def _edit(row: Row, change: Callable[[str], str]) -> Row:
-    return row | {"messages": [message | {"content": change(message["content"])} for message in row["messages"]], "answer": change(row["answer"])}
+    return row | {
+        "messages": [
+            message | {"content": change(message["content"])} for message in row["messages"]
+        ],
+        "answer": change(row["answer"]),
+    }
 
 
 PLANTS: dict[str, Callable[[Row, random.Random], Row]] = {
-    "exact": lambda row, rng: row, "case and signs": _signs, "one word": _words(1), "three words": _words(3), "sentences shuffled": _sentences, "reworded": _reworded}
+    "exact": lambda row, rng: row,
+    "case and signs": _signs,
+    "one word": _words(1),
+    "three words": _words(3),
+    "sentences shuffled": _sentences,
+    "reworded": _reworded,
+}
 
 
 def plant(rows: Sequence[Row], kind: str, seed: int = 0) -> list[Row]:
-    """Copies of test rows as they slip into training data, changed by one of `PLANTS`; ids get the kind behind them.
+    """Copies of test rows as they slip into training data, changed by one of `PLANTS`; ids get the
+    kind behind them.
 
     Raises Qwen3labError for an unknown kind.
     """
@@ -150,15 +221,24 @@ def plant(rows: Sequence[Row], kind: str, seed: int = 0) -> list[Row]:
     return [PLANTS[kind](row, rng) | {"id": f"{row['id']}.{kind}"} for row in rows]
 
 
-def trial(train: Sequence[Row], test: Sequence[Row], kinds: Sequence[str] = tuple(PLANTS), rules: dict[str, dict[str, Any]] | None = None, *,
-          seed: int = 0, text: Callable[[Row], str] = question_and_answer) -> pd.DataFrame:
-    """Plant copies of every second test row into clean training rows, and count what each rule finds.
+def trial(
+    train: Sequence[Row],
+    test: Sequence[Row],
+    kinds: Sequence[str] = tuple(PLANTS),
+    rules: dict[str, dict[str, Any]] | None = None,
+    *,
+    seed: int = 0,
+    text: Callable[[Row], str] = question_and_answer,
+) -> pd.DataFrame:
+    """Plant copies of every second test row into clean training rows, and count what each rule
+    finds.
 
     Args:
         train: rows that hold no copy of a test row.
         rules: name -> options of `check`; default `RULES`.
     Returns:
-        One row a kind and rule: planted, found (planted rows that are hits), recall, alarms (hits that were not planted), precision
+        One row a kind and rule: planted, found (planted rows that are hits), recall, alarms (hits
+            that were not planted), precision
         (NaN without a hit).
     """
     import pandas as pd
@@ -170,6 +250,15 @@ def trial(train: Sequence[Row], test: Sequence[Row], kinds: Sequence[str] = tupl
         for name, options in (rules or RULES).items():
             hit = check(mixed, test, text=text, **options).hit
             found, alarms = int(hit.iloc[chosen].sum()), int(hit.drop(index=chosen).sum())
-            lines.append({"kind": kind, "rule": name, "planted": len(chosen), "found": found, "recall": found / len(chosen), "alarms": alarms,
-                          "precision": found / (found + alarms) if found + alarms else float("nan")})
+            lines.append(
+                {
+                    "kind": kind,
+                    "rule": name,
+                    "planted": len(chosen),
+                    "found": found,
+                    "recall": found / len(chosen),
+                    "alarms": alarms,
+                    "precision": found / (found + alarms) if found + alarms else float("nan"),
+                }
+            )
     return pd.DataFrame(lines)

@@ -1,6 +1,8 @@
-"""EleutherAI's lm-evaluation-harness on local task files (`data/tasks/harness`), and the same items scored by our own functions.
+"""EleutherAI's lm-evaluation-harness on local task files (`data/tasks/harness`), and the same items
+scored by our own functions.
 
-The task files name `knowledge`, `choice`, `exact_match` and `ended` of this module. Nothing is fetched: rows and model are on this machine.
+The task files name `knowledge`, `choice`, `exact_match` and `ended` of this module. Nothing is
+fetched: rows and model are on this machine.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ END = "<|im_end|>"
 
 @dataclass(frozen=True)
 class Report:
-    """What the harness says: a mean score, its standard error, and a row an item (id, prediction, correct; for options also their log-likelihoods)."""
+    """What the harness says: a mean score, its standard error, and a row an item (id, prediction,
+    correct; for options also their log-likelihoods).
+    """
 
     task: str
     score: float
@@ -45,8 +49,16 @@ class Report:
         return f"{self.task}: {self.score:.4f} ± {self.stderr:.4f} (n={len(self.items)})"
 
 
-def run(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: str = "wildon_knowledge", *, limit: int | None = None, batch_size: int = 64) -> Report:
-    """Evaluate a loaded model by `lm_eval.simple_evaluate`, with the chat template and thinking off.
+def run(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: str = "wildon_knowledge",
+    *,
+    limit: int | None = None,
+    batch_size: int = 64,
+) -> Report:
+    """Evaluate a loaded model by `lm_eval.simple_evaluate`, with the chat template and thinking
+    off.
 
     Args:
         task: the name of a file of `data/tasks/harness`.
@@ -60,19 +72,40 @@ def run(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: str = 
         import lm_eval
         from lm_eval.models.huggingface import HFLM
     except ImportError as error:
-        raise Qwen3labError(f"lm-evaluation-harness is not installed ({error}). Run `pip install -c constraints.txt lm-eval`.") from error
+        raise Qwen3labError(
+            f"lm-evaluation-harness is not installed ({error}). Run `pip install -c constraints.txt"
+            " lm-eval`."
+        ) from error
     if task not in SCORES:
-        raise Qwen3labError(f"There is no task {task!r} for the harness. Choose one of: {', '.join(SCORES)}.")
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # remarks on defaults that the task files set
+        raise Qwen3labError(
+            f"There is no task {task!r} for the harness. Choose one of: {', '.join(SCORES)}."
+        )
+    logging.getLogger("lm_eval").setLevel(
+        logging.ERROR
+    )  # remarks on defaults that the task files set
     side, state = tokenizer.padding_side, random.getstate()  # it draws names for its tasks
-    # Left out are progress bars, the harness's list of all packages and devices of this machine, for which it waits several seconds, and its question to git.
-    with (contextlib.redirect_stderr(io.StringIO()), mock.patch("lm_eval.evaluator.add_env_info"), mock.patch("lm_eval.evaluator.get_git_commit_hash"),
-          loading.more_threads(model.device)):
+    # Left out are progress bars, the harness's list of all packages and devices of this machine,
+    # for which it waits several seconds, and its question to git.
+    with (
+        contextlib.redirect_stderr(io.StringIO()),
+        mock.patch("lm_eval.evaluator.add_env_info"),
+        mock.patch("lm_eval.evaluator.get_git_commit_hash"),
+        loading.more_threads(model.device),
+    ):
         manager = lm_eval.tasks.TaskManager(include_path=FOLDER, include_defaults=False)
-        lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, enable_thinking=False)
+        lm = HFLM(
+            pretrained=model, tokenizer=tokenizer, batch_size=batch_size, enable_thinking=False
+        )
         found = lm_eval.simple_evaluate(
-            model=lm, tasks=[task], apply_chat_template=True, limit=limit, task_manager=manager,
-            random_seed=None, numpy_random_seed=None, torch_random_seed=None)  # type: ignore[arg-type]  # no seed of its own
+            model=lm,
+            tasks=[task],
+            apply_chat_template=True,
+            limit=limit,
+            task_manager=manager,
+            random_seed=None,
+            numpy_random_seed=None,
+            torch_random_seed=None,
+        )  # type: ignore[arg-type]  # no seed of its own
     tokenizer.padding_side = side
     random.setstate(state)
     score = SCORES[task]
@@ -81,39 +114,72 @@ def run(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: str = 
         line = {"id": sample["doc"]["id"], "correct": bool(sample[score])}
         if task == "wildon_choice":
             line["loglikelihoods"] = [float(value[0]) for value in sample["filtered_resps"]]
-            line["prediction"] = sample["doc"]["options"][max(range(OPTIONS), key=line["loglikelihoods"].__getitem__)]
+            line["prediction"] = sample["doc"]["options"][
+                max(range(OPTIONS), key=line["loglikelihoods"].__getitem__)
+            ]
         else:
             line["prediction"] = _answer(sample["filtered_resps"][0])
         lines.append(line)
     numbers = found["results"][task]
-    return Report(task, numbers[f"{score},none"], numbers[f"{score}_stderr,none"], pd.DataFrame(lines))
+    return Report(
+        task, numbers[f"{score},none"], numbers[f"{score}_stderr,none"], pd.DataFrame(lines)
+    )
 
 
-def ours(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: str = "wildon_knowledge", *, limit: int | None = None, batch_size: int = 64) -> pd.DataFrame:
-    """The same items by `evaluation.evaluate_tasks` or, for the options, by `evaluation.read_answers`; columns as in `Report.items`.
+def ours(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: str = "wildon_knowledge",
+    *,
+    limit: int | None = None,
+    batch_size: int = 64,
+) -> pd.DataFrame:
+    """The same items by `evaluation.evaluate_tasks` or, for the options, by
+    `evaluation.read_answers`; columns as in `Report.items`.
 
-    The harness counts white space at the end of a prompt to the options, here the line breaks after the empty think block: its
-    log-likelihoods hold one token more than these, the same one for every option.
+    The harness counts white space at the end of a prompt to the options, here the line breaks after
+    the empty think block: its log-likelihoods hold one token more than these, the same one for
+    every option.
     """
     import pandas as pd
 
     if task not in SCORES:
-        raise Qwen3labError(f"There is no task {task!r} for the harness. Choose one of: {', '.join(SCORES)}.")
+        raise Qwen3labError(
+            f"There is no task {task!r} for the harness. Choose one of: {', '.join(SCORES)}."
+        )
     if task == "wildon_knowledge":
-        answers = scoring.evaluate_tasks(model, tokenizer, tasks.load("knowledge", "test")[:limit], max_new_tokens=16, batch_size=batch_size)
+        answers = scoring.evaluate_tasks(
+            model,
+            tokenizer,
+            tasks.load("knowledge", "test")[:limit],
+            max_new_tokens=16,
+            batch_size=batch_size,
+        )
         return answers[["id", "correct", "prediction"]]
     rows = options(tasks.load("knowledge", "test"))[:limit]
-    examples = [chat.example(tokenizer, [*row["messages"], {"role": "assistant", "content": option}]) for row in rows for option in row["options"]]
+    examples = [
+        chat.example(tokenizer, [*row["messages"], {"role": "assistant", "content": option}])
+        for row in rows
+        for option in row["options"]
+    ]
     read = (-scoring.read_answers(model, examples, batch_size).nll).to_numpy().reshape(-1, OPTIONS)
     best = read.argmax(1)
-    return pd.DataFrame({"id": [row["id"] for row in rows], "correct": [row["right"] == place for row, place in zip(rows, best)],
-                         "loglikelihoods": read.tolist(), "prediction": [row["options"][place] for row, place in zip(rows, best)]})
+    return pd.DataFrame(
+        {
+            "id": [row["id"] for row in rows],
+            "correct": [row["right"] == place for row, place in zip(rows, best)],
+            "loglikelihoods": read.tolist(),
+            "prediction": [row["options"][place] for row, place in zip(rows, best)],
+        }
+    )
 
 
 def options(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with three "options" in a random but fixed order, and the place of the right one, "right".
+    """Rows with three "options" in a random but fixed order, and the place of the right one,
+    "right".
 
-    The others are answers to the same kind of question (`key`) in the same language; rows without two such answers are left out.
+    The others are answers to the same kind of question (`key`) in the same language; rows without
+    two such answers are left out.
     """
     known: dict[tuple[str, str], set[str]] = {}
     for row in rows:
@@ -130,17 +196,22 @@ def options(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def knowledge(**_: Any) -> dict[str, Dataset]:
-    """For `wildon_knowledge.yaml`: the rows by split, as the harness's `custom_dataset` wants them."""
+    """For `wildon_knowledge.yaml`: the rows by split, as the harness's `custom_dataset`
+    wants them."""
     return _dataset(tasks.load("knowledge", "test"), ("id", "messages", "answer"))
 
 
 def choice(**_: Any) -> dict[str, Dataset]:
     """For `wildon_choice.yaml`, as `knowledge`."""
-    return _dataset(options(tasks.load("knowledge", "test")), ("id", "messages", "options", "right"))
+    return _dataset(
+        options(tasks.load("knowledge", "test")), ("id", "messages", "options", "right")
+    )
 
 
 def exact_match(doc: dict[str, Any], results: Sequence[str]) -> dict[str, int]:
-    """For `wildon_knowledge.yaml`: 1 where the answer without its thoughts equals the wanted one after `evaluation.normalize`."""
+    """For `wildon_knowledge.yaml`: 1 where the answer without its thoughts equals the wanted one
+    after `evaluation.normalize`.
+    """
     return {"exact_match": int(scoring.exact_match(_answer(results[0]), doc["answer"]))}
 
 
@@ -149,7 +220,9 @@ def _answer(text: str) -> str:
 
 
 def ended(doc: dict[str, Any]) -> list[str]:
-    """For `wildon_choice.yaml`: the options with the end token, so that "10" is not likelier than "100" just for being its beginning."""
+    """For `wildon_choice.yaml`: the options with the end token, so that "10" is not likelier than
+    "100" just for being its beginning.
+    """
     return [option + END for option in doc["options"]]
 
 

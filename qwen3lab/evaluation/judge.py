@@ -1,7 +1,9 @@
-"""A model as the judge of two answers, asked in both orders, or of one answer, on a scale from 1 to 5.
+"""A model as the judge of two answers, asked in both orders, or of one answer, on a scale from 1 to
+5.
 
-The judge writes nothing. Its choice is read from the probabilities of the next token, so it always decides, and it shows how surely.
-Zheng et al. 2023, "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena", ask in both orders against position bias; the expected
+The judge writes nothing. Its choice is read from the probabilities of the next token, so it always
+decides, and it shows how surely. Zheng et al. 2023, "Judging LLM-as-a-Judge with MT-Bench and
+Chatbot Arena", ask in both orders against position bias; the expected
 grade is from Liu et al. 2023, "G-Eval: NLG Evaluation using GPT-4 with Better Human Alignment".
 """
 
@@ -21,20 +23,34 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-PAIR = ("Two answers to the same question follow. Say which one is better.\n\nQuestion:\n{question}\n\nAnswer A:\n{a}\n\nAnswer B:\n{b}\n\n"
-        "Which answer is better? Write A or B and nothing else.")
-SINGLE = ("A question and an answer follow. Grade the answer from 1 (useless) to 5 (perfect).\n\nQuestion:\n{question}\n\nAnswer:\n{answer}\n\n"
-          "Write one digit from 1 to 5 and nothing else.")
+PAIR = (
+    "Two answers to the same question follow. Say which one is"
+    " better.\n\nQuestion:\n{question}\n\nAnswer A:\n{a}\n\nAnswer B:\n{b}\n\nWhich answer is"
+    " better? Write A or B and nothing else."
+)
+SINGLE = (
+    "A question and an answer follow. Grade the answer from 1 (useless) to 5"
+    " (perfect).\n\nQuestion:\n{question}\n\nAnswer:\n{answer}\n\nWrite one digit from 1 to 5 and"
+    " nothing else."
+)
 LETTERS, DIGITS = ("A", "B"), ("1", "2", "3", "4", "5")
 
 
-def next_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], words: Sequence[str], batch_size: int = 16) -> np.ndarray:
-    """How probable each of some words is as the first token of the reply to a prompt, thinking switched off.
+def next_tokens(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    words: Sequence[str],
+    batch_size: int = 16,
+) -> np.ndarray:
+    """How probable each of some words is as the first token of the reply to a prompt, thinking
+    switched off.
 
     Args:
         words: each must be one token, for example "A".
     Returns:
-        Probabilities over the whole vocabulary, float64 [prompts, words]; a row's sum is how far the model keeps to these words at all.
+        Probabilities over the whole vocabulary, float64 [prompts, words]; a row's sum is how far
+        the model keeps to these words at all.
     Raises:
         Qwen3labError: a word that is not one token; no prompts.
     """
@@ -43,7 +59,10 @@ def next_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prom
 
     ids = [tokenizer.encode(word, add_special_tokens=False) for word in words]
     if any(len(tokens) != 1 for tokens in ids):
-        raise Qwen3labError(f"Not every one of {', '.join(words)} is one token of this tokenizer. Choose words that are.")
+        raise Qwen3labError(
+            f"Not every one of {', '.join(words)} is one token of this tokenizer. Choose words that"
+            " are."
+        )
     if not prompts:
         raise Qwen3labError("There is nothing to judge. Give at least one question.")
     rows = [chat.encode(tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
@@ -53,65 +72,116 @@ def next_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prom
     model.eval()
     with torch.inference_mode(), loading.more_threads(model.device):
         for start in range(0, len(order), batch_size):
-            batch = order[start:start + batch_size]
+            batch = order[start : start + batch_size]
             width = len(rows[batch[-1]])
-            padded = torch.tensor([[0] * (width - len(rows[i])) + rows[i] for i in batch], device=model.device)
-            mask = torch.tensor([[0] * (width - len(rows[i])) + [1] * len(rows[i]) for i in batch], device=model.device)
-            logits = model(input_ids=padded, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0), use_cache=False, logits_to_keep=1).logits
-            found[batch] = logits[:, -1].double().softmax(-1)[:, [tokens[0] for tokens in ids]].cpu().numpy()
+            padded = torch.tensor(
+                [[0] * (width - len(rows[i])) + rows[i] for i in batch], device=model.device
+            )
+            mask = torch.tensor(
+                [[0] * (width - len(rows[i])) + [1] * len(rows[i]) for i in batch],
+                device=model.device,
+            )
+            logits = model(
+                input_ids=padded,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                use_cache=False,
+                logits_to_keep=1,
+            ).logits
+            found[batch] = (
+                logits[:, -1].double().softmax(-1)[:, [tokens[0] for tokens in ids]].cpu().numpy()
+            )
     model.train(was_training)
     return found
 
 
-def pairwise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], first: Sequence[str], second: Sequence[str],
-             batch_size: int = 16) -> pd.DataFrame:
+def pairwise(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    first: Sequence[str],
+    second: Sequence[str],
+    batch_size: int = 16,
+) -> pd.DataFrame:
     """Ask which of two answers is better, once with the first as A and once with the second as A.
 
     Returns:
-        A row a question: leading, trailing (probability of the first answer where it stands as A and where it stands as B; the two letters
-        make up 1), for_first (their mean), changes (whether the choice changes with the order), position ("A" or "B" where it does, else ""),
-        mass (probability of A and B together; the rest went to other words).
+        A row a question: leading, trailing (probability of the first answer where it stands as A
+            and where it stands as B; the two letters
+        make up 1), for_first (their mean), changes (whether the choice changes with the order),
+        position ("A" or "B" where it does, else ""), mass (probability of A and B together; the
+        rest went to other words).
     Raises:
         Qwen3labError: other numbers of questions and answers; as `next_tokens`.
     """
     if not len(questions) == len(first) == len(second):
-        raise Qwen3labError(f"There are {len(questions)} questions, {len(first)} first and {len(second)} second answers. Give as many of each.")
-    prompts = [PAIR.format(question=q, a=a, b=b) for pairs in (zip(questions, first, second), zip(questions, second, first)) for q, a, b in pairs]
+        raise Qwen3labError(
+            f"There are {len(questions)} questions, {len(first)} first and {len(second)} second"
+            " answers. Give as many of each."
+        )
+    prompts = [
+        PAIR.format(question=q, a=a, b=b)
+        for pairs in (zip(questions, first, second), zip(questions, second, first))
+        for q, a, b in pairs
+    ]
     found = next_tokens(model, tokenizer, prompts, LETTERS, batch_size)
     share_a = (found[:, 0] / found.sum(1)).reshape(2, -1)
     return both_orders(share_a[0], 1 - share_a[1], found.sum(1).reshape(2, -1).mean(0))
 
 
-def both_orders(leading: Sequence[float], trailing: Sequence[float], mass: Sequence[float]) -> pd.DataFrame:
-    """The table of `pairwise` from its columns leading, trailing and mass, for example from a record of them."""
+def both_orders(
+    leading: Sequence[float], trailing: Sequence[float], mass: Sequence[float]
+) -> pd.DataFrame:
+    """The table of `pairwise` from its columns leading, trailing and mass, for example from a
+    record of them.
+    """
     import numpy as np
     import pandas as pd
 
     lead, trail = np.asarray(leading, float), np.asarray(trailing, float)
     changes = (lead > 0.5) != (trail > 0.5)
-    return pd.DataFrame({"leading": lead, "trailing": trail, "for_first": (lead + trail) / 2, "changes": changes,
-                         "position": np.where(changes, np.where(lead > 0.5, "A", "B"), ""), "mass": np.asarray(mass, float)})
+    return pd.DataFrame(
+        {
+            "leading": lead,
+            "trailing": trail,
+            "for_first": (lead + trail) / 2,
+            "changes": changes,
+            "position": np.where(changes, np.where(lead > 0.5, "A", "B"), ""),
+            "mass": np.asarray(mass, float),
+        }
+    )
 
 
 def bias(judged: pd.DataFrame) -> pd.DataFrame:
     """What the order of the answers does, from `pairwise`: shares with Wilson's 95 % interval.
 
     Returns:
-        Rows "changes with the order" (of all questions; 0 for a perfect judge, 1 for one that sees the position alone) and
-        "of these, A both times" (1/2 where the position has no favourite). Columns: count, n, share, low, high.
+        Rows "changes with the order" (of all questions; 0 for a perfect judge, 1 for one that sees
+        the position alone) and "of these, A both times" (1/2 where the position has no favourite).
+        Columns: count, n, share, low, high.
     """
     changed = int(judged.changes.sum())
-    return _shares({"changes with the order": (changed, len(judged)), "of these, A both times": (int((judged.position == "A").sum()), changed)})
+    return _shares(
+        {
+            "changes with the order": (changed, len(judged)),
+            "of these, A both times": (int((judged.position == "A").sum()), changed),
+        }
+    )
 
 
-def agreement(judged: pd.DataFrame, scores_first: Sequence[float], scores_second: Sequence[float]) -> pd.DataFrame:
-    """How often the judge prefers the answer that a reference scores higher, by three ways to ask; shares with Wilson's 95 % interval.
+def agreement(
+    judged: pd.DataFrame, scores_first: Sequence[float], scores_second: Sequence[float]
+) -> pd.DataFrame:
+    """How often the judge prefers the answer that a reference scores higher, by three ways to ask;
+    shares with Wilson's 95 % interval.
 
     Args:
         judged: of `pairwise`.
-        scores_first, scores_second: the reference's, for example `company.tone.style_score` or exact match. Equal scores say nothing and are left out.
+        scores_first, scores_second: the reference's, for example `company.tone.style_score` or
+            exact match. Equal scores say nothing and are left out.
     Returns:
-        Rows "asked once" (the first answer always as A), "both orders, mean" and "both orders, where they agree" (fewer questions). A coin has 1/2.
+        Rows "asked once" (the first answer always as A), "both orders, mean" and "both orders,
+        where they agree" (fewer questions). A coin has 1/2.
     Raises:
         Qwen3labError: other numbers of scores.
     """
@@ -119,33 +189,74 @@ def agreement(judged: pd.DataFrame, scores_first: Sequence[float], scores_second
 
     one, two = np.asarray(scores_first, float), np.asarray(scores_second, float)
     if not len(judged) == len(one) == len(two):
-        raise Qwen3labError(f"There are {len(judged)} judged pairs but {len(one)} and {len(two)} scores. Give both answers of each pair a score.")
+        raise Qwen3labError(
+            f"There are {len(judged)} judged pairs but {len(one)} and {len(two)} scores. Give both"
+            " answers of each pair a score."
+        )
     told = one != two
-    right = {name: ((judged[column] > 0.5).to_numpy() == (one > two))[told] for name, column in (("asked once", "leading"), ("both orders, mean", "for_first"))}
-    right["both orders, where they agree"] = right["both orders, mean"][~judged.changes.to_numpy()[told]]
+    right = {
+        name: ((judged[column] > 0.5).to_numpy() == (one > two))[told]
+        for name, column in (("asked once", "leading"), ("both orders, mean", "for_first"))
+    }
+    right["both orders, where they agree"] = right["both orders, mean"][
+        ~judged.changes.to_numpy()[told]
+    ]
     return _shares({name: (int(hits.sum()), len(hits)) for name, hits in right.items()})
 
 
-def grade(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], answers: Sequence[str], batch_size: int = 16) -> pd.DataFrame:
+def grade(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    answers: Sequence[str],
+    batch_size: int = 16,
+) -> pd.DataFrame:
     """Grade single answers from 1 to 5.
 
     Returns:
-        A row an answer: expected (the mean of the five digits by their probabilities, which tells answers apart that get the same
-        digit), likeliest (int), mass (probability of the five digits together). Raises as `pairwise` does.
+        A row an answer: expected (the mean of the five digits by their probabilities, which tells
+            answers apart that get the same
+        digit), likeliest (int), mass (probability of the five digits together). Raises as
+        `pairwise` does.
     """
     import numpy as np
     import pandas as pd
 
     if len(questions) != len(answers):
-        raise Qwen3labError(f"There are {len(questions)} questions but {len(answers)} answers. Give as many of each.")
-    found = next_tokens(model, tokenizer, [SINGLE.format(question=q, answer=a) for q, a in zip(questions, answers)], DIGITS, batch_size)
+        raise Qwen3labError(
+            f"There are {len(questions)} questions but {len(answers)} answers. Give as many of"
+            " each."
+        )
+    found = next_tokens(
+        model,
+        tokenizer,
+        [SINGLE.format(question=q, answer=a) for q, a in zip(questions, answers)],
+        DIGITS,
+        batch_size,
+    )
     grades = np.arange(1, len(DIGITS) + 1)
-    return pd.DataFrame({"expected": found @ grades / found.sum(1), "likeliest": grades[found.argmax(1)], "mass": found.sum(1)})
+    return pd.DataFrame(
+        {
+            "expected": found @ grades / found.sum(1),
+            "likeliest": grades[found.argmax(1)],
+            "mass": found.sum(1),
+        }
+    )
 
 
 def _shares(counts: dict[str, tuple[int, int]]) -> pd.DataFrame:
     import pandas as pd
 
     nothing = float("nan"), float("nan")
-    return pd.DataFrame.from_dict({name: {"count": k, "n": n, "share": k / n if n else nothing[0], **dict(zip(("low", "high"), wilson(k, n) if n else nothing))}
-                                   for name, (k, n) in counts.items()}, orient="index")
+    return pd.DataFrame.from_dict(
+        {
+            name: {
+                "count": k,
+                "n": n,
+                "share": k / n if n else nothing[0],
+                **dict(zip(("low", "high"), wilson(k, n) if n else nothing)),
+            }
+            for name, (k, n) in counts.items()
+        },
+        orient="index",
+    )

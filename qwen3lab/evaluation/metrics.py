@@ -1,8 +1,9 @@
-"""Exact match, token F1, BLEU-4, ROUGE-L and pass@k as metrics of the `evaluate` library, without the hub.
+"""Exact match, token F1, BLEU-4, ROUGE-L and pass@k as metrics of the `evaluate` library, without
+the hub.
 
-`evaluate.load("bleu")` downloads a script; these classes are here, wrap sacrebleu and rouge-score, know English from
-Chinese, and go into `evaluate.combine` like any other. Thoughts are no part of an answer: a think block, also one that
-was cut off, is taken away before a text is scored.
+`evaluate.load("bleu")` downloads a script; these classes are here, wrap sacrebleu and rouge-score,
+know English from Chinese, and go into `evaluate.combine` like any other. Thoughts are no part of an
+answer: a think block, also one that was cut off, is taken away before a text is scored.
 """
 
 from __future__ import annotations
@@ -44,19 +45,32 @@ class _TextMetric(_Metric):
     """A metric over predictions and references that are one text each."""
 
     def __init__(self, language: str = "en", **options: Any):
-        """`language` ("en" or "zh") says how a text is cut into words: Chinese has no spaces to cut at."""
+        """`language` ("en" or "zh") says how a text is cut into words: Chinese has no spaces to cut
+        at.
+        """
         if language not in LANGUAGES:
-            raise Qwen3labError(f"Unknown language {language!r}. Use one of: {', '.join(LANGUAGES)}.")
+            raise Qwen3labError(
+                f"Unknown language {language!r}. Use one of: {', '.join(LANGUAGES)}."
+            )
         super().__init__(language, **options)
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description=self.title, citation=self.citation, inputs_description="Lists of texts of equal length.",
-            features=datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")}))
+            description=self.title,
+            citation=self.citation,
+            inputs_description="Lists of texts of equal length.",
+            features=datasets.Features(
+                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
+            ),
+        )
 
-    def _compute(self, predictions: list[str], references: list[str], tests: Any = None, **options: Any) -> dict[str, float]:
+    def _compute(
+        self, predictions: list[str], references: list[str], tests: Any = None, **options: Any
+    ) -> dict[str, float]:
         """`tests` belong to a `PassAtK` in the same `evaluate.combine` and are not read."""
-        return self._score([chat.split_thinking(text)[1] for text in predictions], references, **options)
+        return self._score(
+            [chat.split_thinking(text)[1] for text in predictions], references, **options
+        )
 
 
 class ExactMatch(_TextMetric):
@@ -71,24 +85,37 @@ class ExactMatch(_TextMetric):
 
 
 class TokenF1(_TextMetric):
-    """The mean share of words that answer and reference have in common, 0 to 1: `text_metrics.token_f1`, as SQuAD scores."""
+    """The mean share of words that answer and reference have in common, 0 to 1:
+    `text_metrics.token_f1`, as SQuAD scores.
+    """
 
     title = "Mean token F1 (SQuAD for English, MLQA for Chinese), 0 to 1."
     citation = "Rajpurkar et al. 2016, SQuAD; Lewis et al. 2020, MLQA"
     identity = "f1"
 
     def _score(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        return {"f1": sum(text_metrics.token_f1(p, r, self.config_name) for p, r in zip(predictions, references)) / len(references)}
+        return {
+            "f1": (
+                sum(
+                    text_metrics.token_f1(p, r, self.config_name)
+                    for p, r in zip(predictions, references)
+                )
+                / len(references)
+            )
+        }
 
 
 class Bleu(_TextMetric):
-    """BLEU-4 of the corpus, 0 to 100: sacrebleu with the tokenizer of the language ("13a" or "zh")."""
+    """BLEU-4 of the corpus, 0 to 100: sacrebleu with the tokenizer of the language
+    ("13a" or "zh")."""
 
     title = "Corpus BLEU-4 (sacrebleu), 0 to 100."
     citation = "Papineni et al. 2002, BLEU; Post 2018, A Call for Clarity in Reporting BLEU Scores"
     identity = "bleu"
 
-    def _score(self, predictions: list[str], references: list[str], tokenize: str | None = None) -> dict[str, float]:
+    def _score(
+        self, predictions: list[str], references: list[str], tokenize: str | None = None
+    ) -> dict[str, float]:
         import sacrebleu
 
         tokenize = tokenize or {"en": "13a", "zh": "zh"}[self.config_name]
@@ -96,7 +123,9 @@ class Bleu(_TextMetric):
 
 
 class RougeL(_TextMetric):
-    """ROUGE-L, 0 to 1: the mean F-measure of the longest common subsequence of each pair (rouge-score)."""
+    """ROUGE-L, 0 to 1: the mean F-measure of the longest common subsequence of each pair
+    (rouge-score).
+    """
 
     title = "Mean ROUGE-L F-measure (rouge-score), 0 to 1."
     citation = "Lin 2004, ROUGE: A Package for Automatic Evaluation of Summaries"
@@ -105,41 +134,69 @@ class RougeL(_TextMetric):
     def _score(self, predictions: list[str], references: list[str]) -> dict[str, float]:
         from rouge_score.rouge_scorer import RougeScorer
 
-        scorer = RougeScorer(["rougeL"], tokenizer=Characters() if self.config_name == "zh" else None)
-        return {"rouge_l": sum(scorer.score(r, p)["rougeL"].fmeasure for p, r in zip(predictions, references)) / len(references)}
+        scorer = RougeScorer(
+            ["rougeL"], tokenizer=Characters() if self.config_name == "zh" else None
+        )
+        return {
+            "rouge_l": (
+                sum(scorer.score(r, p)["rougeL"].fmeasure for p, r in zip(predictions, references))
+                / len(references)
+            )
+        }
 
 
 class Characters:
-    """A tokenizer for rouge-score: every Chinese character is a word, and so is a run of Latin letters or digits."""
+    """A tokenizer for rouge-score: every Chinese character is a word, and so is a run of Latin
+    letters or digits.
+    """
 
     def tokenize(self, text: str) -> list[str]:
-        """Return the words of a text; punctuation is dropped, as rouge-score's own tokenizer does."""
+        """Return the words of a text; punctuation is dropped, as rouge-score's own
+        tokenizer does."""
         return text_metrics.cut_rouge_zh(text)
 
 
 class PassAtK(_Metric):
     """The chance that one of k programs passes its tests, 0 to 1, as the mean over problems.
 
-    One row a try: "predictions" is the text of an answer, "tests" its `assert` lines; rows with the same tests are tries
-    at one problem. Each answer runs in `sandbox.run`, equal ones once. Chen et al. 2021, "Evaluating Large Language
-    Models Trained on Code", equation 1 (`statistics.pass_at_k`). As a part of `evaluate.combine` it takes the tests
-    beside predictions and references.
+    One row a try: "predictions" is the text of an answer, "tests" its `assert` lines; rows with the
+        same tests are tries
+    at one problem. Each answer runs in `sandbox.run`, equal ones once. Chen et al. 2021,
+    "Evaluating Large Language Models Trained on Code", equation 1 (`statistics.pass_at_k`). As a
+    part of `evaluate.combine` it takes the tests beside predictions and references.
     """
 
     title = "Mean pass@k over problems, 0 to 1."
     citation = "Chen et al. 2021, Evaluating Large Language Models Trained on Code"
     identity = "pass_at_k"
 
-    def __init__(self, k: int | Sequence[int] = 1, *, seconds: float = 2.0, megabytes: int = 256, **options: Any):
-        """`k`: one or more; every problem needs at least so many tries. `seconds`, `megabytes`: limits of `sandbox.run`."""
+    def __init__(
+        self,
+        k: int | Sequence[int] = 1,
+        *,
+        seconds: float = 2.0,
+        megabytes: int = 256,
+        **options: Any,
+    ):
+        """`k`: one or more; every problem needs at least so many tries. `seconds`, `megabytes`:
+        limits of `sandbox.run`.
+        """
         self.k = [k] if isinstance(k, int) else list(k)
         self.limits = {"seconds": seconds, "megabytes": megabytes}
         super().__init__("default", **options)
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description=self.title, citation=self.citation, inputs_description="A program and its lines of tests for each try.",
-            features=datasets.Features({"predictions": datasets.Value("string"), "tests": datasets.List(datasets.Value("string"))}))
+            description=self.title,
+            citation=self.citation,
+            inputs_description="A program and its lines of tests for each try.",
+            features=datasets.Features(
+                {
+                    "predictions": datasets.Value("string"),
+                    "tests": datasets.List(datasets.Value("string")),
+                }
+            ),
+        )
 
     def _compute(self, predictions: list[str], tests: list[list[str]]) -> dict[str, float]:
         from qwen3lab.evaluation import assistant, sandbox
@@ -152,10 +209,20 @@ class PassAtK(_Metric):
             if (code, *problem) not in known:
                 known[code, *problem] = sandbox.run(code, problem, **self.limits).passed
             tries.setdefault(problem, []).append(known[code, *problem])
-        scores = {f"pass@{k}": sum(pass_at_k(len(passed), sum(passed), k) for passed in tries.values()) / len(tries) for k in self.k}
+        scores = {
+            f"pass@{k}": (
+                sum(pass_at_k(len(passed), sum(passed), k) for passed in tries.values())
+                / len(tries)
+            )
+            for k in self.k
+        }
         return scores | {"problems": len(tries), "tries": len(predictions)}
 
 
 def suite(language: str = "en"):
-    """Exact match, token F1, BLEU-4 and ROUGE-L as one metric: `suite("zh").compute(predictions=..., references=...)`."""
-    return evaluate.combine([ExactMatch(language), TokenF1(language), Bleu(language), RougeL(language)])
+    """Exact match, token F1, BLEU-4 and ROUGE-L as one metric:
+    `suite("zh").compute(predictions=..., references=...)`.
+    """
+    return evaluate.combine(
+        [ExactMatch(language), TokenF1(language), Bleu(language), RougeL(language)]
+    )

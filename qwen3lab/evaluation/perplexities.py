@@ -1,7 +1,8 @@
-"""Perplexity of texts longer than the model reads at once, of each part of a row, and as a trainer reports it.
+"""Perplexity of texts longer than the model reads at once, of each part of a row, and as a trainer
+reports it.
 
-A perplexity belongs to a way of counting: which tokens are scored, how much context each of them has, and how the mean is taken. Two
-numbers from two ways cannot be compared.
+A perplexity belongs to a way of counting: which tokens are scored, how much context each of them
+has, and how the mean is taken. Two numbers from two ways cannot be compared.
 """
 
 from __future__ import annotations
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
 PARTS = ("answer", "messages", "template")
 
 
-def token_losses(model: PreTrainedModel, rows: Sequence[Sequence[int]], batch_size: int = 16) -> list[np.ndarray]:
-    """-ln p of every token of each row but its first, given those before it: float64 arrays [tokens - 1], in the order of the rows."""
+def token_losses(
+    model: PreTrainedModel, rows: Sequence[Sequence[int]], batch_size: int = 16
+) -> list[np.ndarray]:
+    """-ln p of every token of each row but its first, given those before it: float64 arrays [tokens
+    - 1], in the order of the rows.
+    """
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -35,32 +40,49 @@ def token_losses(model: PreTrainedModel, rows: Sequence[Sequence[int]], batch_si
     model.eval()
     with torch.inference_mode(), loading.more_threads(model.device):
         for start in range(0, len(order), batch_size):
-            batch = order[start:start + batch_size]
+            batch = order[start : start + batch_size]
             width = len(rows[batch[-1]])
-            ids = torch.tensor([[*rows[place]] + [0] * (width - len(rows[place])) for place in batch], device=model.device)
-            mask = torch.tensor([[1] * len(rows[place]) + [0] * (width - len(rows[place])) for place in batch], device=model.device)
+            ids = torch.tensor(
+                [[*rows[place]] + [0] * (width - len(rows[place])) for place in batch],
+                device=model.device,
+            )
+            mask = torch.tensor(
+                [[1] * len(rows[place]) + [0] * (width - len(rows[place])) for place in batch],
+                device=model.device,
+            )
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             for place, given, wanted in zip(batch, logits, ids):
                 count = len(rows[place]) - 1  # position t predicts token t + 1
-                found[place] = cross_entropy(given[:count].double(), wanted[1:count + 1], reduction="none").cpu().numpy()
+                found[place] = (
+                    cross_entropy(given[:count].double(), wanted[1 : count + 1], reduction="none")
+                    .cpu()
+                    .numpy()
+                )
     model.train(was_training)
     return [found[place] for place in range(len(rows))]
 
 
-def sliding(model: PreTrainedModel, ids: Sequence[int], window: int, stride: int, batch_size: int = 16) -> pd.DataFrame:
-    """Score a text of any length by windows: each token once, with at least `window - stride` tokens before it, as far as the text has them.
+def sliding(
+    model: PreTrainedModel, ids: Sequence[int], window: int, stride: int, batch_size: int = 16
+) -> pd.DataFrame:
+    """Score a text of any length by windows: each token once, with at least `window - stride`
+    tokens before it, as far as the text has them.
 
-    Windows begin `stride` tokens apart, and each scores the tokens that none before it has scored. The last one is moved back so that it
-    is full. `stride = window - 1` cuts the text into pieces: cheap, and a token after a cut sees nearly nothing. `stride = 1` gives every
-    token all that the window holds, for a pass a token. A window that holds the whole text gives the plain perplexity.
+    Windows begin `stride` tokens apart, and each scores the tokens that none before it has scored.
+    The last one is moved back so that it is full. `stride = window - 1` cuts the text into pieces:
+    cheap, and a token after a cut sees nearly nothing. `stride = 1` gives every token all that the
+    window holds, for a pass a token. A window that holds the whole text gives the plain perplexity.
     (The "strided sliding window" of transformers' page on the perplexity of fixed-length models.)
 
     Args:
         ids: token ids of the text; the first is read, not scored.
-        window: tokens that the model reads at once. stride: tokens from one window to the next, 1 to `window - 1`.
+        window: tokens that the model reads at once. stride: tokens from one window to the next, 1
+            to `window - 1`.
     Returns:
-        One row a scored token: position (from 1), token, nll (-ln p), context (tokens before it that the model saw).
-        exp of the mean of nll is the perplexity. `attrs["read"]` counts the tokens that went through the model.
+        One row a scored token: position (from 1), token, nll (-ln p), context (tokens before it
+            that the model saw).
+        exp of the mean of nll is the perplexity. `attrs["read"]` counts the tokens that went
+        through the model.
     Raises:
         Qwen3labError: a text of one token or none, or a stride outside 1 to `window - 1`.
     """
@@ -68,62 +90,112 @@ def sliding(model: PreTrainedModel, ids: Sequence[int], window: int, stride: int
     import pandas as pd
 
     if len(ids) < 2:
-        raise Qwen3labError(f"A text of {len(ids)} tokens has nothing to score. Give at least two tokens.")
+        raise Qwen3labError(
+            f"A text of {len(ids)} tokens has nothing to score. Give at least two tokens."
+        )
     if not 1 <= stride < window:
-        raise Qwen3labError(f"Windows of {window} tokens cannot move by {stride}. Give a stride from 1 to {window - 1}, so that each token has one before it.")
+        raise Qwen3labError(
+            f"Windows of {window} tokens cannot move by {stride}. Give a stride from 1 to"
+            f" {window - 1}, so that each token has one before it."
+        )
     begins = [0]
     while begins[-1] + window < len(ids):
         begins.append(min(begins[-1] + stride, len(ids) - window))
-    losses = token_losses(model, [ids[begin:begin + window] for begin in begins], batch_size)
+    losses = token_losses(model, [ids[begin : begin + window] for begin in begins], batch_size)
     scored, nll, context = 1, [], []  # the next token to score
     for begin, found in zip(begins, losses):
         end = min(begin + window, len(ids))
-        nll.append(found[scored - begin - 1:])
+        nll.append(found[scored - begin - 1 :])
         context += range(scored - begin, end - begin)
         scored = end
-    table = pd.DataFrame({"position": range(1, len(ids)), "token": list(ids[1:]), "nll": np.concatenate(nll), "context": context})
-    table.attrs["read"] = sum(len(ids[begin:begin + window]) for begin in begins)
+    table = pd.DataFrame(
+        {
+            "position": range(1, len(ids)),
+            "token": list(ids[1:]),
+            "nll": np.concatenate(nll),
+            "context": context,
+        }
+    )
+    table.attrs["read"] = sum(len(ids[begin : begin + window]) for begin in begins)
     return table
 
 
-def strides(model: PreTrainedModel, ids: Sequence[int], window: int, steps: Sequence[int], batch_size: int = 16) -> pd.DataFrame:
-    """Perplexity of one text by stride: columns stride, least context (of the tokens past the first window), tokens read, perplexity."""
+def strides(
+    model: PreTrainedModel,
+    ids: Sequence[int],
+    window: int,
+    steps: Sequence[int],
+    batch_size: int = 16,
+) -> pd.DataFrame:
+    """Perplexity of one text by stride: columns stride, least context (of the tokens past the first
+    window), tokens read, perplexity.
+    """
     import pandas as pd
 
     lines = []
     for stride in steps:
         table = sliding(model, ids, window, stride, batch_size)
         later = table[table.position >= window]
-        lines.append({"stride": stride, "least context": int(later.context.min()) if len(later) else len(ids) - 1, "tokens read": table.attrs["read"],
-                      "perplexity": math.exp(table.nll.mean())})
+        lines.append(
+            {
+                "stride": stride,
+                "least context": int(later.context.min()) if len(later) else len(ids) - 1,
+                "tokens read": table.attrs["read"],
+                "perplexity": math.exp(table.nll.mean()),
+            }
+        )
     return pd.DataFrame(lines)
 
 
 def parts(tokenizer: PreTrainedTokenizerBase, example: dict[str, list[int]]) -> list[str]:
-    """What each token of a row belongs to, one of `PARTS`: the trained answer, the text of other messages, or the template around them.
+    """What each token of a row belongs to, one of `PARTS`: the trained answer, the text of other
+    messages, or the template around them.
 
-    example: as `chat.example` makes it. The template's tokens are found by its own control tokens, which no message can hold.
+    example: as `chat.example` makes it. The template's tokens are found by its own control tokens,
+        which no message can hold.
     """
-    opens, closes = tokenizer.convert_tokens_to_ids("<|im_start|>"), tokenizer.convert_tokens_to_ids("<|im_end|>")
+    opens, closes = (
+        tokenizer.convert_tokens_to_ids("<|im_start|>"),
+        tokenizer.convert_tokens_to_ids("<|im_end|>"),
+    )
     ids, labels = example["input_ids"], example["labels"]
-    last = len(ids) - ids[::-1].index(opens)  # after it stands what is asked for: the answer, and the empty think block before it
+    last = len(ids) - ids[::-1].index(
+        opens
+    )  # after it stands what is asked for: the answer, and the empty think block before it
     kinds, inside, header = [], False, ""
     for place, (number, label) in enumerate(zip(ids, labels)):
         if number in (opens, closes):
             inside, header = False, ""
-        kinds.append("answer" if label != chat.IGNORED else "messages" if inside and place < last else "template")
-        if not inside:  # the role's name, up to its line break, is the template's; between turns there is no name
+        kinds.append(
+            "answer"
+            if label != chat.IGNORED
+            else "messages"
+            if inside and place < last
+            else "template"
+        )
+        if (
+            not inside
+            # the role's name, up to its line break, is the template's; between turns there is no
+            # name
+        ):
             header = "" if number == closes else header + tokenizer.decode([number])
             inside = header.startswith("<|im_start|>") and header.endswith("\n")
     return kinds
 
 
-def by_part(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Iterable[dict[str, Any]], batch_size: int = 16) -> pd.DataFrame:
-    """Perplexity of rows by what is counted: the answer (as the course trains), other messages, the template, and all tokens.
+def by_part(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Iterable[dict[str, Any]],
+    batch_size: int = 16,
+) -> pd.DataFrame:
+    """Perplexity of rows by what is counted: the answer (as the course trains), other messages, the
+    template, and all tokens.
 
     Returns:
-        Index part ("answer", "messages", "template", "all"); columns tokens, loss (mean -ln p in nats), perplexity. "all" is the mean of
-        the others weighted by tokens; "answer" equals `evaluation.perplexity`.
+        Index part ("answer", "messages", "template", "all"); columns tokens, loss (mean -ln p in
+        nats), perplexity. "all" is the mean of the others weighted by tokens; "answer" equals
+        `evaluation.perplexity`.
     Raises:
         Qwen3labError: no rows.
     """
@@ -133,21 +205,39 @@ def by_part(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: It
     examples = [scoring.example(tokenizer, row) for row in rows]
     if not examples:
         raise Qwen3labError("There are no rows to score. Give at least one.")
-    losses = np.concatenate(token_losses(model, [example["input_ids"] for example in examples], batch_size))
+    losses = np.concatenate(
+        token_losses(model, [example["input_ids"] for example in examples], batch_size)
+    )
     kinds = np.concatenate([parts(tokenizer, example)[1:] for example in examples])
-    lines = {kind: losses[kinds == kind] for kind in PARTS if (kinds == kind).any()} | {"all": losses}
-    return pd.DataFrame({kind: {"tokens": len(found), "loss": found.mean(), "perplexity": math.exp(found.mean())} for kind, found in lines.items()}
-                        ).T.astype({"tokens": int}).rename_axis("part")
+    lines = {kind: losses[kinds == kind] for kind in PARTS if (kinds == kind).any()} | {
+        "all": losses
+    }
+    return (
+        pd.DataFrame(
+            {
+                kind: {
+                    "tokens": len(found),
+                    "loss": found.mean(),
+                    "perplexity": math.exp(found.mean()),
+                }
+                for kind, found in lines.items()
+            }
+        )
+        .T.astype({"tokens": int})
+        .rename_axis("part")
+    )
 
 
 def as_trainers(read: pd.DataFrame, batch_size: int) -> float:
-    """The loss that transformers' `Trainer` reports as `eval_loss`: the mean of its batches' means, each weighted by its number of rows.
+    """The loss that transformers' `Trainer` reports as `eval_loss`: the mean of its batches' means,
+    each weighted by its number of rows.
 
-    It is the mean over tokens only where all rows lie in one batch or have as many answer tokens: short answers count more otherwise.
+    It is the mean over tokens only where all rows lie in one batch or have as many answer tokens:
+    short answers count more otherwise.
 
     Args:
         read: as `evaluation.read_answers` returns it, in the order of the rows.
         batch_size: rows a batch of the evaluation (`per_device_eval_batch_size`).
     """
-    batches = [read[start:start + batch_size] for start in range(0, len(read), batch_size)]
+    batches = [read[start : start + batch_size] for start in range(0, len(read), batch_size)]
     return sum(len(batch) * batch.nll.sum() / batch.tokens.sum() for batch in batches) / len(read)

@@ -1,6 +1,8 @@
-"""A report card for a trained or a loaded model: one page as HTML and as Markdown, with every number beside its count.
+"""A report card for a trained or a loaded model: one page as HTML and as Markdown, with every
+number beside its count.
 
-The page stands alone: no script, no outside request, charts inside. Questions, answers and names are text of users and models, and stay
+The page stands alone: no script, no outside request, charts inside. Questions, answers and names
+are text of users and models, and stay
 text: nothing of them is ever read as HTML or Markdown.
 """
 
@@ -25,20 +27,30 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-
 SHOWN = 240  # characters of a question or an answer
-STYLE = """.report-card{font:14px/1.45 system-ui,sans-serif;color:#222;background:#fff;max-width:50rem;margin:1rem auto;padding:0 1rem}
-.report-card h1{font-size:1.5rem;margin:.2rem 0}.report-card h2{font-size:1.05rem;margin:1rem 0 .3rem;border-bottom:1px solid #1f4e79}
-.report-card table{border-collapse:collapse;font-variant-numeric:tabular-nums}.report-card th,.report-card td{padding:.1rem .6rem;text-align:right;border-bottom:1px solid #ddd}
-.report-card th:first-child,.report-card td:first-child{text-align:left}.report-card pre{white-space:pre-wrap;
-overflow-wrap:anywhere;unicode-bidi:isolate;margin:.1rem 0;padding:.2rem .5rem;background:#f4f4f4}
-.report-card dt{font-weight:600}.report-card dd{margin:0 0 .3rem 0}.report-card img{max-width:100%}@media print{.report-card{font-size:11px;margin:0}}"""
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # a browser refuses all else, should anything slip through
+STYLE = """.report-card{font:14px/1.45 system-ui,sans-serif;color:#222;background:#fff;
+max-width:50rem;margin:1rem auto;padding:0 1rem}
+.report-card h1{font-size:1.5rem;margin:.2rem 0}
+.report-card h2{font-size:1.05rem;margin:1rem 0 .3rem;border-bottom:1px solid #1f4e79}
+.report-card table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+.report-card th,.report-card td{padding:.1rem .6rem;text-align:right;border-bottom:1px solid #ddd}
+.report-card th:first-child,.report-card td:first-child{text-align:left}
+.report-card pre{white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate;
+margin:.1rem 0;padding:.2rem .5rem;background:#f4f4f4}
+.report-card dt{font-weight:600}
+.report-card dd{margin:0 0 .3rem 0}
+.report-card img{max-width:100%}
+@media print{.report-card{font-size:11px;margin:0}}"""
+POLICY = (  # a browser refuses all else, should anything slip through
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+)
 
 
 @dataclass
 class Section:
-    """A heading, sentences, at most one table (cells are text), examples as (label, text) pairs, and at most one chart with its description."""
+    """A heading, sentences, at most one table (cells are text), examples as (label, text) pairs,
+    and at most one chart with its description.
+    """
 
     heading: str
     sentences: list[str] = field(default_factory=list)
@@ -49,24 +61,50 @@ class Section:
 
     def to_html(self) -> str:
         """The section as HTML, all text escaped."""
-        parts = [f"<h2>{_escape(self.heading)}</h2>", *(f"<p>{_escape(text)}</p>" for text in self.sentences)]
+        parts = [
+            f"<h2>{_escape(self.heading)}</h2>",
+            *(f"<p>{_escape(text)}</p>" for text in self.sentences),
+        ]
         if self.table is not None:
             head = "".join(f'<th scope="col">{_escape(name)}</th>' for name in self.table.columns)
-            rows = "".join("<tr>" + "".join(f"<td>{_escape(cell)}</td>" for cell in row) + "</tr>" for row in self.table.itertuples(index=False))
+            rows = "".join(
+                "<tr>" + "".join(f"<td>{_escape(cell)}</td>" for cell in row) + "</tr>"
+                for row in self.table.itertuples(index=False)
+            )
             parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>")
         if self.examples:
-            parts.append("<dl>" + "".join(f"<dt>{_escape(label)}</dt><dd><pre>{_escape(text)}</pre></dd>" for label, text in self.examples) + "</dl>")
+            parts.append(
+                "<dl>"
+                + "".join(
+                    f"<dt>{_escape(label)}</dt><dd><pre>{_escape(text)}</pre></dd>"
+                    for label, text in self.examples
+                )
+                + "</dl>"
+            )
         if self.chart is not None:
             image = base64.b64encode(self.chart._repr_png_()).decode()
-            parts.append(f'<img alt="{_escape(self.description)}" src="data:image/png;base64,{image}">')
+            parts.append(
+                f'<img alt="{_escape(self.description)}" src="data:image/png;base64,{image}">'
+            )
         return "\n".join(parts)
 
     def to_markdown(self) -> str:
-        """The section as Markdown without the chart; texts of examples are fenced, by a fence longer than any in them."""
+        """The section as Markdown without the chart; texts of examples are fenced, by a fence
+        longer than any in them.
+        """
         parts = [f"## {_mark(self.heading)}", *map(_mark, self.sentences)]
         if self.table is not None:
-            lines = [list(self.table.columns), ["---"] + ["---:"] * (len(self.table.columns) - 1), *self.table.itertuples(index=False)]
-            parts.append("\n".join("| " + " | ".join(cell if number == 1 else _mark(cell) for cell in line) + " |" for number, line in enumerate(lines)))
+            lines = [
+                list(self.table.columns),
+                ["---"] + ["---:"] * (len(self.table.columns) - 1),
+                *self.table.itertuples(index=False),
+            ]
+            parts.append(
+                "\n".join(
+                    "| " + " | ".join(cell if number == 1 else _mark(cell) for cell in line) + " |"
+                    for number, line in enumerate(lines)
+                )
+            )
         for label, text in self.examples:
             text = _clean(text)
             fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
@@ -87,19 +125,35 @@ class Card:
     @property
     def html(self) -> str:
         """A whole HTML document that needs nothing else."""
-        return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{_escape(POLICY)}">\n'
-                f'<meta name="viewport" content="width=device-width">\n<title>{_escape(self.title)}</title>\n</head>\n<body>\n{self._repr_html_()}\n</body>\n</html>\n')
+        return (
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta'
+            f' http-equiv="Content-Security-Policy" content="{_escape(POLICY)}">\n'
+            '<meta name="viewport"'
+            f' content="width=device-width">\n<title>{_escape(self.title)}</title>\n</head>'
+            f"\n<body>\n{self._repr_html_()}\n</body>\n</html>\n"
+        )
 
     @property
     def markdown(self) -> str:
         """The page as Markdown: all but the charts, whose numbers stand in the tables."""
-        return "\n\n".join([f"# {_mark(self.title)}", *(section.to_markdown() for section in self.sections)]) + "\n"
+        return (
+            "\n\n".join(
+                [f"# {_mark(self.title)}", *(section.to_markdown() for section in self.sections)]
+            )
+            + "\n"
+        )
 
     def _repr_html_(self) -> str:
-        return f'<div class="report-card"><style>{STYLE}</style>\n<h1>{_escape(self.title)}</h1>\n' + "\n".join(s.to_html() for s in self.sections) + "</div>"
+        return (
+            f'<div class="report-card"><style>{STYLE}</style>\n<h1>{_escape(self.title)}</h1>\n'
+            + "\n".join(s.to_html() for s in self.sections)
+            + "</div>"
+        )
 
     def save(self, folder: str | Path, name: str = "report") -> tuple[Path, Path]:
-        """Write `<name>.html` and `<name>.md` into a folder, which is made where it is missing; returns both paths."""
+        """Write `<name>.html` and `<name>.md` into a folder, which is made where it is missing;
+        returns both paths.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         paths = folder / f"{name}.html", folder / f"{name}.md"
@@ -108,20 +162,35 @@ class Card:
         return paths
 
 
-def card(model: Any, tokenizer: PreTrainedTokenizerBase | None = None, *, rows: Sequence[dict[str, Any]], answers: pd.DataFrame | None = None,
-         train: Sequence[dict[str, Any]] | None = None, title: str = "Report card", examples: int = 2, cost: bool = True, least: int = slices.LEAST,
-         scored: int | None = None, **options: Any) -> Card:
-    """Examine a model on test rows and write the page: training, scores, worst slices, examples, perplexity, contamination, cost.
+def card(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    rows: Sequence[dict[str, Any]],
+    answers: pd.DataFrame | None = None,
+    train: Sequence[dict[str, Any]] | None = None,
+    title: str = "Report card",
+    examples: int = 2,
+    cost: bool = True,
+    least: int = slices.LEAST,
+    scored: int | None = None,
+    **options: Any,
+) -> Card:
+    """Examine a model on test rows and write the page: training, scores, worst slices, examples,
+    perplexity, contamination, cost.
 
     Args:
         model: what `training.fine_tune` returns, or a loaded model with its `tokenizer`.
         rows: test rows of `data/tasks`.
-        answers: of `evaluation.evaluate_tasks` or `assistant.evaluate` on these rows, where the model has answered already.
-        train: the training rows, for the check of contamination; without them the page says that nothing was checked.
+        answers: of `evaluation.evaluate_tasks` or `assistant.evaluate` on these rows, where the
+            model has answered already.
+        train: the training rows, for the check of contamination; without them the page says that
+            nothing was checked.
         examples: right ones and wrong ones, so many of each, the first of either kind.
         cost: also seconds, speed and memory of a Run, which differ from machine to machine.
         least: rows in a slice.
-        scored: take the perplexity of the first so many rows alone; reading all tokens of long rows takes time.
+        scored: take the perplexity of the first so many rows alone; reading all tokens of long rows
+            takes time.
         options: of `evaluation.evaluate_tasks`, for example max_new_tokens.
     Raises:
         Qwen3labError: no rows, a model without a tokenizer, or answers to other rows.
@@ -129,11 +198,25 @@ def card(model: Any, tokenizer: PreTrainedTokenizerBase | None = None, *, rows: 
     run = model if hasattr(model, "history") else None
     model, tokenizer = (run.model, run.tokenizer) if run else (model, tokenizer)
     if tokenizer is None or not rows:
-        raise Qwen3labError("A report card needs a tokenizer and test rows. Give a Run, or a model and its tokenizer, and at least one row.")
-    answers = scoring.evaluate_tasks(model, tokenizer, rows, **options) if answers is None else answers
+        raise Qwen3labError(
+            "A report card needs a tokenizer and test rows. Give a Run, or a model and its"
+            " tokenizer, and at least one row."
+        )
+    answers = (
+        scoring.evaluate_tasks(model, tokenizer, rows, **options) if answers is None else answers
+    )
     described = slices.describe(answers, rows)
-    return Card(title, [_training(run, model, cost), _scores(described), *_tail(described, least), *_examples(described, rows, examples),
-                        _perplexity(model, tokenizer, rows[:scored]), _contamination(train, rows)])
+    return Card(
+        title,
+        [
+            _training(run, model, cost),
+            _scores(described),
+            *_tail(described, least),
+            *_examples(described, rows, examples),
+            _perplexity(model, tokenizer, rows[:scored]),
+            _contamination(train, rows),
+        ],
+    )
 
 
 def _training(run: Any, model: PreTrainedModel, cost: bool) -> Section:
@@ -142,33 +225,73 @@ def _training(run: Any, model: PreTrainedModel, cost: bool) -> Section:
     if run is None:
         return Section("Model", [f"{model.num_parameters():,} parameters; not trained here."])
     base = Path(run.source).name
-    sentences = [f"Trained from {base}. {run.summary()}.", "Learning rate {learning_rate:g}, {per_device_train_batch_size} rows a step, seed {seed}.".format(**run.settings)]
+    sentences = [
+        f"Trained from {base}. {run.summary()}.",
+        f"Learning rate {run.settings['learning_rate']:g},"
+        f" {run.settings['per_device_train_batch_size']} rows a step, seed {run.settings['seed']}.",
+    ]
     if run.adapter:
         sentences.append("Adapter: rank {r}, alpha {lora_alpha}.".format(**run.adapter))
     if cost:
         sentences.append(f"Cost on this machine: {run.cost()}.")
-    return Section("What was trained", sentences, chart=training.loss_curves({"training": run.history}), description="Loss by optimiser step.")
+    return Section(
+        "What was trained",
+        sentences,
+        chart=training.loss_curves({"training": run.history}),
+        description="Loss by optimiser step.",
+    )
 
 
 def _scores(answers: pd.DataFrame) -> Section:
     import pandas as pd
 
     lines = []
-    for name, group in [("all", answers), *(groups for column in ("task", "language") if answers[column].nunique() > 1 for groups in answers.groupby(column, sort=True))]:
+    for name, group in [
+        ("all", answers),
+        *(
+            groups
+            for column in ("task", "language")
+            if answers[column].nunique() > 1
+            for groups in answers.groupby(column, sort=True)
+        ),
+    ]:
         right = int(group.correct.sum())
         low, high = statistics.wilson(right, len(group))
-        pairs = list(zip(group.prediction, group.reference, group.language.where(group.language == "zh", "en")))
-        line = {"rows": name, "n": len(group), "right": right, "accuracy": f"{right / len(group):.3f}", "95 % interval": f"{low:.3f} to {high:.3f}",
-                "F1": f"{sum(text_metrics.token_f1(*pair) for pair in pairs) / len(pairs):.3f}",
-                "ROUGE-L": f"{sum(text_metrics.rouge_l(*pair) for pair in pairs) / len(pairs):.3f}"}
+        pairs = list(
+            zip(
+                group.prediction,
+                group.reference,
+                group.language.where(group.language == "zh", "en"),
+            )
+        )
+        line = {
+            "rows": name,
+            "n": len(group),
+            "right": right,
+            "accuracy": f"{right / len(group):.3f}",
+            "95 % interval": f"{low:.3f} to {high:.3f}",
+            "F1": f"{sum(text_metrics.token_f1(*pair) for pair in pairs) / len(pairs):.3f}",
+            "ROUGE-L": f"{sum(text_metrics.rouge_l(*pair) for pair in pairs) / len(pairs):.3f}",
+        }
         lines.append(line | {"BLEU-4": _bleu(group)})
-    return Section("Scores", ["Right: as the task counts it, mostly exact match. F1, ROUGE-L (0 to 1): means over rows, Chinese by character. BLEU-4 (0 to 100): for "
-                              "rows of one language (13a or zh)."], pd.DataFrame(lines))
+    return Section(
+        "Scores",
+        [
+            "Right: as the task counts it, mostly exact match. F1, ROUGE-L (0 to 1): means over"
+            " rows, Chinese by character. BLEU-4 (0 to 100): for rows of one language (13a or zh)."
+        ],
+        pd.DataFrame(lines),
+    )
 
 
 def _bleu(group: pd.DataFrame) -> str:
-    (language, *others) = group.language.unique()
-    return "" if others else f"{text_metrics.bleu(group.prediction.tolist(), group.reference.tolist(), 'zh' if language == 'zh' else '13a').score:.1f}"
+    language, *others = group.language.unique()
+    texts = group.prediction.tolist(), group.reference.tolist()
+    return (
+        ""
+        if others
+        else (f"{text_metrics.bleu(*texts, 'zh' if language == 'zh' else '13a').score:.1f}")
+    )
 
 
 def _tail(answers: pd.DataFrame, least: int) -> list[Section]:
@@ -179,35 +302,85 @@ def _tail(answers: pd.DataFrame, least: int) -> list[Section]:
     except Qwen3labError:  # all rows are of one kind
         return []
     tests, bad = found.attrs["tests"], int(found.bad.sum())
-    table = pd.DataFrame({"slice": found.slice, "n": found.n, "right": found.correct, "accuracy": found.accuracy.map("{:.3f}".format), "95 % interval": [
-        f"{low:.3f} to {high:.3f}" for low, high in zip(found.low, found.high)], "rest": found.rest.map("{:.3f}".format), "adjusted p": found.adjusted.map("{:.2g}".format)})
-    return [Section("Worst slices", [f"Of {tests} slices of at least {least} rows, {bad} are worse than the rest beyond chance (one-sided exact test, Benjamini-Hochberg "
-                                     f"over all {tests}, 0.05); the surest first. {found.attrs['left out']} smaller slices were not tested."], table.head(5))]
+    table = pd.DataFrame(
+        {
+            "slice": found.slice,
+            "n": found.n,
+            "right": found.correct,
+            "accuracy": found.accuracy.map("{:.3f}".format),
+            "95 % interval": [
+                f"{low:.3f} to {high:.3f}" for low, high in zip(found.low, found.high)
+            ],
+            "rest": found.rest.map("{:.3f}".format),
+            "adjusted p": found.adjusted.map("{:.2g}".format),
+        }
+    )
+    return [
+        Section(
+            "Worst slices",
+            [
+                f"Of {tests} slices of at least {least} rows, {bad} are worse than the rest beyond"
+                f" chance (one-sided exact test, Benjamini-Hochberg over all {tests}, 0.05); the"
+                f" surest first. {found.attrs['left out']} smaller slices were not tested."
+            ],
+            table.head(5),
+        )
+    ]
 
 
 def _examples(answers: pd.DataFrame, rows: Sequence[dict[str, Any]], count: int) -> list[Section]:
     sections = []
     for heading, wanted in (("Right", True), ("Wrong", False)):
         places = [place for place, right in enumerate(answers.correct) if right == wanted][:count]
-        texts = [(f"{label}, {answers.id.iloc[place]}", text) for place in places for label, text in (
-            ("Asked", prompt(rows[place])), ("Wanted", answers.reference.iloc[place]), ("Written", answers.prediction.iloc[place]))]
-        sections.append(Section(f"{heading}: {len(places)} of {int((answers.correct == wanted).sum())}", examples=[(label, shorten(text)) for label, text in texts]))
+        texts = [
+            (f"{label}, {answers.id.iloc[place]}", text)
+            for place in places
+            for label, text in (
+                ("Asked", prompt(rows[place])),
+                ("Wanted", answers.reference.iloc[place]),
+                ("Written", answers.prediction.iloc[place]),
+            )
+        ]
+        sections.append(
+            Section(
+                f"{heading}: {len(places)} of {int((answers.correct == wanted).sum())}",
+                examples=[(label, shorten(text)) for label, text in texts],
+            )
+        )
     return sections
 
 
-def _perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]]) -> Section:
+def _perplexity(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]]
+) -> Section:
     import pandas as pd
 
     kept = [row for row in rows if not row.get("thinking") or row.get("thoughts")]
     if not kept:
-        return Section("Perplexity", ["The rows have no thoughts written out, so nothing was scored."])
+        return Section(
+            "Perplexity", ["The rows have no thoughts written out, so nothing was scored."]
+        )
     found = perplexities.by_part(model, tokenizer, kept)
-    return Section("Perplexity", [f"Of the wanted answers of {len(kept)} rows, and of what the training masks. The mean is over tokens."],
-                   pd.DataFrame({"part": found.index, "tokens": [f"{n:,}" for n in found.tokens], "loss": found.loss.map("{:.3f}".format),
-                                 "perplexity": found.perplexity.map("{:,.2f}".format)}))
+    return Section(
+        "Perplexity",
+        [
+            f"Of the wanted answers of {len(kept)} rows, and of what the training masks. The mean"
+            " is over tokens."
+        ],
+        pd.DataFrame(
+            {
+                "part": found.index,
+                "tokens": [f"{n:,}" for n in found.tokens],
+                "loss": found.loss.map("{:.3f}".format),
+                "perplexity": found.perplexity.map("{:,.2f}".format),
+            }
+        ),
+    )
 
 
-def _contamination(train: Sequence[dict[str, Any]] | None, rows: Sequence[dict[str, Any]]) -> Section:
+def _contamination(
+    train: Sequence[dict[str, Any]] | None, rows: Sequence[dict[str, Any]]
+) -> Section:
     import pandas as pd
 
     if not train:
@@ -215,14 +388,34 @@ def _contamination(train: Sequence[dict[str, Any]] | None, rows: Sequence[dict[s
     lines = []
     for name, options in contamination.RULES.items():
         found = contamination.check(train, rows, **options)
-        lines.append({"rule": name, "test rows": len(found), "hits": int(found.hit.sum()), "share": f"{found.hit.mean():.3f}"})
-    return Section("Contamination", [f"Test rows that share runs of words (Chinese: characters) with the {len(train)} training rows, by the usual rules. A hit is a row to look at: "
-                                     "set phrases count as well. Other wordings of a row are not found."], pd.DataFrame(lines))
+        lines.append(
+            {
+                "rule": name,
+                "test rows": len(found),
+                "hits": int(found.hit.sum()),
+                "share": f"{found.hit.mean():.3f}",
+            }
+        )
+    return Section(
+        "Contamination",
+        [
+            f"Test rows that share runs of words (Chinese: characters) with the {len(train)}"
+            " training rows, by the usual rules. A hit is a row to look at: set phrases count as"
+            " well. Other wordings of a row are not found."
+        ],
+        pd.DataFrame(lines),
+    )
 
 
 def _clean(text: Any) -> str:
-    """Text without what no page can hold: control characters other than line breaks and tabs, and lone surrogates."""
-    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", str(text).replace("\r\n", "\n").replace("\r", "\n"))
+    """Text without what no page can hold: control characters other than line breaks and tabs, and
+    lone surrogates.
+    """
+    return re.sub(
+        r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]",
+        "\ufffd",
+        str(text).replace("\r\n", "\n").replace("\r", "\n"),
+    )
 
 
 def _escape(text: Any) -> str:
@@ -231,8 +424,14 @@ def _escape(text: Any) -> str:
 
 def _mark(text: Any) -> str:
     """Text on one line of Markdown, all signs as they are."""
-    return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", " ".join(html.escape(_clean(text), quote=False).split()))
+    return re.sub(
+        r"([\\`*_{}\[\]()#+!|~])", r"\\\1", " ".join(html.escape(_clean(text), quote=False).split())
+    )
 
 
 def shorten(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN // 2].rstrip()} … {text[-SHOWN // 2:].lstrip()}"
+    return (
+        text
+        if len(text) <= SHOWN
+        else f"{text[: SHOWN // 2].rstrip()} … {text[-SHOWN // 2 :].lstrip()}"
+    )

@@ -1,11 +1,13 @@
 """Run a model's Python function and its tests in a process of their own, with limits.
 
-The tests are lines `assert <call> == <literal>`. The process gets the calls, never the wanted values: it returns what the
-calls gave, as plain data, and the comparison is made here. So no answer passes by leaving early, by printing "passed", by
-redefining `assert`, `exec` or `__eq__`, or by looking through the process: the wanted values are not in it.
+The tests are lines `assert <call> == <literal>`. The process gets the calls, never the wanted
+values: it returns what the calls gave, as plain data, and the comparison is made here. So no answer
+passes by leaving early, by printing "passed", by redefining `assert`, `exec` or `__eq__`, or by
+looking through the process: the wanted values are not in it.
 
-This limits accidents. It is no security boundary: the process runs as the same user on the same kernel, and somebody
-determined gets out of it. For answers of a model that you do not trust, use a container or a virtual machine around it.
+This limits accidents. It is no security boundary: the process runs as the same user on the same
+kernel, and somebody determined gets out of it. For answers of a model that you do not trust, use a
+container or a virtual machine around it.
 """
 
 from __future__ import annotations
@@ -28,9 +30,12 @@ OPEN_FILES = 32
 POLL = 0.002  # seconds between two looks at the process; `Popen.wait` looks up to 0.05 s too late
 SHOWN = 60  # characters of a value or an error in a message
 
-# Runs in the process. Limits that the system lacks (address space on macOS) are skipped; the number of processes does not
-# bind root. So an audit hook (PEP 578), which no Python code takes off again, refuses to start processes, to send signals, to open
-# sockets, to load libraries, to delete or rename files, and to open any but Python's own and those in the working folder.
+# Runs in the process. Limits that the system lacks (address space on macOS) are skipped; the number
+# of processes does not
+# bind root. So an audit hook (PEP 578), which no Python code takes off again, refuses to start
+# processes, to send signals, to open
+# sockets, to load libraries, to delete or rename files, and to open any but Python's own and those
+# in the working folder.
 WORKER = r"""
 import os, sys
 try:
@@ -48,9 +53,11 @@ for number in (0, 1, 2):
     os.dup2(nothing, number)
 os.close(nothing)
 own, folder = tuple(os.path.realpath(place) + os.sep for place in sys.path), os.getcwd() + os.sep
-refused = ("os.", "shutil.", "subprocess.", "pty.", "_posixsubprocess.", "socket.", "ctypes.", "signal.", "syslog.", "resource.")
+refused = ("os.", "shutil.", "subprocess.", "pty.", "_posixsubprocess.",
+           "socket.", "ctypes.", "signal.", "syslog.", "resource.")
 
-def guard(event, arguments, allowed=("os.listdir", "os.scandir"), real=os.path.realpath, decode=os.fsdecode, refused=refused, own=own,
+def guard(event, arguments, allowed=("os.listdir", "os.scandir"), real=os.path.realpath,
+          decode=os.fsdecode, refused=refused, own=own,
           folder=folder, reading=os.O_RDONLY, ways=os.O_ACCMODE):
     if event.startswith(refused) and event not in allowed:
         raise PermissionError(event + " is refused")
@@ -63,7 +70,8 @@ def plain(value):
     kind = type(value)
     if kind in (list, tuple, set, frozenset):
         return all(map(plain, value))
-    return all(map(plain, [*value, *value.values()])) if kind is dict else kind in (int, float, complex, bool, str, bytes, type(None))
+    return all(map(plain, [*value, *value.values()])) if kind is dict else kind in (
+        int, float, complex, bool, str, bytes, type(None))
 
 def told(error):
     return "raised", ": ".join(filter(None, (type(error).__name__, str(error))))
@@ -79,7 +87,8 @@ else:
     for call in calls:
         try:
             value = eval(call, space)
-            found.append(("gave", repr(value)) if plain(value) else ("strange", type(value).__name__))
+            found.append(
+                ("gave", repr(value)) if plain(value) else ("strange", type(value).__name__))
         except BaseException as error:
             found.append(told(error))
 os.write(report, ascii(found).encode())
@@ -89,7 +98,9 @@ os._exit(0)
 
 @dataclass(frozen=True)
 class Result:
-    """How an answer did: "passed", "failed" (a wrong value), "error" (an exception, or no values at all) or "timeout"."""
+    """How an answer did: "passed", "failed" (a wrong value), "error" (an exception, or no values at
+    all) or "timeout".
+    """
 
     status: str
     message: str = ""  # one line on the first test that went wrong; empty when all passed
@@ -102,31 +113,52 @@ class Result:
 def run(code: str, tests: Sequence[str], *, seconds: float = 2.0, megabytes: int = 256) -> Result:
     """Run a function and its tests in a fresh `python -I -S` with limits.
 
-    The process has an empty folder, an empty environment, no input and no output, a session of its own that is killed as
-    a whole at the end, and limits (`resource.setrlimit`) on time, memory, files and processes.
+    The process has an empty folder, an empty environment, no input and no output, a session of its
+    own that is killed as a whole at the end, and limits (`resource.setrlimit`) on time, memory,
+    files and processes.
 
     Args:
         code: the text of a Python module that defines the function.
-        tests: lines `assert <call> == <literal>`, for example `assert half(8) == 4`; compared as Python compares.
-        seconds: of the processor, rounded up to a whole number; by the clock twice that and one more, so that a busy machine
-            does not fail a good answer.
-        megabytes: limit of the address space, in 10^6 bytes; Python 3.11 on Linux alone takes between 10 and 15.
+        tests: lines `assert <call> == <literal>`, for example `assert half(8) == 4`; compared as
+            Python compares.
+        seconds: of the processor, rounded up to a whole number; by the clock twice that and one
+            more, so that a busy machine does not fail a good answer.
+        megabytes: limit of the address space, in 10^6 bytes; Python 3.11 on Linux alone takes
+            between 10 and 15.
     Raises:
         Qwen3labError: no tests, or a test of another form.
     """
     pairs = [_parts(test) for test in tests]
     if not pairs:
-        raise Qwen3labError("There are no tests, and nothing would always pass. Give at least one assert line.")
+        raise Qwen3labError(
+            "There are no tests, and nothing would always pass. Give at least one assert line."
+        )
     cpu, memory = math.ceil(seconds), megabytes * 10**6
     start = time.monotonic()
-    limits = [("RLIMIT_CPU", cpu, cpu + 1), ("RLIMIT_AS", memory, memory), ("RLIMIT_FSIZE", FILE_BYTES, FILE_BYTES),
-              ("RLIMIT_NOFILE", OPEN_FILES, OPEN_FILES), ("RLIMIT_NPROC", 0, 0), ("RLIMIT_CORE", 0, 0)]
-    with (tempfile.TemporaryDirectory(prefix="qwen3lab-", ignore_cleanup_errors=True) as folder, tempfile.TemporaryFile() as request,
-          tempfile.TemporaryFile() as report):
+    limits = [
+        ("RLIMIT_CPU", cpu, cpu + 1),
+        ("RLIMIT_AS", memory, memory),
+        ("RLIMIT_FSIZE", FILE_BYTES, FILE_BYTES),
+        ("RLIMIT_NOFILE", OPEN_FILES, OPEN_FILES),
+        ("RLIMIT_NPROC", 0, 0),
+        ("RLIMIT_CORE", 0, 0),
+    ]
+    with (
+        tempfile.TemporaryDirectory(prefix="qwen3lab-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryFile() as request,
+        tempfile.TemporaryFile() as report,
+    ):
         request.write(ascii((code, [call for call, _ in pairs], limits)).encode())
         request.seek(0)
-        process = subprocess.Popen([sys.executable, "-I", "-S", "-B", "-c", WORKER], stdin=request, stdout=report, stderr=subprocess.DEVNULL,
-                                   cwd=os.path.realpath(folder), env={}, start_new_session=True)
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-B", "-c", WORKER],
+            stdin=request,
+            stdout=report,
+            stderr=subprocess.DEVNULL,
+            cwd=os.path.realpath(folder),
+            env={},
+            start_new_session=True,
+        )
         try:
             while (ended := process.poll()) is None and time.monotonic() < start + 2 * cpu + 1:
                 time.sleep(POLL)
@@ -134,11 +166,20 @@ def run(code: str, tests: Sequence[str], *, seconds: float = 2.0, megabytes: int
             _kill(process)
         report.seek(0)
         text = report.read(FILE_BYTES).decode(errors="replace")
-    out_of_time = ended == -signal.SIGKILL and time.monotonic() >= start + cpu  # what ignores SIGXCPU is killed a second later
+    out_of_time = (
+        ended == -signal.SIGKILL and time.monotonic() >= start + cpu
+    )  # what ignores SIGXCPU is killed a second later
     if ended is None or ended == -signal.SIGXCPU or out_of_time:
         return Result("timeout", f"did not end within {cpu} s")
     if ended or not text:
-        return Result("error", f"the process was ended by signal {-ended}" if ended < 0 else "the process ended without returning values")
+        return Result(
+            "error",
+            (
+                f"the process was ended by signal {-ended}"
+                if ended < 0
+                else "the process ended without returning values"
+            ),
+        )
     return verdict(text, pairs)
 
 
@@ -151,14 +192,20 @@ def _parts(test: str) -> tuple[str, object]:
             return ast.unparse(left), ast.literal_eval(right)
     except (SyntaxError, ValueError, TypeError, AttributeError):
         pass
-    raise Qwen3labError(f"The test {test!r} has no value to compare with. Write it as: assert function(arguments) == literal.")
+    raise Qwen3labError(
+        f"The test {test!r} has no value to compare with. Write it as: assert function(arguments)"
+        " == literal."
+    )
 
 
 def _kill(process: subprocess.Popen) -> None:
     """End the process and whatever it started in its session."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # gone already; macOS says the latter of one that is not yet reaped
+    except (
+        ProcessLookupError,
+        PermissionError,
+    ):  # gone already; macOS says the latter of one that is not yet reaped
         pass
     process.wait()
 
@@ -173,7 +220,9 @@ def verdict(text: str, pairs: Sequence[tuple[str, object]]) -> Result:
         if kind == "raised":
             return Result("error", (f"{call}: " if len(found) == len(pairs) else "") + _short(what))
         if kind != "gave":
-            return Result("failed", f"{call} gives an object of type {_short(what)}, no plain value")
+            return Result(
+                "failed", f"{call} gives an object of type {_short(what)}, no plain value"
+            )
         try:
             right = ast.literal_eval(what) == wanted
         except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
@@ -187,4 +236,4 @@ def verdict(text: str, pairs: Sequence[tuple[str, object]]) -> Result:
 
 def _short(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= SHOWN else text[:SHOWN - 1] + "…"
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"

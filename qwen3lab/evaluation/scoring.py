@@ -1,4 +1,6 @@
-"""Score answers: exact match with an interval, refusals, perplexity. The text metrics are in `qwen3lab.evaluation.metrics`."""
+"""Score answers: exact match with an interval, refusals, perplexity. The text metrics are in
+`qwen3lab.evaluation.metrics`.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,9 @@ if TYPE_CHECKING:
 def normalize(text: str) -> str:
     """Write a text in the form in which answers are compared.
 
-    Unicode NFKC (full-width forms become ordinary ones), lower case, single spaces, no quotes around the whole and no
-    full stop, comma or exclamation mark at its end. Everything else counts: "8 euros" is not "8".
+    Unicode NFKC (full-width forms become ordinary ones), lower case, single spaces, no quotes
+    around the whole and no full stop, comma or exclamation mark at its end. Everything else counts:
+    "8 euros" is not "8".
     """
     text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return re.sub(r"""^["'“”‘’「」\s]+|["'“”‘’「」\s.。,!]+$""", "", text)
@@ -35,24 +38,34 @@ def exact_match(prediction: str, reference: str) -> bool:
 
 
 def is_refusal(text: str) -> bool:
-    """Whether an answer says, in English or Chinese and in the course's own words, that the text gives no answer."""
+    """Whether an answer says, in English or Chinese and in the course's own words, that the text
+    gives no answer.
+    """
     from qwen3lab.prompts import REFUSAL
 
     return normalize(text) in {normalize(sentence) for sentence in REFUSAL.values()}
 
 
-def evaluate_tasks(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], *,
-                   max_new_tokens: int | None = None, batch_size: int = 64) -> pd.DataFrame:
+def evaluate_tasks(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[dict[str, Any]],
+    *,
+    max_new_tokens: int | None = None,
+    batch_size: int = 64,
+) -> pd.DataFrame:
     """Let a model answer rows of `data/tasks` greedily and score each answer by exact match.
 
     Args:
-        rows: with "messages" (up to the user), "answer", "thinking", optionally "tools", "task", "language", "id".
+        rows: with "messages" (up to the user), "answer", "thinking", optionally "tools", "task",
+            "language", "id".
         max_new_tokens: default 64, for rows that think 256.
         batch_size: prompts a batch.
     Returns:
-        One row a question, in the order of `rows`: id, task, language, reference, prediction (without thoughts),
-        thoughts, correct (bool), refused (bool; the answer says that the text does not say). A tool call is scored
-        by its name and arguments.
+        One row a question, in the order of `rows`: id, task, language, reference, prediction
+            (without thoughts),
+        thoughts, correct (bool), refused (bool; the answer says that the text does not say). A tool
+        call is scored by its name and arguments.
     """
     import pandas as pd
 
@@ -63,43 +76,87 @@ def evaluate_tasks(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, r
     outputs = [""] * len(rows)
     for thinks in (False, True):
         places = [place for place, row in enumerate(rows) if bool(row.get("thinking")) == thinks]
-        prompts = [chat.encode(tokenizer, rows[place]["messages"], thinking=thinks, tools=rows[place].get("tools")) for place in places]
-        answers = generate_ids(model, tokenizer, prompts, batch_size=batch_size,
-                               max_new_tokens=max_new_tokens or (256 if thinks else 64)) if places else []
+        prompts = [
+            chat.encode(
+                tokenizer, rows[place]["messages"], thinking=thinks, tools=rows[place].get("tools")
+            )
+            for place in places
+        ]
+        answers = (
+            generate_ids(
+                model,
+                tokenizer,
+                prompts,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens or (256 if thinks else 64),
+            )
+            if places
+            else []
+        )
         for place, answer in zip(places, answers):
             outputs[place] = tokenizer.decode(answer, skip_special_tokens=True).strip()
-    return pd.DataFrame([_score(place, row, output) for place, (row, output) in enumerate(zip(rows, outputs))])
+    return pd.DataFrame(
+        [_score(place, row, output) for place, (row, output) in enumerate(zip(rows, outputs))]
+    )
 
 
 def _score(place: int, row: dict[str, Any], output: str) -> dict[str, Any]:
     thoughts, prediction = chat.split_thinking(output)
     reference = row["answer"]
     wanted = chat.extract_tool_calls(reference)
-    correct = chat.extract_tool_calls(prediction) == wanted if wanted else exact_match(prediction, reference)
-    return {"id": row.get("id", place), "task": row.get("task", ""), "language": row.get("language", ""), "reference": reference,
-            "prediction": prediction, "thoughts": thoughts, "correct": correct, "refused": is_refusal(prediction)}
+    correct = (
+        chat.extract_tool_calls(prediction) == wanted
+        if wanted
+        else exact_match(prediction, reference)
+    )
+    return {
+        "id": row.get("id", place),
+        "task": row.get("task", ""),
+        "language": row.get("language", ""),
+        "reference": reference,
+        "prediction": prediction,
+        "thoughts": thoughts,
+        "correct": correct,
+        "refused": is_refusal(prediction),
+    }
 
 
 def summary(answers: pd.DataFrame, by: str | list[str] | None = "task") -> pd.DataFrame:
-    """Return n, number correct, accuracy and its 95 % interval (low, high), for all answers or by one or more columns."""
+    """Return n, number correct, accuracy and its 95 % interval (low, high), for all answers or by
+    one or more columns.
+    """
     import pandas as pd
 
     groups = answers.groupby(by, sort=True) if by else [("all", answers)]
     lines = {name: (len(group), int(group.correct.sum())) for name, group in groups}
-    table = pd.DataFrame([{"n": n, "correct": k, "accuracy": k / n, "low": wilson(k, n)[0], "high": wilson(k, n)[1]}
-                          for n, k in lines.values()], index=list(lines))
+    table = pd.DataFrame(
+        [
+            {
+                "n": n,
+                "correct": k,
+                "accuracy": k / n,
+                "low": wilson(k, n)[0],
+                "high": wilson(k, n)[1],
+            }
+            for n, k in lines.values()
+        ],
+        index=list(lines),
+    )
     if isinstance(by, list) and len(by) > 1:
         table.index = pd.MultiIndex.from_tuples(table.index)
     return table.rename_axis(by)
 
 
-def read_answers(model: PreTrainedModel, examples: Sequence[dict[str, list[int]]], batch_size: int = 16) -> pd.DataFrame:
+def read_answers(
+    model: PreTrainedModel, examples: Sequence[dict[str, list[int]]], batch_size: int = 16
+) -> pd.DataFrame:
     """How a model takes to given answers in one pass: cheap enough to try many changes of it.
 
     Args:
         examples: as `chat.example` makes them: "input_ids" and "labels" (-100 for the prompt).
     Returns:
-        One row an example, in their order: tokens (scored ones), nll (sum of -ln p over them), right (whether each is
+        One row an example, in their order: tokens (scored ones), nll (sum of -ln p over them),
+            right (whether each is
         the likeliest after those before it, so that greedy writing gives this very answer).
         exp(nll.sum() / tokens.sum()) is the perplexity.
     Raises:
@@ -111,35 +168,54 @@ def read_answers(model: PreTrainedModel, examples: Sequence[dict[str, list[int]]
 
     if not examples:
         raise Qwen3labError("There are no examples to read. Give at least one.")
-    order = sorted(range(len(examples)), key=lambda place: len(examples[place]["input_ids"]))  # less padding
+    order = sorted(
+        range(len(examples)), key=lambda place: len(examples[place]["input_ids"])
+    )  # less padding
     lines: dict[int, dict] = {}
     was_training = model.training
     model.eval()
     with torch.inference_mode(), loading.more_threads(model.device):
         for start in range(0, len(order), batch_size):
-            batch = order[start:start + batch_size]
+            batch = order[start : start + batch_size]
             rows = [examples[place] for place in batch]
             width = len(rows[-1]["input_ids"])
             ids, labels, mask = (
-                torch.tensor([row + [fill] * (width - len(row)) for row in field], device=model.device)
-                for field, fill in (([row["input_ids"] for row in rows], 0), ([row["labels"] for row in rows], chat.IGNORED),
-                                    ([[1] * len(row["input_ids"]) for row in rows], 0)))
+                torch.tensor(
+                    [row + [fill] * (width - len(row)) for row in field], device=model.device
+                )
+                for field, fill in (
+                    ([row["input_ids"] for row in rows], 0),
+                    ([row["labels"] for row in rows], chat.IGNORED),
+                    ([[1] * len(row["input_ids"]) for row in rows], 0),
+                )
+            )
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            for place, given, wanted in zip(batch, logits[:, :-1], labels[:, 1:]):  # position t predicts token t + 1
+            for place, given, wanted in zip(
+                batch, logits[:, :-1], labels[:, 1:]
+            ):  # position t predicts token t + 1
                 scored = wanted != chat.IGNORED
                 given, wanted = given[scored].double(), wanted[scored]
-                lines[place] = {"tokens": len(wanted), "nll": cross_entropy(given, wanted, reduction="sum").item(),
-                                "right": bool((given.argmax(-1) == wanted).all())}
+                lines[place] = {
+                    "tokens": len(wanted),
+                    "nll": cross_entropy(given, wanted, reduction="sum").item(),
+                    "right": bool((given.argmax(-1) == wanted).all()),
+                }
     model.train(was_training)
     return pd.DataFrame([lines[place] for place in range(len(examples))])
 
 
-def negative_log_likelihood(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Iterable[dict[str, Any]], *,
-                            batch_size: int = 16) -> tuple[float, int]:
-    """Return (sum of -ln p, number of tokens) over the answers of rows: what fine-tuning trains, and nothing else.
+def negative_log_likelihood(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Iterable[dict[str, Any]],
+    *,
+    batch_size: int = 16,
+) -> tuple[float, int]:
+    """Return (sum of -ln p, number of tokens) over the answers of rows: what fine-tuning trains,
+    and nothing else.
 
-    A row is as in `evaluate_tasks` (with "thoughts" for one that thinks), or its messages end with the assistant.
-    The tokens of the prompt are read, not scored; `<|im_end|>` is scored.
+    A row is as in `evaluate_tasks` (with "thoughts" for one that thinks), or its messages end with
+    the assistant. The tokens of the prompt are read, not scored; `<|im_end|>` is scored.
     """
     examples = [example(tokenizer, row) for row in rows]
     if not examples:
@@ -148,12 +224,19 @@ def negative_log_likelihood(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
     return float(read.nll.sum()), int(read.tokens.sum())
 
 
-def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Iterable[dict[str, Any]], *,
-               batch_size: int = 16) -> float:
-    """Return exp(mean -ln p) of the answers' tokens: 1 is certainty, the vocabulary's size is a blind guess.
+def perplexity(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Iterable[dict[str, Any]],
+    *,
+    batch_size: int = 16,
+) -> float:
+    """Return exp(mean -ln p) of the answers' tokens: 1 is certainty, the vocabulary's size is a
+    blind guess.
 
-    The mean is over tokens of all rows together, so long answers count more; equals exp of the trainer's eval_loss where its rows lie
-    in one batch (`perplexities.as_trainers` tells what it reports for several).
+    The mean is over tokens of all rows together, so long answers count more; equals exp of the
+    trainer's eval_loss where its rows lie in one batch (`perplexities.as_trainers` tells what it
+    reports for several).
     """
     total, count = negative_log_likelihood(model, tokenizer, rows, batch_size=batch_size)
     return math.exp(total / count)
@@ -161,5 +244,9 @@ def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows:
 
 def example(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> dict[str, list[int]]:
     """A row as `negative_log_likelihood` takes it, as input_ids and labels (`chat.example`)."""
-    messages = row["messages"] if row["messages"][-1]["role"] == "assistant" else tasks.conversation(row)
-    return chat.example(tokenizer, messages, thinking=bool(row.get("thinking")), tools=row.get("tools"))
+    messages = (
+        row["messages"] if row["messages"][-1]["role"] == "assistant" else tasks.conversation(row)
+    )
+    return chat.example(
+        tokenizer, messages, thinking=bool(row.get("thinking")), tools=row.get("tools")
+    )

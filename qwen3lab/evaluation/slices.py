@@ -1,7 +1,8 @@
 """The long tail: where is a model worse than its average, and is that more than chance?
 
-Whoever looks at many groups finds a bad one. So each group is tested against all other rows, and the p values are corrected for the
-number of groups that were looked at, those that turned out well included.
+Whoever looks at many groups finds a bad one. So each group is tested against all other rows, and
+the p values are corrected for the number of groups that were looked at, those that turned out well
+included.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ LENGTHS = ("short", "middle", "long")
 
 
 def describe(answers: pd.DataFrame, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Add the columns words (of the prompt; Chinese characters count as words) and length ("short", "middle", "long") to answers.
+    """Add the columns words (of the prompt; Chinese characters count as words) and length ("short",
+    "middle", "long") to answers.
 
     The lengths are thirds of each language's rows, so that "long" does not simply mean "Chinese".
 
@@ -35,28 +37,45 @@ def describe(answers: pd.DataFrame, rows: Sequence[dict[str, Any]]) -> pd.DataFr
         Qwen3labError: another number of rows than of answers.
     """
     if len(answers) != len(rows):
-        raise Qwen3labError(f"{len(answers)} answers do not belong to {len(rows)} rows. Give the rows that were answered.")
+        raise Qwen3labError(
+            f"{len(answers)} answers do not belong to {len(rows)} rows. Give the rows that were"
+            " answered."
+        )
     found = answers.assign(words=[len(units(prompt(row))) for row in rows])
     place = found.groupby("language").words.rank(method="average", pct=True)
     return found.assign(length=[LENGTHS[min(2, int(3 * (share - 1e-9)))] for share in place])
 
 
-def worst(answers: pd.DataFrame, by: Sequence[str] = ("language", "task", "length"), *, pairs: bool = True, least: int = LEAST,
-          method: str = "bh", level: float = 0.05) -> pd.DataFrame:
-    """Every slice of answers by one column, or two, compared with all other answers; the surest bad ones come first.
+def worst(
+    answers: pd.DataFrame,
+    by: Sequence[str] = ("language", "task", "length"),
+    *,
+    pairs: bool = True,
+    least: int = LEAST,
+    method: str = "bh",
+    level: float = 0.05,
+) -> pd.DataFrame:
+    """Every slice of answers by one column, or two, compared with all other answers; the surest bad
+    ones come first.
 
     Args:
-        answers: one row a question with "correct" (bool) and the columns of `by`; columns with a single value, or missing, are left out.
+        answers: one row a question with "correct" (bool) and the columns of `by`; columns with a
+            single value, or missing, are left out.
         pairs: also slices by two columns at once.
-        least: smaller slices are left out (`attrs["left out"]` counts them): they would be all noise.
-        method: how p is corrected for many looks. "bh": of the slices called bad at most the share `level` is so by chance alone (Benjamini &
-            Hochberg 1995, for slices that are independent or rise together); "by": also for other dependence (Benjamini & Yekutieli 2001);
-            "bonferroni": not even one by chance, with a probability of 1 - `level`; "none": what to expect without a correction.
+        least: smaller slices are left out (`attrs["left out"]` counts them): they would be all
+            noise.
+        method: how p is corrected for many looks. "bh": of the slices called bad at most the share
+            `level` is so by chance alone (Benjamini & Hochberg 1995, for slices that are
+            independent or rise together); "by": also for other dependence (Benjamini & Yekutieli
+            2001); "bonferroni": not even one by chance, with a probability of 1 - `level`; "none":
+            what to expect without a correction.
         level: the adjusted p up to which a slice is called bad.
     Returns:
-        One row a slice: slice (text), n, correct, accuracy, low, high (Wilson, 95 %, for this slice alone), rest (accuracy of all other
-        answers), p (Fisher's exact test, one-sided: as few right answers by chance), adjusted, bad (bool).
-        `attrs["tests"]` is the number of slices that were tested. Slices of the same rows are kept once.
+        One row a slice: slice (text), n, correct, accuracy, low, high (Wilson, 95 %, for this slice
+            alone), rest (accuracy of all other
+        answers), p (Fisher's exact test, one-sided: as few right answers by chance), adjusted, bad
+        (bool). `attrs["tests"]` is the number of slices that were tested. Slices of the same rows
+        are kept once.
     Raises:
         Qwen3labError: no answers, an unknown method, or no column to slice by.
     """
@@ -67,9 +86,14 @@ def worst(answers: pd.DataFrame, by: Sequence[str] = ("language", "task", "lengt
         raise Qwen3labError(f"Unknown correction {method!r}. Use one of: {', '.join(METHODS)}.")
     columns = [column for column in by if column in answers and answers[column].nunique() > 1]
     if not len(answers) or not columns:
-        raise Qwen3labError(f"There is nothing to slice by {', '.join(by)}. Give answers with at least one column that has several values.")
+        raise Qwen3labError(
+            f"There is nothing to slice by {', '.join(by)}. Give answers with at least one column"
+            " that has several values."
+        )
     total, right, lines, seen, left_out = len(answers), int(answers.correct.sum()), [], set(), 0
-    for chosen in [(column,) for column in columns] + (list(combinations(columns, 2)) if pairs else []):
+    for chosen in [(column,) for column in columns] + (
+        list(combinations(columns, 2)) if pairs else []
+    ):
         for values, group in answers.groupby(list(chosen), sort=True):
             rows = tuple(group.index)
             if rows in seen or len(group) == total:
@@ -80,9 +104,23 @@ def worst(answers: pd.DataFrame, by: Sequence[str] = ("language", "task", "lengt
                 continue
             n, correct = len(group), int(group.correct.sum())
             low, high = statistics.wilson(correct, n)
-            lines.append({"slice": ", ".join(f"{column} = {value}" for column, value in zip(chosen, values)), "n": n, "correct": correct, "accuracy": correct / n,
-                          "low": low, "high": high, "rest": (right - correct) / (total - n), "p": float(hypergeom.cdf(correct, total, right, n))})
-    table = pd.DataFrame(lines, columns=["slice", "n", "correct", "accuracy", "low", "high", "rest", "p"])
+            lines.append(
+                {
+                    "slice": ", ".join(
+                        f"{column} = {value}" for column, value in zip(chosen, values)
+                    ),
+                    "n": n,
+                    "correct": correct,
+                    "accuracy": correct / n,
+                    "low": low,
+                    "high": high,
+                    "rest": (right - correct) / (total - n),
+                    "p": float(hypergeom.cdf(correct, total, right, n)),
+                }
+            )
+    table = pd.DataFrame(
+        lines, columns=["slice", "n", "correct", "accuracy", "low", "high", "rest", "p"]
+    )
     table["adjusted"] = adjust(table.p.to_numpy(dtype=float), method)
     table["bad"] = table.adjusted <= level
     table = table.sort_values(["adjusted", "p", "accuracy", "slice"], ignore_index=True)
@@ -91,9 +129,11 @@ def worst(answers: pd.DataFrame, by: Sequence[str] = ("language", "task", "lengt
 
 
 def adjust(p: np.ndarray, method: str = "bh") -> np.ndarray:
-    """p values [tests] corrected for their number, in the same order; compare them with the wanted level. Methods as in `worst`.
+    """p values [tests] corrected for their number, in the same order; compare them with the wanted
+    level. Methods as in `worst`.
 
-    "bh" and "by" are `scipy.stats.false_discovery_control`; "bonferroni" is p times the number of tests, 1 at most.
+    "bh" and "by" are `scipy.stats.false_discovery_control`; "bonferroni" is p times the number of
+    tests, 1 at most.
     """
     import numpy as np
     from scipy.stats import false_discovery_control

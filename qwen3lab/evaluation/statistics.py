@@ -1,7 +1,8 @@
-"""How sure is a score? Intervals for differences, tests for pairs, and how many questions a gain needs.
+"""How sure is a score? Intervals for differences, tests for pairs, and how many questions a gain
+needs.
 
-Two systems that answer the same questions are compared question by question: what both get right or both get wrong
-says nothing about which is better.
+Two systems that answer the same questions are compared question by question: what both get right or
+both get wrong says nothing about which is better.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ Z95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two systems on the same questions: `difference` is second minus first, in [-1, 1], with a 95 % interval.
+    """Two systems on the same questions: `difference` is second minus first, in [-1, 1], with a 95
+    % interval.
 
     only_first, only_second: questions that one alone has right. p: of McNemar's exact test.
     """
@@ -36,11 +38,16 @@ class Comparison:
     p: float
 
     def __str__(self) -> str:
-        return (f"{100 * self.difference:+.1f} points, 95 % interval {100 * self.low:+.1f} to {100 * self.high:+.1f} (n={self.n}); "
-                f"only the first right: {self.only_first}, only the second: {self.only_second}, p = {self.p:.2g}")
+        return (
+            f"{100 * self.difference:+.1f} points, 95 % interval {100 * self.low:+.1f} to"
+            f" {100 * self.high:+.1f} (n={self.n}); only the first right: {self.only_first}, only"
+            f" the second: {self.only_second}, p = {self.p:.2g}"
+        )
 
 
-def compare(first: Sequence[Any], second: Sequence[Any], *, draws: int = 2000, seed: int = 0) -> Comparison:
+def compare(
+    first: Sequence[Any], second: Sequence[Any], *, draws: int = 2000, seed: int = 0
+) -> Comparison:
     """Compare two systems by the paired bootstrap and McNemar's test.
 
     Args:
@@ -51,29 +58,55 @@ def compare(first: Sequence[Any], second: Sequence[Any], *, draws: int = 2000, s
     a, b = _pair(first, second)
     low, high = bootstrap(a, b, draws=draws, seed=seed)
     only_first, only_second = int((a & ~b).sum()), int((b & ~a).sum())
-    return Comparison(len(a), float(a.mean()), float(b.mean()), float(b.mean() - a.mean()), low, high, only_first, only_second,
-                      mcnemar(only_first, only_second))
+    return Comparison(
+        len(a),
+        float(a.mean()),
+        float(b.mean()),
+        float(b.mean() - a.mean()),
+        low,
+        high,
+        only_first,
+        only_second,
+        mcnemar(only_first, only_second),
+    )
 
 
 def _pair(first: Sequence[Any], second: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     if a.shape != b.shape or a.ndim != 1 or not len(a):
-        raise Qwen3labError(f"{len(a)} and {len(b)} answers cannot be paired. Give both systems the same questions, at least one.")
+        raise Qwen3labError(
+            f"{len(a)} and {len(b)} answers cannot be paired. Give both systems the same questions,"
+            " at least one."
+        )
     return a, b
 
 
-def bootstrap(first: Sequence[float], second: Sequence[float] | None = None, *, statistic: Callable[[np.ndarray], Any] | None = None, draws: int = 2000,
-              seed: int = 0, level: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of a mean, or of the mean difference of pairs, from questions drawn again with replacement.
+def bootstrap(
+    first: Sequence[float],
+    second: Sequence[float] | None = None,
+    *,
+    statistic: Callable[[np.ndarray], Any] | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """The percentile interval of a mean, or of the mean difference of pairs, from questions drawn
+    again with replacement.
 
     Args:
-        first: one value a question. With `second` (same order) the differences second - first are drawn, so pairs stay pairs.
+        first: one value a question. With `second` (same order) the differences second - first are
+            drawn, so pairs stay pairs.
         statistic: of the values [..., n] along the last axis; default: their mean.
         draws: samples. level: of the interval.
     Returns:
-        (low, high). Efron 1979, "Bootstrap methods"; equals `scipy.stats.bootstrap(method="percentile")` up to the draws.
+        (low, high). Efron 1979, "Bootstrap methods"; equals
+        `scipy.stats.bootstrap(method="percentile")` up to the draws.
     """
-    values = np.asarray(first, dtype=float) if second is None else np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
+    values = (
+        np.asarray(first, dtype=float)
+        if second is None
+        else np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
+    )
     if not len(values):
         raise Qwen3labError("There are no answers to draw from. Give at least one.")
     rng = np.random.default_rng(seed)
@@ -84,40 +117,61 @@ def bootstrap(first: Sequence[float], second: Sequence[float] | None = None, *, 
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """The chance that two equally good systems differ at least as unevenly on the questions where just one is right.
+    """The chance that two equally good systems differ at least as unevenly on the questions where
+    just one is right.
 
-    Both sides of an exact binomial test with 1/2; McNemar 1947. Equals `scipy.stats.binomtest(only_first, total).pvalue`.
+    Both sides of an exact binomial test with 1/2; McNemar 1947. Equals
+    `scipy.stats.binomtest(only_first, total).pvalue`.
     """
     total, least = only_first + only_second, min(only_first, only_second)
-    tail = sum(math.comb(total, k) for k in range(least + 1)) / 2 ** total
+    tail = sum(math.comb(total, k) for k in range(least + 1)) / 2**total
     return min(1.0, 2 * tail)
 
 
-def questions_needed(share: float, gain: float, *, paired_disagreement: float | None = None, power: float = 0.8, z: float = Z95) -> int:
+def questions_needed(
+    share: float,
+    gain: float,
+    *,
+    paired_disagreement: float | None = None,
+    power: float = 0.8,
+    z: float = Z95,
+) -> int:
     """How many questions show a gain with the wanted power, at the 5 % level.
 
     Args:
-        share: right answers of the first system, in (0, 1); gain: added by the second, for example 0.03.
-        paired_disagreement: share of questions on which just one of the two is right, when both answer the same questions;
-            None for two separate sets, each of the size that is returned.
+        share: right answers of the first system, in (0, 1); gain: added by the second, for example
+            0.03.
+        paired_disagreement: share of questions on which just one of the two is right, when both
+            answer the same questions; None for two separate sets, each of the size that is
+            returned.
         power: the chance to see the gain.
     Returns:
-        Questions (for each of two sets). Fleiss, Levin & Paik 2003, "Statistical Methods for Rates and Proportions", without
-        continuity correction; for pairs Connor 1987.
+        Questions (for each of two sets). Fleiss, Levin & Paik 2003, "Statistical Methods for Rates
+        and Proportions", without continuity correction; for pairs Connor 1987.
     Raises:
         Qwen3labError: shares that cannot be, or a disagreement smaller than the gain.
     """
     second = share + gain
     if not (0 < share < 1 and 0 < second < 1) or not gain:
-        raise Qwen3labError(f"A gain from {share} to {second} cannot be planned. Give shares between 0 and 1, and a gain that is not 0.")
+        raise Qwen3labError(
+            f"A gain from {share} to {second} cannot be planned. Give shares between 0 and 1, and a"
+            " gain that is not 0."
+        )
     z_power = _normal_quantile(power)
     if paired_disagreement is None:
         mean = (share + second) / 2
-        root = z * math.sqrt(2 * mean * (1 - mean)) + z_power * math.sqrt(share * (1 - share) + second * (1 - second))
+        root = z * math.sqrt(2 * mean * (1 - mean)) + z_power * math.sqrt(
+            share * (1 - share) + second * (1 - second)
+        )
         return math.ceil((root / gain) ** 2)
     if paired_disagreement < abs(gain):
-        raise Qwen3labError(f"Systems that differ by {abs(gain):g} disagree on at least that share of the questions. Give {abs(gain):g} or more.")
-    root = z * math.sqrt(paired_disagreement) + z_power * math.sqrt(paired_disagreement - gain * gain)
+        raise Qwen3labError(
+            f"Systems that differ by {abs(gain):g} disagree on at least that share of the"
+            f" questions. Give {abs(gain):g} or more."
+        )
+    root = z * math.sqrt(paired_disagreement) + z_power * math.sqrt(
+        paired_disagreement - gain * gain
+    )
     return math.ceil((root / gain) ** 2)
 
 
@@ -127,8 +181,16 @@ def _normal_quantile(p: float) -> float:
     return NormalDist().inv_cdf(p)
 
 
-def coverage(interval: Callable[[np.ndarray, int], tuple[float, float]], share: float, n: int, *, draws: int = 1000, seed: int = 0) -> float:
-    """How often an interval holds the true share: in `draws` tests of `n` questions, each right with chance `share`.
+def coverage(
+    interval: Callable[[np.ndarray, int], tuple[float, float]],
+    share: float,
+    n: int,
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+) -> float:
+    """How often an interval holds the true share: in `draws` tests of `n` questions, each right
+    with chance `share`.
 
     `interval` takes the answers (bool [n]) and the number of the draw, and gives (low, high).
     """
@@ -140,46 +202,69 @@ def coverage(interval: Callable[[np.ndarray, int], tuple[float, float]], share: 
     return hits / draws
 
 
-def paired_coverage(share: float, gain: float, disagreement: float, n: int, *, draws: int = 1000, seed: int = 0) -> float:
-    """How often the paired bootstrap's interval holds the true gain, in `draws` tests of `n` questions.
+def paired_coverage(
+    share: float, gain: float, disagreement: float, n: int, *, draws: int = 1000, seed: int = 0
+) -> float:
+    """How often the paired bootstrap's interval holds the true gain, in `draws` tests of `n`
+    questions.
 
     disagreement: chance that just one of the two systems is right.
     """
     only_second, only_first = (disagreement + gain) / 2, (disagreement - gain) / 2
     both = share - only_first
     if min(only_first, only_second, both, 1 - both - disagreement) < 0:
-        raise Qwen3labError("No two systems have such shares. Give a disagreement between the gain and what the shares allow.")
+        raise Qwen3labError(
+            "No two systems have such shares. Give a disagreement between the gain and what the"
+            " shares allow."
+        )
     rng, hits = np.random.default_rng(seed), 0
     for draw in range(draws):
         kinds = rng.choice(4, n, p=[both, only_first, only_second, 1 - both - disagreement])
-        low, high = bootstrap((kinds < 2).astype(float), np.isin(kinds, (0, 2)).astype(float), draws=1000, seed=draw)
+        low, high = bootstrap(
+            (kinds < 2).astype(float), np.isin(kinds, (0, 2)).astype(float), draws=1000, seed=draw
+        )
         hits += low <= gain <= high
     return hits / draws
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """The chance that at least one of k tries, drawn from n of which `correct` passed, passes: 1 - C(n - correct, k) / C(n, k).
+    """The chance that at least one of k tries, drawn from n of which `correct` passed, passes: 1 -
+    C(n - correct, k) / C(n, k).
 
-    Unbiased, unlike 1 - (1 - correct / n)^k. Chen et al. 2021, "Evaluating Large Language Models Trained on Code", equation 1.
-    Raises Qwen3labError unless 0 <= correct <= n and 1 <= k <= n.
+    Unbiased, unlike 1 - (1 - correct / n)^k. Chen et al. 2021, "Evaluating Large Language Models
+    Trained on Code", equation 1. Raises Qwen3labError unless 0 <= correct <= n and 1 <= k <= n.
     """
     if not 0 <= correct <= n or not 1 <= k <= n:
-        raise Qwen3labError(f"pass@{k} cannot be estimated from {correct} passes in {n} tries. Give at least k tries.")
+        raise Qwen3labError(
+            f"pass@{k} cannot be estimated from {correct} passes in {n} tries. Give at least k"
+            " tries."
+        )
     return 1 - math.comb(n - correct, k) / math.comb(n, k)
 
 
-def weighted_kappa(first: Sequence[int], second: Sequence[int], levels: Sequence[int] = (1, 2, 3, 4, 5)) -> float:
-    """Agreement of two raters beyond chance, in [-1, 1]; a difference of two grades counts four times one of one grade.
+def weighted_kappa(
+    first: Sequence[int], second: Sequence[int], levels: Sequence[int] = (1, 2, 3, 4, 5)
+) -> float:
+    """Agreement of two raters beyond chance, in [-1, 1]; a difference of two grades counts four
+    times one of one grade.
 
-    Cohen 1968, with quadratic weights; equals `sklearn.metrics.cohen_kappa_score(weights="quadratic", labels=levels)`.
+    Cohen 1968, with quadratic weights; equals
+    `sklearn.metrics.cohen_kappa_score(weights="quadratic", labels=levels)`.
     NaN where both gave one and the same grade throughout: chance explains everything then.
     Raises Qwen3labError for unequal numbers of ratings, none, or a grade that is not a level.
     """
     place = {level: i for i, level in enumerate(levels)}
     strange = (set(first) | set(second)) - set(place)
     if len(first) != len(second) or not len(first) or strange:
-        what = f"the grades {sorted(strange)}" if strange else f"{len(first)} and {len(second)} ratings"
-        raise Qwen3labError(f"Agreement cannot be computed from {what}. Give both raters the same items and grades from {levels[0]} to {levels[-1]}.")
+        what = (
+            f"the grades {sorted(strange)}"
+            if strange
+            else f"{len(first)} and {len(second)} ratings"
+        )
+        raise Qwen3labError(
+            f"Agreement cannot be computed from {what}. Give both raters the same items and grades"
+            f" from {levels[0]} to {levels[-1]}."
+        )
     table = np.zeros((len(levels), len(levels)))
     for a, b in zip(first, second):
         table[place[a], place[b]] += 1
@@ -189,20 +274,24 @@ def weighted_kappa(first: Sequence[int], second: Sequence[int], levels: Sequence
     return float("nan") if not apart else float(1 - (weights * table).sum() / apart)
 
 
-
-
 def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Return the interval for a share of `successes` in `n` trials; `z` = 1.96 makes it a 95 % interval.
+    """Return the interval for a share of `successes` in `n` trials; `z` = 1.96 makes it a 95 %
+    interval.
 
-    Unlike share ± z * standard error it stays within 0 and 1 and has a width at 0 of n and n of n too.
-    Wilson 1927, "Probable inference, the law of succession, and statistical inference"; equals
-    `statsmodels.stats.proportion.proportion_confint(method="wilson")`.
-    Raises Qwen3labError unless 0 <= successes <= n and n > 0.
+    Unlike share ± z * standard error it stays within 0 and 1 and has a width at 0 of n and n of n
+    too. Wilson 1927, "Probable inference, the law of succession, and statistical inference"; equals
+    `statsmodels.stats.proportion.proportion_confint(method="wilson")`. Raises Qwen3labError unless
+    0 <= successes <= n and n > 0.
     """
     if not 0 <= successes <= n or n < 1:
-        raise Qwen3labError(f"There is no share of {successes} in {n}. Give at least one trial and at most as many successes.")
+        raise Qwen3labError(
+            f"There is no share of {successes} in {n}. Give at least one trial and at most as many"
+            " successes."
+        )
     share = successes / n
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     # Rounding alone can put the ends a hair outside.
-    return max(0.0, middle - half) if successes else 0.0, min(1.0, middle + half) if successes < n else 1.0
+    return max(0.0, middle - half) if successes else 0.0, (
+        min(1.0, middle + half) if successes < n else 1.0
+    )

@@ -1,4 +1,6 @@
-"""Does the answer hang on how the question is worded? The same questions in ways that mean the same."""
+"""Does the answer hang on how the question is worded? The same questions in ways that mean the
+same.
+"""
 
 from __future__ import annotations
 
@@ -19,26 +21,54 @@ if TYPE_CHECKING:
 AS_WRITTEN = "as written"
 # Name -> how a question is put, by language. All of them leave the meaning and the names whole.
 WORDINGS: dict[str, dict[str, Callable[[str], str]]] = {
-    "en": {AS_WRITTEN: lambda q: q, "Please answer:": lambda q: f"Please answer: {q}", "Hello!": lambda q: f"Hello! {q}", "polite": lambda q: f"Could you help me with a question? {q}",
-           "Thank you.": lambda q: f"{q} Thank you.", "no mark": lambda q: q.rstrip("?. "), "spaces": lambda q: f"{q}  ", "lower case": str.lower},
-    "zh": {AS_WRITTEN: lambda q: q, "Please answer:": lambda q: f"请回答：{q}", "Hello!": lambda q: f"你好！{q}", "polite": lambda q: f"麻烦您，我想问一下：{q}",
-           "Thank you.": lambda q: f"{q}谢谢。", "no mark": lambda q: q.rstrip("？。? "), "spaces": lambda q: f"{q}  ", "other mark": lambda q: q.replace("？", "?")}}
-_MARKS = {"en": "\n\nQuestion: ", "zh": "\n\n问题："}  # what stands before the question in a prompt with a text (`tiny.world.context_prompt`)
+    "en": {
+        AS_WRITTEN: lambda q: q,
+        "Please answer:": lambda q: f"Please answer: {q}",
+        "Hello!": lambda q: f"Hello! {q}",
+        "polite": lambda q: f"Could you help me with a question? {q}",
+        "Thank you.": lambda q: f"{q} Thank you.",
+        "no mark": lambda q: q.rstrip("?. "),
+        "spaces": lambda q: f"{q}  ",
+        "lower case": str.lower,
+    },
+    "zh": {
+        AS_WRITTEN: lambda q: q,
+        "Please answer:": lambda q: f"请回答：{q}",
+        "Hello!": lambda q: f"你好！{q}",
+        "polite": lambda q: f"麻烦您，我想问一下：{q}",
+        "Thank you.": lambda q: f"{q}谢谢。",
+        "no mark": lambda q: q.rstrip("？。? "),
+        "spaces": lambda q: f"{q}  ",
+        "other mark": lambda q: q.replace("？", "?"),
+    },
+}
+_MARKS = {
+    "en": "\n\nQuestion: ",
+    "zh": "\n\n问题：",
+}  # what stands before the question in a prompt with a text (`tiny.world.context_prompt`)
 
 
 def reword(row: Row, change: Callable[[str], str]) -> Row:
-    """A row whose last question is worded in another way; a text that it is asked about stays as it is."""
+    """A row whose last question is worded in another way; a text that it is asked about stays as it
+    is.
+    """
     *before, last = row["messages"]
     start, mark, question = last["content"].rpartition(_MARKS.get(row["language"], "\0"))
     return row | {"messages": [*before, last | {"content": start + mark + change(question)}]}
 
 
-def ask(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row],
-        wordings: Mapping[str, Mapping[str, Callable[[str], str]]] | None = None, **options: Any) -> pd.DataFrame:
+def ask(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    wordings: Mapping[str, Mapping[str, Callable[[str], str]]] | None = None,
+    **options: Any,
+) -> pd.DataFrame:
     """Ask every row in every wording of its language, greedily.
 
     Args:
-        wordings: language -> name -> change of the question, the first of which leaves it as it is; default `WORDINGS`.
+        wordings: language -> name -> change of the question, the first of which leaves it as it is;
+            default `WORDINGS`.
         options: of `evaluation.evaluate_tasks`, for example max_new_tokens.
     Returns:
         Its columns, and wording; one row a question and wording, wordings one after the other.
@@ -48,9 +78,18 @@ def ask(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequen
     wordings = wordings or WORDINGS
     strange = {row["language"] for row in rows} - set(wordings)
     if strange or not rows:
-        raise Qwen3labError(f"There are no wordings for the language {min(strange)!r}. Add some." if strange else "There are no rows to ask. Give at least one.")
+        raise Qwen3labError(
+            f"There are no wordings for the language {min(strange)!r}. Add some."
+            if strange
+            else "There are no rows to ask. Give at least one."
+        )
     names = list(dict.fromkeys(name for language in wordings.values() for name in language))
-    asked = [(name, reword(row, wordings[row["language"]][name])) for name in names for row in rows if name in wordings[row["language"]]]
+    asked = [
+        (name, reword(row, wordings[row["language"]][name]))
+        for name in names
+        for row in rows
+        if name in wordings[row["language"]]
+    ]
     answers = scoring.evaluate_tasks(model, tokenizer, [row for _, row in asked], **options)
     return answers.assign(wording=[name for name, _ in asked])
 
@@ -59,8 +98,9 @@ def table(answers: pd.DataFrame) -> pd.DataFrame:
     """What each wording does, in the order of `ask`.
 
     Returns:
-        Index wording; n, correct, accuracy, low, high (Wilson, 95 %); against the first wording on the same questions: changed (share of
-        answers that read otherwise after `evaluation.normalize`), lost and won (answers that are no longer right, and newly right), p
+        Index wording; n, correct, accuracy, low, high (Wilson, 95 %); against the first wording on
+        the same questions: changed (share of answers that read otherwise after
+        `evaluation.normalize`), lost and won (answers that are no longer right, and newly right), p
         (McNemar's exact test, uncorrected: multiply it by the number of wordings that you look at).
     """
     import pandas as pd
@@ -73,19 +113,34 @@ def table(answers: pd.DataFrame) -> pd.DataFrame:
         base = first.loc[rows.index]
         n, right = len(rows), int(rows.correct.sum())
         low, high = statistics.wilson(right, n)
-        lost, won = int((base.correct & ~rows.correct).sum()), int((~base.correct & rows.correct).sum())
-        lines[name] = {"n": n, "correct": right, "accuracy": right / n, "low": low, "high": high,
-                       "changed": sum(map(_differ, base.prediction, rows.prediction)) / n, "lost": lost, "won": won, "p": statistics.mcnemar(lost, won)}
+        lost, won = (
+            int((base.correct & ~rows.correct).sum()),
+            int((~base.correct & rows.correct).sum()),
+        )
+        lines[name] = {
+            "n": n,
+            "correct": right,
+            "accuracy": right / n,
+            "low": low,
+            "high": high,
+            "changed": sum(map(_differ, base.prediction, rows.prediction)) / n,
+            "lost": lost,
+            "won": won,
+            "p": statistics.mcnemar(lost, won),
+        }
     return pd.DataFrame(lines.values(), index=pd.Index(lines, name="wording"))
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How far a score hangs on the wording. Shares are of `questions`, each asked in several wordings.
+    """How far a score hangs on the wording. Shares are of `questions`, each asked in several
+    wordings.
 
-    lowest, mean, highest: accuracy of the worst wording, of all, of the best; those that not all questions have (a language's own) are in the
+    lowest, mean, highest: accuracy of the worst wording, of all, of the best; those that not all
+        questions have (a language's own) are in the
     mean alone. low, high: 95 % interval of the mean, from questions drawn
-    again with all their wordings, since answers to one question are no independent trials. changed: questions with more than one
+    again with all their wordings, since answers to one question are no independent trials. changed:
+    questions with more than one
     answer. always, ever: right in every wording, in at least one.
     """
 
@@ -101,20 +156,38 @@ class Spread:
     ever: float
 
     def __str__(self) -> str:
-        return (f"{self.wordings} wordings of {self.questions} questions: accuracy {self.lowest:.3f} to {self.highest:.3f}, mean {self.mean:.3f} "
-                f"({self.low:.3f} to {self.high:.3f}); the answer changes for {self.changed:.1%}, right always {self.always:.1%}, at least once {self.ever:.1%}")
+        return (
+            f"{self.wordings} wordings of {self.questions} questions: accuracy {self.lowest:.3f} to"
+            f" {self.highest:.3f}, mean {self.mean:.3f} ({self.low:.3f} to {self.high:.3f}); the"
+            f" answer changes for {self.changed:.1%}, right always {self.always:.1%}, at least once"
+            f" {self.ever:.1%}"
+        )
 
 
 def spread(answers: pd.DataFrame, seed: int = 0) -> Spread:
-    """Sum up what `ask` returned. The lowest and highest of many wordings lie apart by chance too: see p in `table`."""
+    """Sum up what `ask` returned. The lowest and highest of many wordings lie apart by chance too:
+    see p in `table`.
+    """
     by_question = answers.groupby("id", sort=True)
     means = by_question.correct.mean()
     low, high = statistics.bootstrap(means.tolist(), seed=seed)
     by_wording = answers.groupby("wording").correct.agg(["mean", "size"])
     accuracy = by_wording["mean"][by_wording["size"] == by_wording["size"].max()]
-    changed = by_question.prediction.agg(lambda texts: len({scoring.normalize(text) for text in texts}) > 1)
-    return Spread(len(means), len(by_wording), float(accuracy.min()), float(means.mean()), float(accuracy.max()), low, high, float(changed.mean()),
-                  float((means == 1).mean()), float((means > 0).mean()))
+    changed = by_question.prediction.agg(
+        lambda texts: len({scoring.normalize(text) for text in texts}) > 1
+    )
+    return Spread(
+        len(means),
+        len(by_wording),
+        float(accuracy.min()),
+        float(means.mean()),
+        float(accuracy.max()),
+        low,
+        high,
+        float(changed.mean()),
+        float((means == 1).mean()),
+        float((means > 0).mean()),
+    )
 
 
 def _differ(one: str, other: str) -> bool:

@@ -1,7 +1,9 @@
-"""Exercises that check themselves, say which mistake was made, and give hints. A file a notebook: ex01, ex02, ...
+"""Exercises that check themselves, say which mistake was made, and give hints. A file a notebook:
+ex01, ex02, ...
 
-An exercise is its solution, decorated. What the learner hands in is run on the exercise's cases and compared with what
-the library gives; a wrong answer is compared with the known mistakes, which stand beside the solution as code:
+An exercise is its solution, decorated. What the learner hands in is run on the exercise's cases and
+compared with what the library gives; a wrong answer is compared with the known mistakes, which
+stand beside the solution as code:
 
     @exercise(why="Squares have no sign.", hints=("Multiply it with itself.",))
     def square(x):
@@ -28,8 +30,16 @@ from qwen3lab.exercises.exercise import Exercise, of_module
 
 def every() -> list[Exercise]:
     """All exercises of the course, in order."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name.startswith("ex") and module.name[2:].isdigit())
-    return [found for name in names for found in of_module(importlib.import_module(f"{__name__}.{name}"))]
+    names = sorted(
+        module.name
+        for module in pkgutil.iter_modules(__path__)
+        if module.name.startswith("ex") and module.name[2:].isdigit()
+    )
+    return [
+        found
+        for name in names
+        for found in of_module(importlib.import_module(f"{__name__}.{name}"))
+    ]
 
 
 def counts() -> dict[str, int]:
@@ -39,7 +49,9 @@ def counts() -> dict[str, int]:
 
 
 def report() -> str:
-    """What this learner has done so far, as lines of text: state, tries, hints and whether the solution was shown."""
+    """What this learner has done so far, as lines of text: state, tries, hints and whether the
+    solution was shown.
+    """
     record, fault = progress.load()
     lines = [f"{'exercise':<34} {'state':<8} {'tries':>5} {'hints':>5}  solution"]
     solved = 0
@@ -47,7 +59,9 @@ def report() -> str:
         entry = progress.EMPTY | record.get(one.id, {})
         solved += entry["solved"]
         state = "solved" if entry["solved"] else "tried" if entry["tries"] else "open"
-        lines.append(f"{one.title.removeprefix('Exercise '):<34} {state:<8} {entry['tries']:>5} {entry['hints']:>5}  "
-                     f"{'shown' if entry['solution'] else ''}".rstrip())
+        lines.append(
+            f"{one.title.removeprefix('Exercise '):<34} {state:<8} {entry['tries']:>5}"
+            f" {entry['hints']:>5}  {'shown' if entry['solution'] else ''}".rstrip()
+        )
     lines.append(f"{solved} of {len(lines) - 1} solved")
     return "\n".join([*lines, fault] if fault else lines)

@@ -8,26 +8,41 @@ from typing import Any
 
 
 def same(mine: Any, wanted: Any, tolerance: float = 1e-5, exact: bool = True) -> bool:
-    """Whether two answers are equal: numbers and arrays within `tolerance` (relative and absolute), all else exactly.
+    """Whether two answers are equal: numbers and arrays within `tolerance` (relative and absolute),
+    all else exactly.
 
-    Tensors, numpy arrays and lists of numbers count as the same kind of thing, and so do lists and tuples. Whole numbers
-    have to be equal unless `exact` is false. NaN equals nothing. Neither object is changed.
+    Tensors, numpy arrays and lists of numbers count as the same kind of thing, and so do lists and
+    tuples. Whole numbers have to be equal unless `exact` is false. NaN equals nothing. Neither
+    object is changed.
     """
     try:
         if _is_array(wanted):
             import numpy as np
 
             left, right = _array(mine), _array(wanted)
-            return left.shape == right.shape and bool(np.allclose(left, right, rtol=tolerance, atol=tolerance))
+            return left.shape == right.shape and bool(
+                np.allclose(left, right, rtol=tolerance, atol=tolerance)
+            )
         if _is_array(mine):
             mine = mine.tolist()
         if isinstance(wanted, dict):
-            return isinstance(mine, dict) and mine.keys() == wanted.keys() and all(same(mine[k], wanted[k], tolerance, exact) for k in wanted)
+            return (
+                isinstance(mine, dict)
+                and mine.keys() == wanted.keys()
+                and all(same(mine[k], wanted[k], tolerance, exact) for k in wanted)
+            )
         if isinstance(wanted, (list, tuple)):
-            return (isinstance(mine, (list, tuple)) and len(mine) == len(wanted)
-                    and all(same(a, b, tolerance, exact) for a, b in zip(mine, wanted)))
-        if isinstance(wanted, float) or (isinstance(wanted, int) and not isinstance(wanted, bool) and not exact):
-            return isinstance(mine, Real) and math.isclose(mine, wanted, rel_tol=tolerance, abs_tol=tolerance)
+            return (
+                isinstance(mine, (list, tuple))
+                and len(mine) == len(wanted)
+                and all(same(a, b, tolerance, exact) for a, b in zip(mine, wanted))
+            )
+        if isinstance(wanted, float) or (
+            isinstance(wanted, int) and not isinstance(wanted, bool) and not exact
+        ):
+            return isinstance(mine, Real) and math.isclose(
+                mine, wanted, rel_tol=tolerance, abs_tol=tolerance
+            )
         return bool(mine == wanted)
     except Exception:  # a learner's object may be anything, also one that cannot be compared
         return False
@@ -49,7 +64,9 @@ def difference(mine: Any, wanted: Any) -> str:
 
 
 def short(value: Any, limit: int = 90) -> str:
-    """The value in one line of at most `limit` characters; arrays by their shape, objects without a readable form by their type."""
+    """The value in one line of at most `limit` characters; arrays by their shape, objects without a
+    readable form by their type.
+    """
     if _is_array(value) and len(value.shape):
         return f"numbers of the shape {_shape(value)}"
     try:
@@ -58,7 +75,7 @@ def short(value: Any, limit: int = 90) -> str:
         text = ""
     if not text or " at 0x" in text:
         return f"an object of the type {type(value).__name__}"
-    return text if len(text) <= limit else text[:limit - 1] + "…"
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _is_array(value: Any) -> bool:

@@ -6,13 +6,21 @@ from qwen3lab.exercises.exercise import case, exercise
 
 
 @exercise(
-    why="Both averages are the gradient itself after the correction, so only its sign is left: every weight moves by the learning rate.",
-    hints=("At t = 1 the corrected m is g and the corrected v is g². What is m / sqrt(v) then?",
-           "It is g / |g|, with the small eps beside |g| so that a zero stays a zero.",
-           "It is -lr * g / (g.abs() + eps)."),
-    ask=lambda answer, *args: answer(*args).nan_to_num(nan=1.0))  # a nan equals nothing, so its mistake could not be named
+    why=(
+        "Both averages are the gradient itself after the correction, so only its sign is left:"
+        " every weight moves by the learning rate."
+    ),
+    hints=(
+        "At t = 1 the corrected m is g and the corrected v is g². What is m / sqrt(v) then?",
+        "It is g / |g|, with the small eps beside |g| so that a zero stays a zero.",
+        "It is -lr * g / (g.abs() + eps).",
+    ),
+    ask=lambda answer, *args: answer(*args).nan_to_num(nan=1.0),
+)  # a nan equals nothing, so its mistake could not be named
 def first_step(g, lr, eps=1e-8):
-    """By how much does AdamW's first step change each weight, without weight decay? `g` is the gradient, a tensor; the result has its shape and sign."""
+    """By how much does AdamW's first step change each weight, without weight decay? `g` is the
+    gradient, a tensor; the result has its shape and sign.
+    """
     return -lr * g / (g.abs() + eps)
 
 
@@ -21,20 +29,34 @@ def _():
     import torch
 
     for seed, (size, lr, eps) in enumerate(((6, 1e-2, 1e-8), (4, 1e-1, 1e-8), (5, 1e-2, 1e-3))):
-        g = torch.randn(size, generator=torch.Generator().manual_seed(seed)) * 10.0 ** torch.arange(size).sub(3)
+        g = torch.randn(size, generator=torch.Generator().manual_seed(seed)) * 10.0 ** torch.arange(
+            size
+        ).sub(3)
         g[0] = 0.0
         weight = torch.nn.Parameter(torch.zeros(size))
         weight.grad = g.clone()
         torch.optim.AdamW([weight], lr=lr, eps=eps, weight_decay=0.0).step()
-        yield case(g, lr, eps, expect=weight.detach().clone(), note=f"gradients of very different sizes, one of them zero, rate {lr:g}, eps {eps:g}")
+        yield case(
+            g,
+            lr,
+            eps,
+            expect=weight.detach().clone(),
+            note=f"gradients of very different sizes, one of them zero, rate {lr:g}, eps {eps:g}",
+        )
 
 
-@first_step.mistake("That is plain gradient descent. AdamW divides by the root of the second average, so the size of g falls out.")
+@first_step.mistake(
+    "That is plain gradient descent. AdamW divides by the root of the second average, so the size"
+    " of g falls out."
+)
 def _plain(g, lr, eps=1e-8):
     return -lr * g
 
 
-@first_step.mistake("You forgot the correction by 1 - beta to the power t. Without it the first step is more than three times too large.")
+@first_step.mistake(
+    "You forgot the correction by 1 - beta to the power t. Without it the first step is more than"
+    " three times too large."
+)
 def _uncorrected(g, lr, eps=1e-8):
     return -lr * 0.1 * g / ((0.001 * g * g).sqrt() + eps)
 
@@ -44,18 +66,28 @@ def _upwards(g, lr, eps=1e-8):
     return lr * g / (g.abs() + eps)
 
 
-@first_step.mistake("A gradient of zero must leave its weight alone; without eps it divides zero by zero.")
+@first_step.mistake(
+    "A gradient of zero must leave its weight alone; without eps it divides zero by zero."
+)
 def _no_eps(g, lr, eps=1e-8):
     return -lr * g / g.abs()
 
 
 @exercise(
     why="Half a cosine from one to zero over the steps that the warm-up has left.",
-    hints=("Two pieces: a straight line up to `warmup`, then the cosine.",
-           "After the warm-up the progress is (step - warmup) / (steps - warmup), from 0 to 1.",
-           "The second piece is rate * 0.5 * (1 + cos(pi * progress)); the first is rate * step / warmup."))
+    hints=(
+        "Two pieces: a straight line up to `warmup`, then the cosine.",
+        "After the warm-up the progress is (step - warmup) / (steps - warmup), from 0 to 1.",
+        (
+            "The second piece is rate * 0.5 * (1 + cos(pi * progress)); the first is rate * step /"
+            " warmup."
+        ),
+    ),
+)
 def cosine_schedule(step, steps, warmup, rate):
-    """The learning rate at `step` (from 0): `warmup` steps in a straight line from 0 to `rate`, then half a cosine down to 0 at `steps`."""
+    """The learning rate at `step` (from 0): `warmup` steps in a straight line from 0 to `rate`,
+    then half a cosine down to 0 at `steps`.
+    """
     import math
 
     if step < warmup:
@@ -74,11 +106,18 @@ def _():
     yield case(25, 50, 0, 4.0, expect=2.0, note="no warm-up at all")
 
 
-@cosine_schedule.mistake("The cosine begins after the warm-up: count its progress from there, over the steps that are left.")
+@cosine_schedule.mistake(
+    "The cosine begins after the warm-up: count its progress from there, over the steps that are"
+    " left."
+)
 def _whole_cosine(step, steps, warmup, rate):
     import math
 
-    return rate * step / warmup if step < warmup else rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+    return (
+        rate * step / warmup
+        if step < warmup
+        else rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+    )
 
 
 @cosine_schedule.mistake("The warm-up is missing: the rate has to begin at zero.")
@@ -88,60 +127,101 @@ def _no_warm_up(step, steps, warmup, rate):
     return rate * 0.5 * (1 + math.cos(math.pi * max(0, step - warmup) / (steps - warmup)))
 
 
-@cosine_schedule.mistake("That is the straight line down. The cosine stays high for longer, then falls faster.")
+@cosine_schedule.mistake(
+    "That is the straight line down. The cosine stays high for longer, then falls faster."
+)
 def _linear(step, steps, warmup, rate):
     return rate * step / warmup if step < warmup else rate * (steps - step) / (steps - warmup)
 
 
-@cosine_schedule.mistake("A quarter of a cosine: it reaches zero, but with full speed. Use (1 + cos(pi * progress)) / 2.")
+@cosine_schedule.mistake(
+    "A quarter of a cosine: it reaches zero, but with full speed. Use (1 + cos(pi * progress)) / 2."
+)
 def _quarter(step, steps, warmup, rate):
     import math
 
-    return rate * step / warmup if step < warmup else rate * math.cos(math.pi / 2 * (step - warmup) / (steps - warmup))
+    return (
+        rate * step / warmup
+        if step < warmup
+        else rate * math.cos(math.pi / 2 * (step - warmup) / (steps - warmup))
+    )
 
 
 @exercise(
-    why="Every trained token counts once, whichever part it came in: exactly the mean of the big batch.",
-    hints=("What would the loss be if all rows had come in one batch?",
-           "There every token counts the same, so add up the sums and the counts first.",
-           "It is sum(sums) / sum(counts)."))
+    why=(
+        "Every trained token counts once, whichever part it came in: exactly the mean of the big"
+        " batch."
+    ),
+    hints=(
+        "What would the loss be if all rows had come in one batch?",
+        "There every token counts the same, so add up the sums and the counts first.",
+        "It is sum(sums) / sum(counts).",
+    ),
+)
 def step_loss(sums, counts):
-    """The mean loss a token of a step that came in parts. `sums` are the summed token losses of each part, `counts` its trained tokens."""
+    """The mean loss a token of a step that came in parts. `sums` are the summed token losses of
+    each part, `counts` its trained tokens.
+    """
     return sum(sums) / sum(counts)
 
 
 @step_loss.cases
 def _():
     yield case([30.0, 10.0], [10, 10], expect=2.0, note="two parts of equal size")
-    yield case([30.0, 4.0], [10, 1], expect=34 / 11, note="a part of ten tokens and one of a single token")
-    yield case([8.0, 0.0, 12.0], [4, 0, 4], expect=2.5, note="a part whose rows were all cut off, with no trained token")
+    yield case(
+        [30.0, 4.0], [10, 1], expect=34 / 11, note="a part of ten tokens and one of a single token"
+    )
+    yield case(
+        [8.0, 0.0, 12.0],
+        [4, 0, 4],
+        expect=2.5,
+        note="a part whose rows were all cut off, with no trained token",
+    )
 
 
-@step_loss.mistake("That is the mean of the parts' means: a token in a short part counts more than one in a long part.")
+@step_loss.mistake(
+    "That is the mean of the parts' means: a token in a short part counts more than one in a long"
+    " part."
+)
 def _mean_of_means(sums, counts):
     means = [s / n for s, n in zip(sums, counts) if n]
     return sum(means) / len(means)
 
 
-@step_loss.mistake("You divided by the number of parts. The sums grow with the tokens, so divide by the tokens.")
+@step_loss.mistake(
+    "You divided by the number of parts. The sums grow with the tokens, so divide by the tokens."
+)
 def _by_parts(sums, counts):
     return sum(sums) / len(sums)
 
 
-@step_loss.mistake("That weighs each part by its tokens and then divides by the number of parts once more.")
+@step_loss.mistake(
+    "That weighs each part by its tokens and then divides by the number of parts once more."
+)
 def _twice(sums, counts):
     return sum(sums) / sum(counts) / len(sums)
 
 
 @exercise(
     why="One factor for all of them keeps the direction of the step and shortens its length alone.",
-    hints=("How long is the gradient as a whole? Square all numbers of all tensors, add, take the root.",
-           "If that is above the limit, multiply every tensor by limit / norm; if not, leave all as they are.",
-           "norm = sum((g ** 2).sum() for g in gradients) ** 0.5; the factor is min(1, limit / norm)."),
-    ask=lambda answer, gradients, limit: list(answer([g.clone() for g in gradients], limit)))
+    hints=(
+        (
+            "How long is the gradient as a whole? Square all numbers of all tensors, add, take the"
+            " root."
+        ),
+        (
+            "If that is above the limit, multiply every tensor by limit / norm; if not, leave all"
+            " as they are."
+        ),
+        "norm = sum((g ** 2).sum() for g in gradients) ** 0.5; the factor is min(1, limit / norm).",
+    ),
+    ask=lambda answer, gradients, limit: list(answer([g.clone() for g in gradients], limit)),
+)
 def clipped(gradients, limit):
-    """The gradients (a list of tensors), shortened together so that the length of all of them as one vector is at most `limit`."""
-    norm = sum((g ** 2).sum() for g in gradients) ** 0.5
+    """The gradients (a list of tensors), shortened together so that the length of all of them as
+    one vector is at most `limit`.
+    """
+    norm = sum((g**2).sum() for g in gradients) ** 0.5
     return [g * min(1.0, limit / norm) for g in gradients]
 
 
@@ -149,8 +229,11 @@ def clipped(gradients, limit):
 def _():
     import torch
 
-    for note, values, limit in (("a gradient of length 5, limit 1", ([3.0], [4.0]), 1.0), ("a gradient below the limit", ([0.3, 0.0], [0.4]), 1.0),
-                                ("two tensors of which one is small, limit 2", ([6.0, 8.0], [0.1, 0.2]), 2.0)):
+    for note, values, limit in (
+        ("a gradient of length 5, limit 1", ([3.0], [4.0]), 1.0),
+        ("a gradient below the limit", ([0.3, 0.0], [0.4]), 1.0),
+        ("two tensors of which one is small, limit 2", ([6.0, 8.0], [0.1, 0.2]), 2.0),
+    ):
         gradients = [torch.tensor(value) for value in values]
         parameters = [torch.nn.Parameter(torch.zeros_like(g)) for g in gradients]
         for parameter, g in zip(parameters, gradients):
@@ -159,7 +242,10 @@ def _():
         yield case(gradients, limit, expect=[parameter.grad for parameter in parameters], note=note)
 
 
-@clipped.mistake("You clipped each tensor by its own length. That changes the direction of the step; take one factor for all.")
+@clipped.mistake(
+    "You clipped each tensor by its own length. That changes the direction of the step; take one"
+    " factor for all."
+)
 def _each_apart(gradients, limit):
     return [g * min(1.0, limit / float(g.norm())) for g in gradients]
 
@@ -169,25 +255,46 @@ def _by_value(gradients, limit):
     return [g.clamp(-limit, limit) for g in gradients]
 
 
-@clipped.mistake("A gradient that is short enough stays as it is; yours was stretched to the limit.")
+@clipped.mistake(
+    "A gradient that is short enough stays as it is; yours was stretched to the limit."
+)
 def _stretched(gradients, limit):
-    norm = sum(float((g ** 2).sum()) for g in gradients) ** 0.5
+    norm = sum(float((g**2).sum()) for g in gradients) ** 0.5
     return [g * limit / norm for g in gradients]
 
 
-@clipped.mistake("You added up the lengths of the tensors. The length of the whole is the root of the sum of their squares.")
+@clipped.mistake(
+    "You added up the lengths of the tensors. The length of the whole is the root of the sum of"
+    " their squares."
+)
 def _sum_of_norms(gradients, limit):
-    return [g * min(1.0, limit / sum(float(other.norm()) for other in gradients)) for g in gradients]
+    return [
+        g * min(1.0, limit / sum(float(other.norm()) for other in gradients)) for g in gradients
+    ]
 
 
 @exercise(
-    why="An overflow costs one step and halves the scale; a long quiet time doubles it, so it stays just below the edge.",
-    hints=("Three things may happen: an overflow, a good step, and the good step that makes the row complete.",
-           "An overflow sets the count of good steps to zero and skips the step.",
-           "Without overflow good + 1; when that reaches `every`, double the scale and begin to count anew."),
-    ask=lambda answer, *args: [float(value) for value in answer(*args)])
+    why=(
+        "An overflow costs one step and halves the scale; a long quiet time doubles it, so it stays"
+        " just below the edge."
+    ),
+    hints=(
+        (
+            "Three things may happen: an overflow, a good step, and the good step that makes the"
+            " row complete."
+        ),
+        "An overflow sets the count of good steps to zero and skips the step.",
+        (
+            "Without overflow good + 1; when that reaches `every`, double the scale and begin to"
+            " count anew."
+        ),
+    ),
+    ask=lambda answer, *args: [float(value) for value in answer(*args)],
+)
 def next_scale(scale, good, overflow, every):
-    """Dynamic loss scaling after a backward pass: the new (scale, good steps in a row, whether the weights are changed). Halves after an overflow, doubles after `every` good steps."""
+    """Dynamic loss scaling after a backward pass: the new (scale, good steps in a row, whether the
+    weights are changed). Halves after an overflow, doubles after `every` good steps.
+    """
     if overflow:
         return scale / 2, 0, False
     return (scale * 2, 0, True) if good + 1 == every else (scale, good + 1, True)
@@ -195,13 +302,24 @@ def next_scale(scale, good, overflow, every):
 
 @next_scale.cases
 def _():
-    yield case(65536.0, 5, True, 2000, expect=[32768.0, 0.0, 0.0], note="an overflow after five good steps")
+    yield case(
+        65536.0, 5, True, 2000, expect=[32768.0, 0.0, 0.0], note="an overflow after five good steps"
+    )
     yield case(1024.0, 5, False, 2000, expect=[1024.0, 6.0, 1.0], note="a sixth good step")
-    yield case(1024.0, 9, False, 10, expect=[2048.0, 0.0, 1.0], note="the tenth good step, when ten double the scale")
+    yield case(
+        1024.0,
+        9,
+        False,
+        10,
+        expect=[2048.0, 0.0, 1.0],
+        note="the tenth good step, when ten double the scale",
+    )
     yield case(2.0, 0, True, 3, expect=[1.0, 0.0, 0.0], note="a second overflow in a row")
 
 
-@next_scale.mistake("After an overflow the gradients hold infinities: the weights must not be changed by them.")
+@next_scale.mistake(
+    "After an overflow the gradients hold infinities: the weights must not be changed by them."
+)
 def _steps_anyway(scale, good, overflow, every):
     return next_scale.answer(scale, good, overflow, every)[:2] + (True,)
 
@@ -211,12 +329,17 @@ def _keeps_count(scale, good, overflow, every):
     return (scale / 2, good, False) if overflow else next_scale.answer(scale, good, overflow, every)
 
 
-@next_scale.mistake("You doubled the scale after every good step. It waits for `every` of them in a row.")
+@next_scale.mistake(
+    "You doubled the scale after every good step. It waits for `every` of them in a row."
+)
 def _doubles_always(scale, good, overflow, every):
     return (scale / 2, 0, False) if overflow else (scale * 2, good + 1, True)
 
 
-@next_scale.mistake("After the scale has doubled the count begins at zero again, else it would double at the next step too.")
+@next_scale.mistake(
+    "After the scale has doubled the count begins at zero again, else it would double at the next"
+    " step too."
+)
 def _no_reset(scale, good, overflow, every):
     if overflow:
         return scale / 2, 0, False
@@ -224,23 +347,40 @@ def _no_reset(scale, good, overflow, every):
 
 
 @exercise(
-    why="A frozen weight is only read. A trained one needs itself, its gradient and two averages, four bytes each.",
-    hints=("What does AdamW keep for each trained weight?",
-           "Weight, gradient, m and v, each of four bytes: sixteen. A frozen weight costs what it is stored in.",
-           "It is frozen * width + 16 * trained."))
+    why=(
+        "A frozen weight is only read. A trained one needs itself, its gradient and two averages,"
+        " four bytes each."
+    ),
+    hints=(
+        "What does AdamW keep for each trained weight?",
+        (
+            "Weight, gradient, m and v, each of four bytes: sixteen. A frozen weight costs what it"
+            " is stored in."
+        ),
+        "It is frozen * width + 16 * trained.",
+    ),
+)
 def state_bytes(frozen, width, trained):
-    """The bytes of weights, gradients and optimiser: `frozen` weights of `width` bytes each, and `trained` ones in 32 bits with AdamW."""
+    """The bytes of weights, gradients and optimiser: `frozen` weights of `width` bytes each, and
+    `trained` ones in 32 bits with AdamW.
+    """
     return frozen * width + 16 * trained
 
 
 @state_bytes.cases
 def _():
     yield case(0, 2, 1000, expect=16_000, note="1,000 trained weights and none frozen")
-    yield case(1000, 2, 10, expect=2_160, note="LoRA: 1,000 frozen weights in 16 bits, 10 trained ones")
-    yield case(2000, 0.5, 20, expect=1_320.0, note="QLoRA: 2,000 frozen weights in 4 bits, 20 trained ones")
+    yield case(
+        1000, 2, 10, expect=2_160, note="LoRA: 1,000 frozen weights in 16 bits, 10 trained ones"
+    )
+    yield case(
+        2000, 0.5, 20, expect=1_320.0, note="QLoRA: 2,000 frozen weights in 4 bits, 20 trained ones"
+    )
 
 
-@state_bytes.mistake("A frozen weight has no gradient and no averages: it costs its own bytes alone.")
+@state_bytes.mistake(
+    "A frozen weight has no gradient and no averages: it costs its own bytes alone."
+)
 def _all_trained(frozen, width, trained):
     return 16 * (frozen + trained)
 
@@ -250,23 +390,36 @@ def _one_average(frozen, width, trained):
     return frozen * width + 12 * trained
 
 
-@state_bytes.mistake("You left out the trained weights themselves, or their gradients: four numbers of four bytes.")
+@state_bytes.mistake(
+    "You left out the trained weights themselves, or their gradients: four numbers of four bytes."
+)
 def _moments_only(frozen, width, trained):
     return frozen * width + 8 * trained
 
 
-@state_bytes.mistake("You took `width` for the trained weights too. They are kept in 32 bits, whatever the frozen ones are in.")
+@state_bytes.mistake(
+    "You took `width` for the trained weights too. They are kept in 32 bits, whatever the frozen"
+    " ones are in."
+)
 def _same_width(frozen, width, trained):
     return (frozen + 4 * trained) * width
 
 
 @exercise(
-    why="The share is of all rows, old and new together, so the old ones are share / (1 - share) of the new.",
-    hints=("If a quarter of all rows are old, what share are the new ones?",
-           "Then new is 3/4 of the whole; the whole is new / (1 - share).",
-           "It is round(new * share / (1 - share))."))
+    why=(
+        "The share is of all rows, old and new together, so the old ones are share / (1 - share) of"
+        " the new."
+    ),
+    hints=(
+        "If a quarter of all rows are old, what share are the new ones?",
+        "Then new is 3/4 of the whole; the whole is new / (1 - share).",
+        "It is round(new * share / (1 - share)).",
+    ),
+)
 def rehearsal_rows(new, share):
-    """How many old rows must be added to `new` new ones, so that `share` of all rows are old? A whole number."""
+    """How many old rows must be added to `new` new ones, so that `share` of all rows are old? A
+    whole number.
+    """
     return round(new * share / (1 - share))
 
 
@@ -278,7 +431,9 @@ def _():
     yield case(80, 0.0, expect=0, note="no rehearsal")
 
 
-@rehearsal_rows.mistake("That is the share of the new rows. Of all rows together it comes out smaller than asked.")
+@rehearsal_rows.mistake(
+    "That is the share of the new rows. Of all rows together it comes out smaller than asked."
+)
 def _of_new(new, share):
     return round(new * share)
 
@@ -288,19 +443,37 @@ def _total(new, share):
     return round(new / (1 - share))
 
 
-@rehearsal_rows.mistake("You have old and new the wrong way round: the new rows are 1 - share of the whole.")
+@rehearsal_rows.mistake(
+    "You have old and new the wrong way round: the new rows are 1 - share of the whole."
+)
 def _swapped(new, share):
     return round(new * (1 - share) / share) if share else 0
 
 
 @exercise(
-    why="Each stage shares out one more of the three: first what the optimiser keeps, then the gradients, then the weights.",
-    hints=("In 32 bits: 4 bytes of weights, 4 of gradients, 8 of the optimiser, for each parameter.",
-           "Stage 1 divides the 8 by the cards, stage 2 also the 4 of the gradients, stage 3 all sixteen.",
-           "parts = (8, 4, 4) in the order in which they are shared; the first `stage` of them are divided by `gpus`."))
+    why=(
+        "Each stage shares out one more of the three: first what the optimiser keeps, then the"
+        " gradients, then the weights."
+    ),
+    hints=(
+        "In 32 bits: 4 bytes of weights, 4 of gradients, 8 of the optimiser, for each parameter.",
+        (
+            "Stage 1 divides the 8 by the cards, stage 2 also the 4 of the gradients, stage 3 all"
+            " sixteen."
+        ),
+        (
+            "parts = (8, 4, 4) in the order in which they are shared; the first `stage` of them are"
+            " divided by `gpus`."
+        ),
+    ),
+)
 def shard_bytes(parameters, gpus, stage):
-    """The bytes of weights, gradients and AdamW on each card, in 32 bits. Stage 0 shares nothing out; 1 the optimiser's state; 2 the gradients too; 3 the weights too."""
-    return parameters * sum(size / gpus if stage > place else size for place, size in enumerate((8, 4, 4)))
+    """The bytes of weights, gradients and AdamW on each card, in 32 bits. Stage 0 shares nothing
+    out; 1 the optimiser's state; 2 the gradients too; 3 the weights too.
+    """
+    return parameters * sum(
+        size / gpus if stage > place else size for place, size in enumerate((8, 4, 4))
+    )
 
 
 @shard_bytes.cases
@@ -312,16 +485,25 @@ def _():
     yield case(1000, 1, 3, expect=16_000.0, note="a single card")
 
 
-@shard_bytes.mistake("Only stage 3 divides everything. The lower stages leave a whole copy of something on each card.")
+@shard_bytes.mistake(
+    "Only stage 3 divides everything. The lower stages leave a whole copy of something on each"
+    " card."
+)
 def _all_divided(parameters, gpus, stage):
     return parameters * 16 / gpus if stage else parameters * 16.0
 
 
-@shard_bytes.mistake("Stage 1 shares out the optimiser's state, the largest part, and not the weights.")
+@shard_bytes.mistake(
+    "Stage 1 shares out the optimiser's state, the largest part, and not the weights."
+)
 def _weights_first(parameters, gpus, stage):
-    return parameters * sum(size / gpus if stage > place else size for place, size in enumerate((4, 4, 8)))
+    return parameters * sum(
+        size / gpus if stage > place else size for place, size in enumerate((4, 4, 8))
+    )
 
 
-@shard_bytes.mistake("You forgot the gradients: four bytes for each parameter, shared out from stage 2 on.")
+@shard_bytes.mistake(
+    "You forgot the gradients: four bytes for each parameter, shared out from stage 2 on."
+)
 def _no_gradients(parameters, gpus, stage):
     return parameters * ((8 / gpus if stage > 0 else 8) + (4 / gpus if stage > 2 else 4))

@@ -1,4 +1,6 @@
-"""The kind of exercise that checks itself: its hidden cases, known mistakes, hints, verdict and stub."""
+"""The kind of exercise that checks itself: its hidden cases, known mistakes, hints, verdict and
+stub.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,18 @@ from qwen3lab.exercises import progress
 from qwen3lab.exercises.compare import difference, same, short
 from qwen3lab.quiet import quiet
 
-REFUSED = type("Refused", (), {"__repr__": lambda self: "an error"})()  # what a case expects that the answer has to refuse by raising
+REFUSED = type(
+    "Refused", (), {"__repr__": lambda self: "an error"}
+)()  # what a case expects that the answer has to refuse by raising
 _BLANK = (None, ..., NotImplemented)
 _told: set[str] = set()  # faults of the progress file that this process has mentioned
 
 
 @dataclass(frozen=True)
 class Case:
-    """One hidden input: the arguments, what the answer has to give, and words for the learner that say which input it is."""
+    """One hidden input: the arguments, what the answer has to give, and words for the learner that
+    say which input it is.
+    """
 
     args: tuple
     expect: Any
@@ -58,7 +64,9 @@ def case(*args: Any, expect: Any, note: str = "") -> Case:
     return Case(args, expect, note)
 
 
-def exercise(*, why: str, hints: tuple[str, ...], ask: Callable | None = None, tolerance: float = 1e-5) -> Callable[[Callable], Exercise]:
+def exercise(
+    *, why: str, hints: tuple[str, ...], ask: Callable | None = None, tolerance: float = 1e-5
+) -> Callable[[Callable], Exercise]:
     """Turn a solution into an `Exercise` of the same name; its docstring is the task.
 
     A solution with parameters asks for a function, one without for the value that it returns.
@@ -66,7 +74,8 @@ def exercise(*, why: str, hints: tuple[str, ...], ask: Callable | None = None, t
     Args:
         why: one line that a right answer gets: why it is right.
         hints: from a nudge to nearly everything.
-        ask: what to do with an answer and a case's arguments; default: call the function, or take the value as it is.
+        ask: what to do with an answer and a case's arguments; default: call the function, or take
+            the value as it is.
         tolerance: relative and absolute, for numbers with a fraction and for arrays.
     """
     return lambda solution: Exercise(solution, why, hints, ask, tolerance)
@@ -102,7 +111,9 @@ class Exercise:
 
     @property
     def title(self) -> str:
-        """Number and name, for example "Exercise 1.2, qk_norm". The number is the place in the module."""
+        """Number and name, for example "Exercise 1.2, qk_norm". The number is the place in the
+        module.
+        """
         neighbours = of_module(sys.modules[self.answer.__module__])
         place = neighbours.index(self) + 1 if self in neighbours else 0
         return f"Exercise {self.notebook.lstrip('0')}.{place}, {self.name}"
@@ -118,20 +129,27 @@ class Exercise:
         return bool(inspect.signature(self.answer).parameters)
 
     def __repr__(self) -> str:
-        return f"{self.title}: {self.task}\nTry {self.id}.check(answer), {self.id}.hint() or {self.id}.solution()."
+        return (
+            f"{self.title}: {self.task}\nTry {self.id}.check(answer), {self.id}.hint() or"
+            f" {self.id}.solution()."
+        )
 
     # What the files ex01, ex02, ... use to describe an exercise.
 
     def cases(self, make: Callable[[], Iterable[Case]]) -> Callable:
-        """Decorator for the function that yields the hidden inputs. It is called at the first check, so it may import much."""
+        """Decorator for the function that yields the hidden inputs. It is called at the first
+        check, so it may import much.
+        """
         self._make_cases = make
         return make
 
     def mistake(self, message: str) -> Callable[[Callable], Callable]:
         """Decorator for a known wrong answer of the same form as the solution."""
+
         def add(answer: Callable) -> Callable:
             self.mistakes.append(Mistake(answer, message))
             return answer
+
         return add
 
     # What learners use.
@@ -146,10 +164,16 @@ class Exercise:
     def hint(self) -> None:
         """Print the next hint."""
         if self._hints_shown == len(self.hints):
-            print(f"{self.title}: these were all {len(self.hints)} hints. {self.id}.solution() shows the code.")
+            print(
+                f"{self.title}: these were all {len(self.hints)} hints. {self.id}.solution() shows"
+                " the code."
+            )
             return
         self._hints_shown += 1
-        print(f"{self.title}, hint {self._hints_shown} of {len(self.hints)}: {self.hints[self._hints_shown - 1]}")
+        print(
+            f"{self.title}, hint {self._hints_shown} of {len(self.hints)}:"
+            f" {self.hints[self._hints_shown - 1]}"
+        )
         self._note(hints=self._hints_shown)
 
     def solution(self) -> None:
@@ -173,27 +197,48 @@ class Exercise:
         function = ast.parse(text).body[0]
         lines = text.splitlines()
         if self.wants_function:
-            return "\n".join(lines[function.lineno - 1:])
+            return "\n".join(lines[function.lineno - 1 :])
         first = function.body[1] if ast.get_docstring(function) else function.body[0]
-        body = textwrap.dedent("\n".join(lines[first.lineno - 1:])).splitlines()
+        body = textwrap.dedent("\n".join(lines[first.lineno - 1 :])).splitlines()
         at = function.body[-1].lineno - first.lineno
         body[at] = body[at].replace("return", f"{self.name} =", 1)
         return "\n".join(body)
 
     def judge(self, answer: Any) -> Verdict:
-        """Check an answer without printing or noting anything. Changes neither the answer nor any random state."""
-        blank = Verdict("blank", f"not attempted yet. Write your own in place of the dots; {self.id}.hint() helps.")
+        """Check an answer without printing or noting anything. Changes neither the answer nor any
+        random state.
+        """
+        blank = Verdict(
+            "blank",
+            f"not attempted yet. Write your own in place of the dots; {self.id}.hint() helps.",
+        )
         if _is_blank(answer):
             return blank
         if self.wants_function and not callable(answer):
-            return Verdict("wrong", f"check() wants the function itself. Write {self.id}.check({self.name}), without brackets behind the name.")
+            return Verdict(
+                "wrong",
+                f"check() wants the function itself. Write {self.id}.check({self.name}), without"
+                " brackets behind the name.",
+            )
         if not self.wants_function and callable(answer):
-            return Verdict("wrong", f"check() wants a value, and this is a function. Write {self.id}.check({self.name}) with what it returns.")
+            return Verdict(
+                "wrong",
+                f"check() wants a value, and this is a function. Write {self.id}.check({self.name})"
+                " with what it returns.",
+            )
         outcomes = self._outcomes(answer)
-        wrong = [place for place in range(len(outcomes)) if not self._fits(outcomes[place], self._cases[place])]
+        wrong = [
+            place
+            for place in range(len(outcomes))
+            if not self._fits(outcomes[place], self._cases[place])
+        ]
         if not wrong:
             return Verdict("right", f"right. {self.why}")
-        if any(isinstance(outcomes[place], _Raised) and isinstance(outcomes[place].error, NotImplementedError) for place in wrong):
+        if any(
+            isinstance(outcomes[place], _Raised)
+            and isinstance(outcomes[place].error, NotImplementedError)
+            for place in wrong
+        ):
             return blank
         mistake = self._recognise(outcomes)
         if mistake:
@@ -209,7 +254,9 @@ class Exercise:
         return [self._run(answer, hidden) for hidden in self._cases]
 
     def _run(self, answer: Any, hidden: Case) -> Any:
-        args = copy.deepcopy(hidden.args)  # an answer that changes its arguments must not spoil the next check
+        args = copy.deepcopy(
+            hidden.args
+        )  # an answer that changes its arguments must not spoil the next check
         try:
             if self.ask:
                 return self.ask(answer, *args)
@@ -219,16 +266,28 @@ class Exercise:
 
     def _fits(self, outcome: Any, hidden: Case) -> bool:
         if hidden.expect is REFUSED or isinstance(outcome, _Raised):
-            return hidden.expect is REFUSED and isinstance(outcome, _Raised) and not isinstance(outcome.error, NotImplementedError)
+            return (
+                hidden.expect is REFUSED
+                and isinstance(outcome, _Raised)
+                and not isinstance(outcome.error, NotImplementedError)
+            )
         return same(outcome, hidden.expect, self.tolerance)
 
     def _recognise(self, outcomes: list[Any]) -> Mistake | None:
-        """The known mistake that explains most: on every input where it goes wrong, this answer has gone wrong in the same way."""
+        """The known mistake that explains most: on every input where it goes wrong, this answer has
+        gone wrong in the same way.
+        """
         found, most = None, 0
         for mistake in self.mistakes:
             theirs = self._outcomes(mistake.answer if self.wants_function else mistake.answer())
-            telling = [place for place, hidden in enumerate(self._cases) if not self._fits(theirs[place], hidden)]
-            if len(telling) > most and all(_alike(outcomes[place], theirs[place], self.tolerance) for place in telling):
+            telling = [
+                place
+                for place, hidden in enumerate(self._cases)
+                if not self._fits(theirs[place], hidden)
+            ]
+            if len(telling) > most and all(
+                _alike(outcomes[place], theirs[place], self.tolerance) for place in telling
+            ):
                 found, most = mistake, len(telling)
         return found
 
@@ -236,18 +295,36 @@ class Exercise:
         """Words for a wrong answer that is none of the known mistakes."""
         where = f" on {hidden.note}" if hidden.note else ""
         if isinstance(outcome, _Raised):
-            text = f"your answer stopped{where} with {type(outcome.error).__name__}: {_first_line(outcome.error)}."
+            text = (
+                f"your answer stopped{where} with {type(outcome.error).__name__}:"
+                f" {_first_line(outcome.error)}."
+            )
             if "ellipsis" in str(outcome.error):
                 text += " There is still a ... to fill in."
             return Verdict("error", text)
         if hidden.expect is REFUSED:
-            return Verdict("wrong", f"not yet. Your answer accepts {hidden.note} and gives {short(outcome)}; it should raise a ValueError.")
+            return Verdict(
+                "wrong",
+                f"not yet. Your answer accepts {hidden.note} and gives {short(outcome)}; it should"
+                " raise a ValueError.",
+            )
         if self.wants_function and outcome is None:
-            return Verdict("wrong", f"not yet. Your function gives back nothing{where}. Is there a `return` on every way through it?")
+            return Verdict(
+                "wrong",
+                f"not yet. Your function gives back nothing{where}. Is there a `return` on every"
+                " way through it?",
+            )
         if self.wants_function and _is_blank(outcome):
-            return Verdict("wrong", f"not yet. Your function still gives back dots{where}. Put your result in their place.")
+            return Verdict(
+                "wrong",
+                f"not yet. Your function still gives back dots{where}. Put your result in their"
+                " place.",
+            )
         if hidden.note:
-            return Verdict("wrong", f"not yet. On {hidden.note} your answer {difference(outcome, hidden.expect)}.")
+            return Verdict(
+                "wrong",
+                f"not yet. On {hidden.note} your answer {difference(outcome, hidden.expect)}.",
+            )
         return Verdict("wrong", f"not yet. It is not {short(outcome)}. {self.id}.hint() helps.")
 
     def _note(self, **what: Any) -> None:
@@ -258,33 +335,59 @@ class Exercise:
 
 
 def _is_blank(answer: Any) -> bool:
-    """Whether this is an untouched stub: None, `...`, NotImplemented, or a function that does nothing but hand back one of these.
+    """Whether this is an untouched stub: None, `...`, NotImplemented, or a function that does
+    nothing but hand back one of these.
 
-    A function is judged by its compiled code, without calling it: one that computes and forgets its `return` is an attempt.
+    A function is judged by its compiled code, without calling it: one that computes and forgets its
+    `return` is an attempt.
     """
     if any(answer is blank for blank in _BLANK):
         return True
     code = getattr(answer, "__code__", None)
-    if code is None or code.co_nlocals > code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & 4) + bool(code.co_flags & 8):
+    if code is None or code.co_nlocals > code.co_argcount + code.co_kwonlyargcount + bool(
+        code.co_flags & 4
+    ) + bool(code.co_flags & 8):
         return False
     names = set(code.co_names)
     if not names <= {"NotImplemented", "NotImplementedError"} or _uses_values(code):
         return False
-    words = {answer.__doc__} if "NotImplementedError" not in names else {const for const in code.co_consts if isinstance(const, str)}
-    return all(const in words or any(const is blank for blank in _BLANK) for const in code.co_consts)
+    words = (
+        {answer.__doc__}
+        if "NotImplementedError" not in names
+        else {const for const in code.co_consts if isinstance(const, str)}
+    )
+    return all(
+        const in words or any(const is blank for blank in _BLANK) for const in code.co_consts
+    )
 
 
 def _uses_values(code: Any) -> bool:
-    """Whether compiled code does more than load constants and global names, call, raise and return."""
+    """Whether compiled code does more than load constants and global names, call, raise
+    and return."""
     import dis
 
-    idle = ("RESUME", "NOP", "CACHE", "POP_TOP", "PUSH_NULL", "PRECALL", "CALL", "LOAD_GLOBAL", "LOAD_CONST", "LOAD_COMMON_CONSTANT",
-            "RETURN_CONST", "RETURN_VALUE", "RAISE_VARARGS", "NOT_TAKEN")
+    idle = (
+        "RESUME",
+        "NOP",
+        "CACHE",
+        "POP_TOP",
+        "PUSH_NULL",
+        "PRECALL",
+        "CALL",
+        "LOAD_GLOBAL",
+        "LOAD_CONST",
+        "LOAD_COMMON_CONSTANT",
+        "RETURN_CONST",
+        "RETURN_VALUE",
+        "RAISE_VARARGS",
+        "NOT_TAKEN",
+    )
     return any(step.opname not in idle for step in dis.get_instructions(code))
 
 
 def _alike(mine: Any, theirs: Any, tolerance: float) -> bool:
-    """Whether two wrong outcomes are the same mistake; whole numbers may differ by their rounding."""
+    """Whether two wrong outcomes are the same mistake; whole numbers may differ by
+    their rounding."""
     if isinstance(mine, _Raised) or isinstance(theirs, _Raised):
         return type(mine) is type(theirs) and repr(mine.error) == repr(theirs.error)
     return same(mine, theirs, max(tolerance, 1e-6), exact=False)

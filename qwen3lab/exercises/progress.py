@@ -1,4 +1,5 @@
-"""What a learner has done so far, in one JSON file of the cache folder. Nothing leaves the machine."""
+"""What a learner has done so far, in one JSON file of the cache folder. Nothing leaves
+the machine."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ def file() -> Path:
 
 
 def load() -> tuple[dict[str, dict], str]:
-    """The record as {exercise id: {"tries", "solved", "hints", "solution"}}, and a sentence about what could not be read ("" if nothing).
+    """The record as {exercise id: {"tries", "solved", "hints", "solution"}}, and a sentence about
+    what could not be read ("" if nothing).
 
     Never raises: an unreadable file counts as empty, an entry of a wrong form is left out.
     """
@@ -26,27 +28,47 @@ def load() -> tuple[dict[str, dict], str]:
     except FileNotFoundError:
         return {}, ""
     except (OSError, ValueError, RecursionError):
-        return {}, "The progress file could not be read and counts as empty. Repair or delete progress.json in the cache folder."
+        return (
+            {},
+            (
+                "The progress file could not be read and counts as empty. Repair or delete"
+                " progress.json in the cache folder."
+            ),
+        )
     entries = raw if isinstance(raw, dict) else {}
     good = {key: EMPTY | entry for key, entry in entries.items() if _is_entry(entry)}
     lost = len(entries) - len(good) if isinstance(raw, dict) else 1
-    return good, f"Entries of the progress file that have a wrong form and were left out: {lost}." if lost else ""
+    return good, (
+        f"Entries of the progress file that have a wrong form and were left out: {lost}."
+        if lost
+        else ""
+    )
 
 
 def _is_entry(entry: object) -> bool:
     """Whether every known key has a value of its type; True is no number of tries."""
-    return isinstance(entry, dict) and all(type(entry.get(key, value)) is type(value) for key, value in EMPTY.items())
+    return isinstance(entry, dict) and all(
+        type(entry.get(key, value)) is type(value) for key, value in EMPTY.items()
+    )
 
 
-def note(key: str, *, tried: bool = False, solved: bool = False, hints: int = 0, solution: bool = False) -> str:
-    """Add what happened to one exercise; returns "" or a line that says what went wrong with the file.
+def note(
+    key: str, *, tried: bool = False, solved: bool = False, hints: int = 0, solution: bool = False
+) -> str:
+    """Add what happened to one exercise; returns "" or a line that says what went wrong with the
+    file.
 
-    A broken file is moved aside to progress.broken.json, so that nothing in it is lost, and a new one is begun.
+    A broken file is moved aside to progress.broken.json, so that nothing in it is lost, and a new
+    one is begun.
     """
     record, fault = load()
     entry = EMPTY | record.get(key, {})
-    entry |= {"tries": entry["tries"] + tried, "solved": entry["solved"] or solved, "hints": max(entry["hints"], hints),
-              "solution": entry["solution"] or solution}
+    entry |= {
+        "tries": entry["tries"] + tried,
+        "solved": entry["solved"] or solved,
+        "hints": max(entry["hints"], hints),
+        "solution": entry["solution"] or solution,
+    }
     record[key] = entry
     target = file()
     new = target.with_name(f"progress.{os.getpid()}.json")
@@ -57,5 +79,12 @@ def note(key: str, *, tried: bool = False, solved: bool = False, hints: int = 0,
         new.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         os.replace(new, target)  # at once, so that a second notebook never reads half a file
     except OSError as error:
-        return f"Your progress could not be kept ({error.strerror or type(error).__name__}). The check itself is not touched by this."
-    return "Your progress file was damaged. It lies beside the new one as progress.broken.json." if fault else ""
+        return (
+            f"Your progress could not be kept ({error.strerror or type(error).__name__}). The check"
+            " itself is not touched by this."
+        )
+    return (
+        "Your progress file was damaged. It lies beside the new one as progress.broken.json."
+        if fault
+        else ""
+    )

@@ -1,1 +1,3 @@
-"""Every idea of the course built by hand, each equal to the library's own result; imports nothing of the course but `family` and `errors`."""
+"""Every idea of the course built by hand, each equal to the library's own result; imports nothing
+of the course but `family` and `errors`.
+"""

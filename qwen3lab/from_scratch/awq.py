@@ -1,7 +1,9 @@
-"""AWQ from scratch for layers that share an input: scale up the columns that meet large activations, then round.
+"""AWQ from scratch for layers that share an input: scale up the columns that meet large
+activations, then round.
 
-Lin et al. 2024, "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration", section 3.2. Grid of exponents, means,
-rounding and clipping are those of gptqmodel (`gptqmodel/looper/awq_processor.py`, versions 7.6 and 7.7).
+Lin et al. 2024, "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration",
+section 3.2. Grid of exponents, means, rounding and clipping are those of gptqmodel
+(`gptqmodel/looper/awq_processor.py`, versions 7.6 and 7.7).
 """
 
 from __future__ import annotations
@@ -23,23 +25,32 @@ TOKENS = 512  # about so many inputs judge a clipped range
 
 @dataclass(frozen=True)
 class Scaling:
-    """What the search found: a factor for each input channel, and the error of every exponent on the way."""
+    """What the search found: a factor for each input channel, and the error of every exponent on
+    the way.
+    """
 
     alpha: float  # the exponent with the smallest error
     scales: torch.Tensor  # [columns]; weights are multiplied by them, inputs divided
     errors: list[float]  # mean squared output error at the exponents k / STEPS
 
 
-def round_groups(weight: torch.Tensor, group_size: int = 128, bits: int = 4, symmetric: bool = True) -> torch.Tensor:
-    """Round a weight [rows, columns] to nearest by groups, and give back the values that remain, same shape.
+def round_groups(
+    weight: torch.Tensor, group_size: int = 128, bits: int = 4, symmetric: bool = True
+) -> torch.Tensor:
+    """Round a weight [rows, columns] to nearest by groups, and give back the values that remain,
+    same shape.
 
-    Symmetric: steps of largest magnitude / (2**(bits-1) - 1). Else steps of range / (2**bits - 1) from a zero point.
+    Symmetric: steps of largest magnitude / (2**(bits-1) - 1). Else steps of range / (2**bits - 1)
+        from a zero point.
     Raises Qwen3labError where the columns do not divide by the group size; -1 is one group a row.
     """
     rows, columns = weight.shape
     size = columns if group_size < 1 else group_size
     if columns % size:
-        raise Qwen3labError(f"{columns} columns do not divide by the group size {group_size}. Choose a smaller group, such as 32.")
+        raise Qwen3labError(
+            f"{columns} columns do not divide by the group size {group_size}. Choose a smaller"
+            " group, such as 32."
+        )
     groups = weight.reshape(-1, size)
     if symmetric:
         most = 2 ** (bits - 1) - 1
@@ -53,7 +64,9 @@ def round_groups(weight: torch.Tensor, group_size: int = 128, bits: int = 4, sym
 
 
 def weight_size(weights: Sequence[torch.Tensor], group_size: int = 128) -> torch.Tensor:
-    """How large each column's weights are in their groups: mean over all rows of |w| / largest |w| of the group, [columns]."""
+    """How large each column's weights are in their groups: mean over all rows of |w| / largest |w|
+    of the group, [columns].
+    """
     import torch
 
     every = torch.cat([weight.float() for weight in weights]).abs()
@@ -63,25 +76,35 @@ def weight_size(weights: Sequence[torch.Tensor], group_size: int = 128) -> torch
 
 
 def candidate(alpha: float, active: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
-    """The channels' factors [columns] at one exponent: active**alpha / sizes**(1 - alpha), with smallest * largest = 1.
+    """The channels' factors [columns] at one exponent: active**alpha / sizes**(1 - alpha), with
+    smallest * largest = 1.
 
     Args:
         active: mean |input| of each channel. Channels that are active get finer steps.
-        sizes: see `weight_size`. Columns of small weights get finer steps, too (the paper's code calls this duo scaling).
+        sizes: see `weight_size`. Columns of small weights get finer steps, too (the paper's code
+            calls this duo scaling).
     """
     scales = (active.pow(alpha) / (sizes.pow(1 - alpha) + 1e-4)).clamp(min=1e-4)
     return scales / (scales.max() * scales.min()).sqrt()
 
 
-def search(weights: Sequence[torch.Tensor], inputs: torch.Tensor, *, group_size: int = 128, bits: int = 4, symmetric: bool = True,
-           outputs: Callable[[list[torch.Tensor]], torch.Tensor] | None = None) -> Scaling:
+def search(
+    weights: Sequence[torch.Tensor],
+    inputs: torch.Tensor,
+    *,
+    group_size: int = 128,
+    bits: int = 4,
+    symmetric: bool = True,
+    outputs: Callable[[list[torch.Tensor]], torch.Tensor] | None = None,
+) -> Scaling:
     """Try the exponents and keep the one whose rounded weights disturb the outputs least.
 
     Args:
-        weights: the layers [rows, columns] that read the same input, such as gate and up projection.
+        weights: the layers [rows, columns] that read the same input, such as gate and up
+            projection.
         inputs: [n, columns], what they read.
-        outputs: gives what is compared, for a list of changed weights; default: the layers' own outputs side by side. The library
-            runs the whole attention or MLP block.
+        outputs: gives what is compared, for a list of changed weights; default: the layers' own
+            outputs side by side. The library runs the whole attention or MLP block.
     Raises:
         Qwen3labError: no weights, or columns that do not match.
     """
@@ -89,33 +112,53 @@ def search(weights: Sequence[torch.Tensor], inputs: torch.Tensor, *, group_size:
 
     inputs = inputs.reshape(-1, inputs.shape[-1]).float()
     if not weights or any(weight.shape[1] != inputs.shape[1] for weight in weights):
-        raise Qwen3labError(f"The layers do not read inputs of {inputs.shape[1]} channels. Give the layers that share this input.")
+        raise Qwen3labError(
+            f"The layers do not read inputs of {inputs.shape[1]} channels. Give the layers that"
+            " share this input."
+        )
     weights = [weight.detach().float() for weight in weights]
     outputs = outputs or (lambda changed: torch.cat([inputs @ weight.T for weight in changed], 1))
     exact, active, sizes = outputs(weights), inputs.abs().mean(0), weight_size(weights, group_size)
     tried, errors = [], []
     for step in range(STEPS):
         scales = candidate(step / STEPS, active, sizes)
-        kept = [round_groups(weight * scales, group_size, bits, symmetric) / scales for weight in weights]
+        kept = [
+            round_groups(weight * scales, group_size, bits, symmetric) / scales
+            for weight in weights
+        ]
         tried.append(scales)
         errors.append((outputs(kept) - exact).square().mean().item())
     best = min(range(STEPS), key=errors.__getitem__)
     return Scaling(best / STEPS, tried[best], errors)
 
 
-def fold(before: torch.Tensor, weights: Sequence[torch.Tensor], scales: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Move the factors out of the arithmetic: what comes before is divided, the layers are multiplied, and nothing changes yet.
+def fold(
+    before: torch.Tensor, weights: Sequence[torch.Tensor], scales: torch.Tensor
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Move the factors out of the arithmetic: what comes before is divided, the layers are
+    multiplied, and nothing changes yet.
 
     Args:
-        before: a norm's weight [columns], or the weight [columns, any] of the linear layer that makes the inputs.
+        before: a norm's weight [columns], or the weight [columns, any] of the linear layer that
+            makes the inputs.
     Returns:
         The new one of `before`, and the new weights, to be rounded now.
     """
-    return before / (scales if before.ndim == 1 else scales[:, None]), [weight * scales for weight in weights]
+    return before / (scales if before.ndim == 1 else scales[:, None]), [
+        weight * scales for weight in weights
+    ]
 
 
-def clip(weight: torch.Tensor, inputs: torch.Tensor, *, group_size: int = 128, bits: int = 4, symmetric: bool = True) -> torch.Tensor:
-    """Cut off each group's largest weights where finer steps for the others bring more than that costs.
+def clip(
+    weight: torch.Tensor,
+    inputs: torch.Tensor,
+    *,
+    group_size: int = 128,
+    bits: int = 4,
+    symmetric: bool = True,
+) -> torch.Tensor:
+    """Cut off each group's largest weights where finer steps for the others bring more than that
+    costs.
 
     Args:
         weight: [rows, columns]; inputs: [n, columns], both after scaling.
@@ -127,17 +170,21 @@ def clip(weight: torch.Tensor, inputs: torch.Tensor, *, group_size: int = 128, b
     rows, columns = weight.shape
     size = columns if group_size < 1 else group_size
     inputs = inputs.reshape(-1, columns).float()
-    inputs = inputs[::max(1, len(inputs) // TOKENS)].reshape(-1, columns // size, size)
+    inputs = inputs[:: max(1, len(inputs) // TOKENS)].reshape(-1, columns // size, size)
     groups = weight.detach().float().reshape(rows, -1, size)
 
-    def partial(part: torch.Tensor) -> torch.Tensor:  # [rows, n, groups]: what each group adds to the outputs
+    def partial(
+        part: torch.Tensor,
+    ) -> torch.Tensor:  # [rows, n, groups]: what each group adds to the outputs
         return torch.einsum("ngs,rgs->rng", inputs, part)
 
     exact, largest = partial(groups), groups.abs().amax(2, keepdim=True)
     best, least = largest.clone(), torch.full(largest.shape, torch.inf)
     for step in range(CLIPS):
         limit = largest * (1 - step / (2 * CLIPS))
-        kept = round_groups(groups.clamp(-limit, limit).reshape(rows, columns), size, bits, symmetric).reshape(groups.shape)
+        kept = round_groups(
+            groups.clamp(-limit, limit).reshape(rows, columns), size, bits, symmetric
+        ).reshape(groups.shape)
         error = (partial(kept) - exact).square().mean(1)[..., None]
         better = error < least
         best, least = torch.where(better, limit, best), torch.where(better, error, least)

@@ -1,7 +1,9 @@
-"""GPTQ from scratch for one layer: columns rounded one after the other, each error passed on to the columns that follow.
+"""GPTQ from scratch for one layer: columns rounded one after the other, each error passed on to the
+columns that follow.
 
-Frantar et al. 2022, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", algorithm 1. Damping, grid
-and order of the columns are the defaults of gptqmodel 7.6 (`gptqmodel/quantization/gptq.py`, `quantizer.py`, `gar.py`).
+Frantar et al. 2022, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
+Transformers", algorithm 1. Damping, grid and order of the columns are the defaults of gptqmodel 7.6
+(`gptqmodel/quantization/gptq.py`, `quantizer.py`, `gar.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ ORDERS = ("natural", "activation", "group")
 
 @dataclass(frozen=True)
 class Rounded:
-    """A layer's weight in whole numbers: weight[:, i] = scales[:, groups[i]] * (codes[:, i] - zeros[:, groups[i]])."""
+    """A layer's weight in whole numbers: weight[:, i] = scales[:, groups[i]] * (codes[:, i] -
+    zeros[:, groups[i]]).
+    """
 
     codes: torch.Tensor  # [rows, columns], whole numbers from 0 to 2**bits - 1
     scales: torch.Tensor  # [rows, number of groups]
@@ -35,24 +39,34 @@ class Rounded:
 
 
 def hessian(inputs: torch.Tensor) -> torch.Tensor:
-    """Which inputs of a layer are active together: 2 / n * X^T X of inputs [n, columns], as [columns, columns], float32.
+    """Which inputs of a layer are active together: 2 / n * X^T X of inputs [n, columns], as
+    [columns, columns], float32.
 
-    It is the second derivative of the squared output error by any row of the weight, the same for all rows.
+    It is the second derivative of the squared output error by any row of the weight, the same for
+    all rows.
     """
     inputs = inputs.reshape(-1, inputs.shape[-1]).float()
     return inputs.T @ inputs * (2.0 / len(inputs))
 
 
-def grid(weights: torch.Tensor, bits: int = 4, symmetric: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and zero point [rows, 1] of a group of weights [rows, size], so that its smallest and largest weight can be named.
+def grid(
+    weights: torch.Tensor, bits: int = 4, symmetric: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and zero point [rows, 1] of a group of weights [rows, size], so that its smallest and
+    largest weight can be named.
 
-    Symmetric: the zero point is the middle code, and the range reaches as far below zero as above. A row without negative
-    weights gets half of that range, as the library has it: its larger weights are cut off at a half. It is very rare in groups of 32 and more.
+    Symmetric: the zero point is the middle code, and the range reaches as far below zero as above.
+        A row without negative
+    weights gets half of that range, as the library has it: its larger weights are cut off at a
+        half. It is very rare in groups of 32 and more.
     """
     import torch
 
     most = 2**bits - 1
-    low, high = weights.amin(1, keepdim=True).clamp(max=0), weights.amax(1, keepdim=True).clamp(min=0)
+    low, high = (
+        weights.amin(1, keepdim=True).clamp(max=0),
+        weights.amax(1, keepdim=True).clamp(min=0),
+    )
     if symmetric:
         high = torch.maximum(low.abs(), high)
         low = torch.where(low < 0, -high, low)
@@ -62,29 +76,41 @@ def grid(weights: torch.Tensor, bits: int = 4, symmetric: bool = True) -> tuple[
     return scale, torch.full_like(scale, (most + 1) / 2) if symmetric else (-low / scale).round()
 
 
-def codes(weights: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int = 4) -> torch.Tensor:
+def codes(
+    weights: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int = 4
+) -> torch.Tensor:
     """The nearest whole numbers from 0 to 2**bits - 1 of weights [rows, size]."""
     return ((weights / scale).round() + zero).clamp(0, 2**bits - 1)
 
 
-def nearest(weight: torch.Tensor, *, bits: int = 4, group_size: int = 128, symmetric: bool = True) -> Rounded:
-    """Round to nearest, without looking at inputs: what GPTQ is compared with. Arguments as in `quantize`."""
+def nearest(
+    weight: torch.Tensor, *, bits: int = 4, group_size: int = 128, symmetric: bool = True
+) -> Rounded:
+    """Round to nearest, without looking at inputs: what GPTQ is compared with. Arguments as in
+    `quantize`.
+    """
     import torch
 
     weight, size = weight.detach().float(), _group(weight, group_size)
     parts = [(part, *grid(part, bits, symmetric)) for part in weight.split(size, 1)]
-    return Rounded(torch.cat([codes(*part, bits) for part in parts], 1), torch.cat([scale for _, scale, _ in parts], 1),
-                   torch.cat([zero for *_, zero in parts], 1), torch.arange(weight.shape[1]) // size)
+    return Rounded(
+        torch.cat([codes(*part, bits) for part in parts], 1),
+        torch.cat([scale for _, scale, _ in parts], 1),
+        torch.cat([zero for *_, zero in parts], 1),
+        torch.arange(weight.shape[1]) // size,
+    )
 
 
 def order_columns(diagonal: torch.Tensor, group_size: int, order: str) -> torch.Tensor:
-    """In which order columns are rounded: the busiest first, since an error made early still finds columns to pass to.
+    """In which order columns are rounded: the busiest first, since an error made early still finds
+    columns to pass to.
 
     Args:
         diagonal: of the hessian, [columns].
-        order: "natural"; "activation" (act-order: over all columns, after which the groups mix columns from everywhere);
-            "group" (columns within their group, and groups by their busiest column: each group stays together in memory;
-            Gafni et al. 2025, "Dual Precision Quantization", the library's default).
+        order: "natural"; "activation" (act-order: over all columns, after which the groups mix
+            columns from everywhere); "group" (columns within their group, and groups by their
+            busiest column: each group stays together in memory; Gafni et al. 2025, "Dual Precision
+            Quantization", the library's default).
     """
     import torch
 
@@ -99,9 +125,11 @@ def order_columns(diagonal: torch.Tensor, group_size: int, order: str) -> torch.
 
 
 def inverse_factor(hessian: torch.Tensor, damp: float = DAMP) -> torch.Tensor:
-    """The upper Cholesky factor U of the damped hessian's inverse (inverse = U^T U), [columns, columns].
+    """The upper Cholesky factor U of the damped hessian's inverse (inverse = U^T U), [columns,
+    columns].
 
-    Row i of U holds, up to a factor, what the error of column i should change in the columns behind it (the paper's step 3).
+    Row i of U holds, up to a factor, what the error of column i should change in the columns behind
+    it (the paper's step 3).
     """
     import torch
 
@@ -109,8 +137,17 @@ def inverse_factor(hessian: torch.Tensor, damp: float = DAMP) -> torch.Tensor:
     return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
 
 
-def quantize(weight: torch.Tensor, hessian: torch.Tensor, *, bits: int = 4, group_size: int = 128, symmetric: bool = True,
-             order: str = "group", damp: float = DAMP, feedback: bool = True) -> Rounded:
+def quantize(
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    *,
+    bits: int = 4,
+    group_size: int = 128,
+    symmetric: bool = True,
+    order: str = "group",
+    damp: float = DAMP,
+    feedback: bool = True,
+) -> Rounded:
     """Quantise a linear layer's weight by GPTQ.
 
     Args:
@@ -124,8 +161,8 @@ def quantize(weight: torch.Tensor, hessian: torch.Tensor, *, bits: int = 4, grou
     Returns:
         Codes, scales, zero points and groups in the weight's own order of columns.
     Raises:
-        Qwen3labError: unknown order, shapes that do not fit, columns that do not divide by the group size, a hessian that is
-            not positive definite after damping.
+        Qwen3labError: unknown order, shapes that do not fit, columns that do not divide by the
+            group size, a hessian that is not positive definite after damping.
     """
     import torch
 
@@ -134,7 +171,10 @@ def quantize(weight: torch.Tensor, hessian: torch.Tensor, *, bits: int = 4, grou
     rows, columns = weight.shape
     size = _group(weight, group_size)
     if hessian.shape != (columns, columns):
-        raise Qwen3labError(f"The layer has {columns} inputs, but the hessian is {tuple(hessian.shape)}. Compute it from the inputs of this layer.")
+        raise Qwen3labError(
+            f"The layer has {columns} inputs, but the hessian is {tuple(hessian.shape)}. Compute it"
+            " from the inputs of this layer."
+        )
     rest, known = weight.detach().float().clone(), hessian.float().clone()
     dead = known.diagonal() == 0
     known[dead, dead] = 1
@@ -144,21 +184,26 @@ def quantize(weight: torch.Tensor, hessian: torch.Tensor, *, bits: int = 4, grou
     try:
         factor = inverse_factor(known, damp)
     except torch.linalg.LinAlgError as error:
-        raise Qwen3labError("The hessian is not positive definite. Give more calibration texts, or a larger damp.") from error
+        raise Qwen3labError(
+            "The hessian is not positive definite. Give more calibration texts, or a larger damp."
+        ) from error
     whole, scales, zeros = torch.zeros_like(rest), [], []
     for start in range(0, columns, BLOCK):
         end = min(start + BLOCK, columns)
         block, errors = rest[:, start:end].clone(), torch.zeros(rows, end - start)
         for i in range(end - start):
-            if (start + i) % size == 0:  # a scale sees what the blocks before have passed on, not yet what this block has
-                scale, zero = grid(rest[:, start + i:start + i + size], bits, symmetric)
+            if (
+                start + i
+                # a scale sees what the blocks before have passed on, not yet what this block has
+            ) % size == 0:
+                scale, zero = grid(rest[:, start + i : start + i + size], bits, symmetric)
                 scales.append(scale)
                 zeros.append(zero)
-            whole[:, start + i] = codes(block[:, i:i + 1], scale, zero, bits).flatten()
-            kept = (scale * (whole[:, start + i:start + i + 1] - zero)).flatten()
+            whole[:, start + i] = codes(block[:, i : i + 1], scale, zero, bits).flatten()
+            kept = (scale * (whole[:, start + i : start + i + 1] - zero)).flatten()
             errors[:, i] = (block[:, i] - kept) / factor[start + i, start + i]
             if feedback:
-                block[:, i:] -= errors[:, i, None] * factor[start + i, start + i:end]
+                block[:, i:] -= errors[:, i, None] * factor[start + i, start + i : end]
         if feedback:
             rest[:, end:] -= errors @ factor[start:end, end:]
     back = places.argsort()
@@ -172,7 +217,9 @@ def quantize(weight: torch.Tensor, hessian: torch.Tensor, *, bits: int = 4, grou
 
 
 def output_error(weight: torch.Tensor, kept: torch.Tensor, inputs: torch.Tensor) -> float:
-    """How far a layer's outputs move, relative to their size: |X (kept - weight)^T| / |X weight^T| for inputs [n, columns]."""
+    """How far a layer's outputs move, relative to their size: |X (kept - weight)^T| / |X weight^T|
+    for inputs [n, columns].
+    """
     inputs = inputs.reshape(-1, inputs.shape[-1]).float()
     return ((inputs @ (kept - weight).T).norm() / (inputs @ weight.T).norm()).item()
 
@@ -181,5 +228,8 @@ def _group(weight: torch.Tensor, group_size: int) -> int:
     columns = weight.shape[1]
     size = columns if group_size < 1 else group_size
     if columns % size:
-        raise Qwen3labError(f"{columns} columns do not divide by the group size {group_size}. Choose a smaller group, such as 32.")
+        raise Qwen3labError(
+            f"{columns} columns do not divide by the group size {group_size}. Choose a smaller"
+            " group, such as 32."
+        )
     return size

@@ -1,6 +1,7 @@
 """LoRA from scratch: a frozen linear layer with a low-rank update beside it.
 
-Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models"; the numbers are those of `peft.tuners.lora`.
+Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models"; the numbers are those of
+`peft.tuners.lora`.
 """
 
 from __future__ import annotations
@@ -27,10 +28,18 @@ class LoRALinear(nn.Module):
         super().__init__()
         if r < 1:
             raise Qwen3labError(f"The rank is {r}. Give a whole number from 1 up.")
-        self.layer, self.scale, self.dropout = layer.requires_grad_(False), alpha / r, nn.Dropout(dropout)
+        self.layer, self.scale, self.dropout = (
+            layer.requires_grad_(False),
+            alpha / r,
+            nn.Dropout(dropout),
+        )
         self.A = nn.Parameter(torch.empty(r, layer.in_features))
-        self.B = nn.Parameter(torch.zeros(layer.out_features, r))  # so that training starts from the model as it is
-        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # PEFT's: uniform within 1 / sqrt(in_features)
+        self.B = nn.Parameter(
+            torch.zeros(layer.out_features, r)
+        )  # so that training starts from the model as it is
+        nn.init.kaiming_uniform_(
+            self.A, a=math.sqrt(5)
+        )  # PEFT's: uniform within 1 / sqrt(in_features)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[..., in_features]` to `[..., out_features]`."""
@@ -42,9 +51,15 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> nn.Linear:
-        """A plain linear layer that computes the same (without dropout); this layer stays as it is."""
-        merged = nn.Linear(self.layer.in_features, self.layer.out_features, bias=self.layer.bias is not None,
-                           dtype=self.layer.weight.dtype, device=self.layer.weight.device)
+        """A plain linear layer that computes the same (without dropout); this layer
+        stays as it is."""
+        merged = nn.Linear(
+            self.layer.in_features,
+            self.layer.out_features,
+            bias=self.layer.bias is not None,
+            dtype=self.layer.weight.dtype,
+            device=self.layer.weight.device,
+        )
         merged.weight.copy_(self.layer.weight + self.delta())
         if self.layer.bias is not None:
             merged.bias.copy_(self.layer.bias)

@@ -1,4 +1,6 @@
-"""What a training step does around the gradient, by hand: AdamW, schedules, clipping, accumulation, loss scaling."""
+"""What a training step does around the gradient, by hand: AdamW, schedules, clipping, accumulation,
+loss scaling.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +14,52 @@ from qwen3lab.errors import Qwen3labError
 Step = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def adamw_step(w: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.Tensor, t: int, lr: float = 1e-3, beta1: float = 0.9,
-               beta2: float = 0.999, eps: float = 1e-8, decay: float = 0.01) -> Step:
+def adamw_step(
+    w: torch.Tensor,
+    g: torch.Tensor,
+    m: torch.Tensor,
+    v: torch.Tensor,
+    t: int,
+    lr: float = 1e-3,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    decay: float = 0.01,
+) -> Step:
     """One step of AdamW: the decay shrinks the weight itself and never enters the averages.
 
     Args:
-        w, g: weight and gradient. m, v: running averages of g and of g * g, zeros before the first step; all of one shape.
+        w, g: weight and gradient. m, v: running averages of g and of g * g, zeros before the first
+            step; all of one shape.
         t: number of the step, counted from 1.
-        lr, decay: the weight loses the share lr * decay of itself. eps: keeps the division from zero.
+        lr, decay: the weight loses the share lr * decay of itself. eps: keeps the division from
+            zero.
     Returns:
         New weight, m and v, of the same shape; nothing is changed in place.
-    Source: Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2; equals `torch.optim.AdamW`.
+    Source: Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2; equals
+        `torch.optim.AdamW`.
     """
     return _adam(w * (1 - lr * decay), g, m, v, t, lr, beta1, beta2, eps)
 
 
-def adam_l2_step(w: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.Tensor, t: int, lr: float = 1e-3, beta1: float = 0.9,
-                 beta2: float = 0.999, eps: float = 1e-8, decay: float = 0.01) -> Step:
+def adam_l2_step(
+    w: torch.Tensor,
+    g: torch.Tensor,
+    m: torch.Tensor,
+    v: torch.Tensor,
+    t: int,
+    lr: float = 1e-3,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    decay: float = 0.01,
+) -> Step:
     """One step of Adam with the decay inside the gradient: what AdamW is not.
 
-    The pull towards zero is divided by sqrt(v) like the rest of the gradient, so weights with large gradients hardly decay.
-    Arguments and result as `adamw_step`. Source: the same paper, algorithm 2; equals `torch.optim.Adam(weight_decay=...)`.
+    The pull towards zero is divided by sqrt(v) like the rest of the gradient, so weights with large
+    gradients hardly decay.
+    Arguments and result as `adamw_step`. Source: the same paper, algorithm 2; equals
+        `torch.optim.Adam(weight_decay=...)`.
     """
     return _adam(w, g + decay * w, m, v, t, lr, beta1, beta2, eps)
 
@@ -40,12 +67,13 @@ def adam_l2_step(w: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.Ten
 def _adam(w, g, m, v, t, lr, beta1, beta2, eps) -> Step:
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g * g
-    step = (m / (1 - beta1 ** t)) / ((v / (1 - beta2 ** t)).sqrt() + eps)
+    step = (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + eps)
     return w - lr * step, m, v
 
 
 def linear_rate(step: int, steps: int, warmup: int, rate: float) -> float:
-    """The learning rate of step 0 to steps - 1: up from 0 to `rate` in `warmup` steps, then down to 0 on a straight line.
+    """The learning rate of step 0 to steps - 1: up from 0 to `rate` in `warmup` steps, then down to
+    0 on a straight line.
 
     Equals `transformers.get_linear_schedule_with_warmup`.
     """
@@ -55,7 +83,8 @@ def linear_rate(step: int, steps: int, warmup: int, rate: float) -> float:
 
 
 def cosine_rate(step: int, steps: int, warmup: int, rate: float) -> float:
-    """As `linear_rate`, but down along half a wave of the cosine (Loshchilov & Hutter 2017, "SGDR").
+    """As `linear_rate`, but down along half a wave of the cosine (Loshchilov & Hutter 2017,
+    "SGDR").
 
     Equals `transformers.get_cosine_schedule_with_warmup`.
     """
@@ -66,7 +95,8 @@ def cosine_rate(step: int, steps: int, warmup: int, rate: float) -> float:
 
 
 def clip(gradients: Sequence[torch.Tensor], max_norm: float) -> tuple[list[torch.Tensor], float]:
-    """Shorten all gradients by one factor, so that their length as one long vector is at most `max_norm`.
+    """Shorten all gradients by one factor, so that their length as one long vector is at most
+    `max_norm`.
 
     Returns:
         The gradients, of the same shapes, and the norm that they had before.
@@ -78,20 +108,26 @@ def clip(gradients: Sequence[torch.Tensor], max_norm: float) -> tuple[list[torch
     return [g * factor for g in gradients], float(norm)
 
 
-def token_mean(losses: Sequence[torch.Tensor], masks: Sequence[torch.Tensor], per_batch: bool = False) -> torch.Tensor:
+def token_mean(
+    losses: Sequence[torch.Tensor], masks: Sequence[torch.Tensor], per_batch: bool = False
+) -> torch.Tensor:
     """The loss of a step whose rows came in several small batches.
 
     Args:
         losses: the loss of each token in nats, one tensor [rows, tokens] a small batch.
         masks: of the same shapes, 1 or True where the token is trained.
-        per_batch: False divides the sum by all trained tokens, as one large batch would (`num_items_in_batch` of
-            transformers' Trainer). True is the trap: the mean of the batches' means, in which a token of a batch with few
-            trained tokens counts more than the others.
+        per_batch: False divides the sum by all trained tokens, as one large batch would
+            (`num_items_in_batch` of transformers' Trainer). True is the trap: the mean of the
+            batches' means, in which a token of a batch with few trained tokens counts more than the
+            others.
     Raises:
         Qwen3labError: a batch in which nothing is trained, whose mean does not exist.
     """
     if not all(mask.any() for mask in masks):
-        raise Qwen3labError("A batch has no trained token, so it has no loss. Leave out rows in which every label is masked.")
+        raise Qwen3labError(
+            "A batch has no trained token, so it has no loss. Leave out rows in which every label"
+            " is masked."
+        )
     sums = [(loss * mask).sum() for loss, mask in zip(losses, masks, strict=True)]
     counts = [mask.sum() for mask in masks]
     if per_batch:
@@ -100,10 +136,11 @@ def token_mean(losses: Sequence[torch.Tensor], masks: Sequence[torch.Tensor], pe
 
 
 def changed(weights: torch.Tensor, steps: torch.Tensor | float, dtype: torch.dtype) -> float:
-    """The share of weights that an update moves at all when weights are stored in `dtype`; in [0, 1].
+    """The share of weights that an update moves at all when weights are stored in `dtype`; in [0,
+    1].
 
-    bfloat16 keeps 8 binary digits, so a step below about 1/512 of the weight rounds back to where it was
-    (1.0 - 0.001 is 1.0 again).
+    bfloat16 keeps 8 binary digits, so a step below about 1/512 of the weight rounds back to where
+    it was (1.0 - 0.001 is 1.0 again).
     """
     stored = weights.to(dtype)
     return float(((stored.float() - steps).to(dtype) != stored).float().mean())
@@ -112,18 +149,21 @@ def changed(weights: torch.Tensor, steps: torch.Tensor | float, dtype: torch.dty
 class LossScaler:
     """Dynamic loss scaling for float16, whose smallest number is 6e-8 and whose largest is 65,504.
 
-    The loss is multiplied before the backward pass, so that small gradients do not become 0; the gradients are divided before the
-    step. A gradient that overflowed is not a number: the step is left out and the scale halved. After `patience` good
+    The loss is multiplied before the backward pass, so that small gradients do not become 0; the
+    gradients are divided before the
+    step. A gradient that overflowed is not a number: the step is left out and the scale halved.
+        After `patience` good
     steps in a row the scale is doubled.
 
     Source: Micikevicius et al. 2018, "Mixed Precision Training"; equals `torch.amp.GradScaler`.
     """
 
-    def __init__(self, scale: float = 2.0 ** 16, patience: int = 2000):
+    def __init__(self, scale: float = 2.0**16, patience: int = 2000):
         self.scale, self.patience, self.good, self.skipped = scale, patience, 0, 0
 
     def unscale(self, gradients: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
-        """Gradients of the scaled loss -> true gradients in float32, or None where this step is to be left out.
+        """Gradients of the scaled loss -> true gradients in float32, or None where this step is to
+        be left out.
 
         Call it once a step: it also sets the scale of the next one.
         """

@@ -1,10 +1,13 @@
-"""Qwen3 from scratch in plain PyTorch, dense and as a mixture of experts: small enough to read in one sitting.
+"""Qwen3 from scratch in plain PyTorch, dense and as a mixture of experts: small enough to read in
+one sitting.
 
-First the five ideas as functions, then the modules that hold their weights under the official names, then loading and
-writing text. The numbers equal those of transformers' `Qwen3ForCausalLM` and `Qwen3MoeForCausalLM`; `parity` shows it.
+First the five ideas as functions, then the modules that hold their weights under the official
+names, then loading and writing text. The numbers equal those of transformers' `Qwen3ForCausalLM`
+and `Qwen3MoeForCausalLM`; `parity` shows it.
 
-Shapes in the comments: B texts, T tokens read now, S tokens known so far (S = T without a cache), H hidden, d head_dim,
-E experts, k experts a token. Qwen3 Technical Report (arXiv 2505.09388), section 2.
+Shapes in the comments: B texts, T tokens read now, S tokens known so far (S = T without a cache), H
+hidden, d head_dim, E experts, k experts a token. Qwen3 Technical Report (arXiv 2505.09388), section
+2.
 """
 
 from __future__ import annotations
@@ -39,30 +42,43 @@ class Config:
     def __post_init__(self) -> None:
         s = self.shape
         if s.heads % s.kv_heads or s.head_dim % 2:
-            raise Qwen3labError(f"{s.heads} query heads cannot share {s.kv_heads} key-value heads of size {s.head_dim}. "
-                                "Take a multiple of the key-value heads, and an even size of a head.")
+            raise Qwen3labError(
+                f"{s.heads} query heads cannot share {s.kv_heads} key-value heads of size"
+                f" {s.head_dim}. Take a multiple of the key-value heads, and an even size of a"
+                " head."
+            )
         if s.is_moe and not 1 <= s.top_k <= s.experts:
-            raise Qwen3labError(f"A router cannot pick {s.top_k} of {s.experts} experts. Choose a top-k from 1 to {s.experts}.")
+            raise Qwen3labError(
+                f"A router cannot pick {s.top_k} of {s.experts} experts. Choose a top-k from 1 to"
+                f" {s.experts}."
+            )
 
 
 # The ideas, as functions of tensors.
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
-    """Bring the last axis of `x` to root mean square 1, then scale each of its numbers (arXiv 1910.07467, equation 4)."""
+    """Bring the last axis of `x` to root mean square 1, then scale each of its numbers (arXiv
+    1910.07467, equation 4).
+    """
     wide = x.float()  # squares of 16-bit numbers would lose digits
     return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
-def rope(start: int, length: int, head_dim: int, theta: float, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [T, d] of the angles by which RoPE turns positions `start` to `start + length - 1`.
+def rope(
+    start: int, length: int, head_dim: int, theta: float, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [T, d] of the angles by which RoPE turns positions `start` to `start +
+    length - 1`.
 
-    Pair i of a head turns by theta^(-2i/d) a position: the first pair by one radian, the last by almost nothing.
-    RoFormer (arXiv 2104.09864), equation 15.
+    Pair i of a head turns by theta^(-2i/d) a position: the first pair by one radian, the last by
+    almost nothing. RoFormer (arXiv 2104.09864), equation 15.
     """
     frequencies = 1.0 / theta ** (torch.arange(0, head_dim, 2, device=device).float() / head_dim)
     angles = torch.arange(start, start + length, device=device).float()[:, None] * frequencies
-    angles = torch.cat([angles, angles], dim=-1)  # number i and number i + d/2 of a head form a pair
+    angles = torch.cat(
+        [angles, angles], dim=-1
+    )  # number i and number i + d/2 of a head form a pair
     return angles.cos(), angles.sin()
 
 
@@ -73,15 +89,21 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal grouped-query attention (arXiv 2305.13245): q [B, heads, T, d] over k, v [B, kv_heads, S, d]; [B, heads, T, d].
+    """Causal grouped-query attention (arXiv 2305.13245): q [B, heads, T, d] over k, v [B, kv_heads,
+    S, d]; [B, heads, T, d].
 
-    Each key-value head serves heads / kv_heads query heads. The T queries are the last T of S positions.
+    Each key-value head serves heads / kv_heads query heads. The T queries are the last T of S
+    positions.
     """
     group, (T, S) = q.shape[1] // k.shape[1], (q.shape[2], k.shape[2])
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
     scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
-    visible = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)  # position t sees itself and what came before
-    return scores.masked_fill(~visible, float("-inf")).softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+    visible = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(
+        S - T
+    )  # position t sees itself and what came before
+    return (
+        scores.masked_fill(~visible, float("-inf")).softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+    )
 
 
 def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
@@ -90,9 +112,11 @@ def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
 
 
 def route(x: Tensor, matrix: Tensor, k: int, renormalise: bool = True) -> tuple[Tensor, Tensor]:
-    """Weights [N, k] and numbers [N, k] of the experts of N tokens `x` [N, H]; `matrix` [E, H] has a row an expert.
+    """Weights [N, k] and numbers [N, k] of the experts of N tokens `x` [N, H]; `matrix` [E, H] has
+    a row an expert.
 
-    Softmax over all experts, the k largest, divided by their sum: equals transformers' `Qwen3MoeTopKRouter`.
+    Softmax over all experts, the k largest, divided by their sum: equals transformers'
+    `Qwen3MoeTopKRouter`.
     """
     shares = linear(x, matrix).float().softmax(-1)
     weights, experts = shares.topk(k, dim=-1)
@@ -124,7 +148,9 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(s.heads * s.head_dim, s.hidden, bias=False)
         self.q_norm, self.k_norm = RMSNorm(s.head_dim, config.eps), RMSNorm(s.head_dim, config.eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None, layer: int) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None, layer: int
+    ) -> Tensor:
         def heads(flat: Tensor) -> Tensor:  # [B, T, heads * d] -> [B, heads, T, d]
             return flat.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
@@ -168,9 +194,13 @@ class MixtureOfExperts(nn.Module):
         tokens = x.flatten(0, 1)
         weights, chosen = self.gate(tokens)
         out = torch.zeros_like(tokens)
-        for number in chosen.unique().tolist():  # each expert reads all tokens that chose it at once
+        for (
+            number
+        ) in chosen.unique().tolist():  # each expert reads all tokens that chose it at once
             token, choice = (chosen == number).nonzero(as_tuple=True)
-            out.index_add_(0, token, weights[token, choice, None] * self.experts[number](tokens[token]))
+            out.index_add_(
+                0, token, weights[token, choice, None] * self.experts[number](tokens[token])
+            )
         return out.view_as(x)
 
 
@@ -178,7 +208,10 @@ class Block(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         s = config.shape
-        self.input_layernorm, self.post_attention_layernorm = RMSNorm(s.hidden, config.eps), RMSNorm(s.hidden, config.eps)
+        self.input_layernorm, self.post_attention_layernorm = (
+            RMSNorm(s.hidden, config.eps),
+            RMSNorm(s.hidden, config.eps),
+        )
         self.self_attn = Attention(config)
         self.mlp = MixtureOfExperts(config) if s.is_moe else SwiGLU(s.hidden, s.ffn)
 
@@ -197,7 +230,9 @@ class Decoder(nn.Module):
 
     def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         start = 0 if cache is None else len(cache)
-        cos, sin = rope(start, ids.shape[1], self.config.shape.head_dim, self.config.theta, ids.device)
+        cos, sin = rope(
+            start, ids.shape[1], self.config.shape.head_dim, self.config.theta, ids.device
+        )
         x = self.embed_tokens(ids)
         for number, block in enumerate(self.layers):
             x = block(x, cos, sin, cache, number)
@@ -205,21 +240,31 @@ class Decoder(nn.Module):
 
 
 class Qwen3(nn.Module):
-    """The whole model. `Qwen3(Config(family.shape("0.6B")))` has random weights; `load_checkpoint` reads trained ones."""
+    """The whole model. `Qwen3(Config(family.shape("0.6B")))` has random weights; `load_checkpoint`
+    reads trained ones.
+    """
 
     def __init__(self, config: Config):
         super().__init__()
         self.config, self.model = config, Decoder(config)
         # A tied model reads and writes with one table, and its checkpoint holds no other.
-        self.lm_head = None if config.shape.tied else nn.Linear(config.shape.hidden, config.shape.vocab, bias=False)
+        self.lm_head = (
+            None
+            if config.shape.tied
+            else nn.Linear(config.shape.hidden, config.shape.vocab, bias=False)
+        )
 
     def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """Scores [B, T, vocabulary] of the token after each of `ids` [B, T].
 
-        `cache` holds what was read before `ids` and takes them up. Raises Qwen3labError for ids outside the vocabulary.
+        `cache` holds what was read before `ids` and takes them up. Raises Qwen3labError for ids
+        outside the vocabulary.
         """
         if ids.numel() and not 0 <= ids.min() <= ids.max() < self.config.shape.vocab:
-            raise Qwen3labError(f"A token id is outside of the vocabulary of {self.config.shape.vocab}. Encode the text with this model's own tokenizer.")
+            raise Qwen3labError(
+                f"A token id is outside of the vocabulary of {self.config.shape.vocab}. Encode the"
+                " text with this model's own tokenizer."
+            )
         table = self.model.embed_tokens if self.lm_head is None else self.lm_head
         return linear(self.model(ids, cache), table.weight)
 
@@ -245,11 +290,17 @@ class Cache:
 
 
 @torch.inference_mode()
-def generate(model: Qwen3, ids: Sequence[int], max_new_tokens: int = 64, ends: Sequence[int] = (), use_cache: bool = True) -> list[int]:
+def generate(
+    model: Qwen3,
+    ids: Sequence[int],
+    max_new_tokens: int = 64,
+    ends: Sequence[int] = (),
+    use_cache: bool = True,
+) -> list[int]:
     """Continue one text greedily; returns the new ids, without the token of `ends` that ended them.
 
-    With a cache each step reads one token, without it all of them again: the same ids, at another price.
-    Raises Qwen3labError for an empty text.
+    With a cache each step reads one token, without it all of them again: the same ids, at another
+    price. Raises Qwen3labError for an empty text.
     """
     if not len(ids):
         raise Qwen3labError("There is no token to continue from. Give at least one token id.")
@@ -267,66 +318,110 @@ def generate(model: Qwen3, ids: Sequence[int], max_new_tokens: int = 64, ends: S
 def read_config(config: PretrainedConfig | Mapping[str, Any]) -> Config:
     """Read a transformers config, or the contents of a config.json of any release.
 
-    Raises Qwen3labError for what this file does not build: scaled RoPE, sliding windows, biases, layers without experts.
+    Raises Qwen3labError for what this file does not build: scaled RoPE, sliding windows, biases,
+        layers without experts.
     """
     fields = dict(config) if isinstance(config, Mapping) else config.to_dict()
     rotary = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
     theta = rotary.get("rope_theta", fields.get("rope_theta"))
     if fields.get("model_type") not in ("qwen3", "qwen3_moe") or theta is None:
-        raise Qwen3labError(f"This config is of type {fields.get('model_type')!r} with rope_theta {theta}. Give the config of a Qwen3 of 2025, with its rope_theta.")
-    others = {"a scaled RoPE": rotary.get("rope_type", rotary.get("type", "default")) != "default", "sliding windows": fields.get("use_sliding_window"),
-              "attention biases": fields.get("attention_bias"), "an activation other than SiLU": fields.get("hidden_act", "silu") != "silu",
-              "layers without experts": fields.get("mlp_only_layers") or fields.get("decoder_sparse_step", 1) != 1}
+        raise Qwen3labError(
+            f"This config is of type {fields.get('model_type')!r} with rope_theta {theta}. Give the"
+            " config of a Qwen3 of 2025, with its rope_theta."
+        )
+    others = {
+        "a scaled RoPE": rotary.get("rope_type", rotary.get("type", "default")) != "default",
+        "sliding windows": fields.get("use_sliding_window"),
+        "attention biases": fields.get("attention_bias"),
+        "an activation other than SiLU": fields.get("hidden_act", "silu") != "silu",
+        "layers without experts": (
+            fields.get("mlp_only_layers") or fields.get("decoder_sparse_step", 1) != 1
+        ),
+    }
     found = [name for name, there in others.items() if there]
     if found:
-        raise Qwen3labError(f"This config asks for {' and '.join(found)}, which no released Qwen3 uses and this code does not build. Use qwen3lab.models.load.")
-    return Config(family.shape(fields), float(theta), fields.get("rms_norm_eps", 1e-6), bool(fields.get("norm_topk_prob", False)))
+        raise Qwen3labError(
+            f"This config asks for {' and '.join(found)}, which no released Qwen3 uses and this"
+            " code does not build. Use qwen3lab.models.load."
+        )
+    return Config(
+        family.shape(fields),
+        float(theta),
+        fields.get("rms_norm_eps", 1e-6),
+        bool(fields.get("norm_topk_prob", False)),
+    )
 
 
 def load_weights(model: Qwen3, weights: Mapping[str, Tensor]) -> Qwen3:
-    """Put weights into a model, by the names in which `save_pretrained` writes them; returns the model.
+    """Put weights into a model, by the names in which `save_pretrained` writes them; returns the
+    model.
 
-    transformers 5 keeps all experts of a layer in two arrays, `gate_up_proj` [E, 2 * width, H] and `down_proj`
-    [E, H, width]; the `state_dict()` of such a model is taken too.
-    Raises Qwen3labError for missing and unknown names, wrong shapes, and a head that differs from the table it is tied to.
+    transformers 5 keeps all experts of a layer in two arrays, `gate_up_proj` [E, 2 * width, H] and
+    `down_proj` [E, H, width]; the `state_dict()` of such a model is taken too. Raises Qwen3labError
+    for missing and unknown names, wrong shapes, and a head that differs from the table it is tied
+    to.
     """
     given: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         prefix, fused, part = name.partition(".mlp.experts.")
         if fused and part in ("gate_up_proj", "down_proj"):
             for number, matrix in enumerate(tensor):
-                halves = zip(("gate_proj", "up_proj"), matrix.chunk(2)) if part == "gate_up_proj" else [(part, matrix)]
-                given |= {f"{prefix}.mlp.experts.{number}.{half}.weight": rows for half, rows in halves}
+                halves = (
+                    zip(("gate_proj", "up_proj"), matrix.chunk(2))
+                    if part == "gate_up_proj"
+                    else [(part, matrix)]
+                )
+                given |= {
+                    f"{prefix}.mlp.experts.{number}.{half}.weight": rows for half, rows in halves
+                }
         else:
             given[name] = tensor
     if model.lm_head is None and "lm_head.weight" in given and "model.embed_tokens.weight" in given:
         if not torch.equal(given.pop("lm_head.weight"), given["model.embed_tokens.weight"]):
-            raise Qwen3labError("The config ties the head to the embedding table, but the weights hold two different ones. Set tie_word_embeddings to false.")
+            raise Qwen3labError(
+                "The config ties the head to the embedding table, but the weights hold two"
+                " different ones. Set tie_word_embeddings to false."
+            )
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     advice = "Use the config that the weights were saved with."
     if missing := sorted(wanted.keys() - given.keys()):
-        raise Qwen3labError(f"The weights lack {len(missing)} of the tensors of this model, for example {missing[0]}. {advice}")
+        raise Qwen3labError(
+            f"The weights lack {len(missing)} of the tensors of this model, for example"
+            f" {missing[0]}. {advice}"
+        )
     if unknown := sorted(given.keys() - wanted.keys()):
-        raise Qwen3labError(f"This model has no place for {len(unknown)} of the weights, for example {unknown[0]}. {advice}")
+        raise Qwen3labError(
+            f"This model has no place for {len(unknown)} of the weights, for example {unknown[0]}."
+            f" {advice}"
+        )
     for name, size in wanted.items():
         if tuple(given[name].shape) != size:
-            raise Qwen3labError(f"{name} has the shape {list(given[name].shape)}, but the config asks for {list(size)}. {advice}")
-    model.load_state_dict(given, assign=next(model.parameters()).is_meta)  # a model on "meta" has shapes and no memory yet
+            raise Qwen3labError(
+                f"{name} has the shape {list(given[name].shape)}, but the config asks for"
+                f" {list(size)}. {advice}"
+            )
+    model.load_state_dict(
+        given, assign=next(model.parameters()).is_meta
+    )  # a model on "meta" has shapes and no memory yet
     return model
 
 
 def load_checkpoint(folder: str | Path, dtype: torch.dtype = torch.float32) -> Qwen3:
-    """Load a checkpoint folder with config.json and safetensors; `models.resolve` finds that of a role or name.
+    """Load a checkpoint folder with config.json and safetensors; `models.resolve` finds that of a
+    role or name.
 
-    Raises Qwen3labError where there is no such folder, and for what `read_config` and `load_weights` refuse.
+    Raises Qwen3labError where there is no such folder, and for what `read_config` and
+    `load_weights` refuse.
     """
     from safetensors.torch import load_file
 
     folder = Path(folder)
     files = sorted(folder.glob("*.safetensors"))
     if not files or not (folder / "config.json").is_file():
-        raise Qwen3labError(f"{str(folder)!r} is no folder with config.json and safetensors. "
-                            "Give the folder that save_pretrained wrote; models.resolve() finds that of a bundled model.")
+        raise Qwen3labError(
+            f"{str(folder)!r} is no folder with config.json and safetensors. Give the folder that"
+            " save_pretrained wrote; models.resolve() finds that of a bundled model."
+        )
     config = read_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     weights = {name: tensor.to(dtype) for file in files for name, tensor in load_file(file).items()}
     with torch.device("meta"):
@@ -338,45 +433,69 @@ def load_checkpoint(folder: str | Path, dtype: torch.dtype = torch.float32) -> Q
 
 
 def shrunk(name: str) -> PretrainedConfig:
-    """The transformers config of one of the eight models, made small in proportion, so that it runs in milliseconds.
+    """The transformers config of one of the eight models, made small in proportion, so that it runs
+    in milliseconds.
 
-    Two layers; hidden size and FFN a 32nd, heads a quarter, head_dim an eighth. What tells the models apart stays: tied
-    or not, query heads for each key-value head, head_dim other than hidden / heads, 128 experts with 8 chosen, theta.
+    Two layers; hidden size and FFN a 32nd, heads a quarter, head_dim an eighth. What tells the
+    models apart stays: tied or not, query heads for each key-value head, head_dim other than hidden
+    / heads, 128 experts with 8 chosen, theta.
     """
     s = family.shape(name)
-    changes = {"hidden_size": s.hidden // 32, "num_hidden_layers": 2, "num_attention_heads": s.heads // 4, "num_key_value_heads": s.kv_heads // 4,
-               "head_dim": s.head_dim // 8, "intermediate_size": s.ffn // 32, "vocab_size": 512, "bos_token_id": None, "eos_token_id": None}
+    changes = {
+        "hidden_size": s.hidden // 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": s.heads // 4,
+        "num_key_value_heads": s.kv_heads // 4,
+        "head_dim": s.head_dim // 8,
+        "intermediate_size": s.ffn // 32,
+        "vocab_size": 512,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
     if s.is_moe:
         changes["moe_intermediate_size"] = s.moe_ffn // 32
     return family.config(s, **changes)
 
 
 def random_weights(config: PretrainedConfig, seed: int = 0) -> nn.Module:
-    """A transformers model with random weights in float32; the norms' weights too, which transformers sets to one."""
+    """A transformers model with random weights in float32; the norms' weights too, which
+    transformers sets to one.
+    """
     from transformers import AutoModelForCausalLM
 
     generator = torch.Generator().manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            mean, spread = (1.0, 0.3) if "norm" in name else (0.0, weight.shape[-1] ** -0.5)  # so that no layer drowns another
+            mean, spread = (
+                (1.0, 0.3) if "norm" in name else (0.0, weight.shape[-1] ** -0.5)
+            )  # so that no layer drowns another
             weight.normal_(mean, spread, generator=generator)
     return model.eval()
 
 
 @torch.inference_mode()
-def parity(names: Sequence[str] | None = None, checkpoints: Sequence[Path] = (), tokens: int = 32, seed: int = 0) -> pd.DataFrame:
-    """Our logits against transformers' on the same weights and two random texts of `tokens` tokens, in float32.
+def parity(
+    names: Sequence[str] | None = None,
+    checkpoints: Sequence[Path] = (),
+    tokens: int = 32,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Our logits against transformers' on the same weights and two random texts of `tokens` tokens,
+    in float32.
 
-    transformers has several implementations of attention and of experts. "eager" does the arithmetic in our order; the
-    default one (sdpa, grouped_mm) adds in another order, so it differs by rounding, from "eager" as from us.
+    transformers has several implementations of attention and of experts. "eager" does the
+    arithmetic in our order; the default one (sdpa, grouped_mm) adds in another order, so it differs
+    by rounding, from "eager" as from us.
 
     Args:
         names: official names, shrunk by `shrunk` and with random weights; default all eight.
         checkpoints: folders, with the weights that they hold.
     Returns:
-        One row a name: parameters, query heads a key-value head, tied, experts, largest logit, and three largest
-        differences: ours to eager, eager to the default, and ours read piece by piece through a cache to ours read at once.
+        One row a name: parameters, query heads a key-value head, tied, experts, largest logit, and
+            three largest
+        differences: ours to eager, eager to the default, and ours read piece by piece through a
+            cache to ours read at once.
     """
     import pandas as pd
     from transformers import AutoModelForCausalLM
@@ -384,7 +503,10 @@ def parity(names: Sequence[str] | None = None, checkpoints: Sequence[Path] = (),
     rows = {}
     for name in [*(family.FAMILY if names is None else names), *checkpoints]:
         if isinstance(name, Path):
-            theirs, ours = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval(), load_checkpoint(name)
+            theirs, ours = (
+                AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval(),
+                load_checkpoint(name),
+            )
             name = name.name
         else:
             theirs = random_weights(shrunk(name), seed)
@@ -396,8 +518,17 @@ def parity(names: Sequence[str] | None = None, checkpoints: Sequence[Path] = (),
         if s.is_moe:
             theirs.set_experts_implementation("eager")
         eager = theirs(input_ids=ids).logits
-        cached = torch.cat([ours(part, cache) for part in (ids[:, :half], *ids[:, half:].split(3, dim=1))], dim=1)
-        rows[name] = {"parameters": sum(p.numel() for p in ours.parameters()), "q a kv head": s.heads // s.kv_heads, "tied": s.tied,
-                      "experts": s.experts, "largest logit": eager.abs().max().item(), "difference": (logits - eager).abs().max().item(),
-                      "their two ways": (eager - default).abs().max().item(), "with a cache": (cached - logits).abs().max().item()}
+        cached = torch.cat(
+            [ours(part, cache) for part in (ids[:, :half], *ids[:, half:].split(3, dim=1))], dim=1
+        )
+        rows[name] = {
+            "parameters": sum(p.numel() for p in ours.parameters()),
+            "q a kv head": s.heads // s.kv_heads,
+            "tied": s.tied,
+            "experts": s.experts,
+            "largest logit": eager.abs().max().item(),
+            "difference": (logits - eager).abs().max().item(),
+            "their two ways": (eager - default).abs().max().item(),
+            "with a cache": (cached - logits).abs().max().item(),
+        }
     return pd.DataFrame.from_dict(rows, orient="index")

@@ -1,7 +1,9 @@
-"""Speculative decoding: a cheap draft guesses some tokens, the model reads all of them in one pass, and a rule keeps its distribution.
+"""Speculative decoding: a cheap draft guesses some tokens, the model reads all of them in one pass,
+and a rule keeps its distribution.
 
-Leviathan et al. 2023, "Fast Inference from Transformers via Speculative Decoding"; Chen et al. 2023, "Accelerating Large Language
-Model Decoding with Speculative Sampling". The guesses come from a smaller model or from the text itself (prompt lookup).
+Leviathan et al. 2023, "Fast Inference from Transformers via Speculative Decoding"; Chen et al.
+2023, "Accelerating Large Language Model Decoding with Speculative Sampling". The guesses come from
+a smaller model or from the text itself (prompt lookup).
 """
 
 from __future__ import annotations
@@ -26,11 +28,15 @@ class Decoded:
     draft_passes: int = 0
     drafted: int = 0  # tokens guessed
     accepted: int = 0  # of these, kept
-    rejected: int = 0  # guesses that were read and not kept, at most one a round; what was drafted after one is not read
+    # guesses that were read and not kept, at most one a round; what was drafted after one is not
+    # read
+    rejected: int = 0
 
 
 def probabilities(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Next-token distributions (float64, the last dimension sums to 1); at temperature 0 all of it lies on the likeliest token."""
+    """Next-token distributions (float64, the last dimension sums to 1); at temperature 0 all of it
+    lies on the likeliest token.
+    """
     import torch
 
     if temperature == 0:
@@ -45,16 +51,24 @@ def one_hot(tokens: Any, vocabulary: int) -> torch.Tensor:
     return torch.nn.functional.one_hot(torch.as_tensor(tokens).long(), vocabulary).double()
 
 
-def accept(p: torch.Tensor, q: torch.Tensor, drafted: Sequence[int], generator: torch.Generator | None = None) -> tuple[int, int]:
+def accept(
+    p: torch.Tensor,
+    q: torch.Tensor,
+    drafted: Sequence[int],
+    generator: torch.Generator | None = None,
+) -> tuple[int, int]:
     """The acceptance rule: how many drafted tokens stay, and the token that follows them.
 
-    A token x drawn from q stays with probability min(1, p(x) / q(x)). The first one that does not is replaced by a draw from the
-    positive part of p - q, normalised, and what was drafted after it is dropped. If all stay, the last row of p gives one more
-    token for nothing. Together each token is distributed as if drawn from p (Leviathan et al. 2023, algorithm 1, appendix A.1).
-    With one-hot p and q (temperature 0) the rule keeps what equals the likeliest token and puts that in place of the rest.
+    A token x drawn from q stays with probability min(1, p(x) / q(x)). The first one that does not
+    is replaced by a draw from the positive part of p - q, normalised, and what was drafted after it
+    is dropped. If all stay, the last row of p gives one more token for nothing. Together each token
+    is distributed as if drawn from p (Leviathan et al. 2023, algorithm 1, appendix A.1). With
+    one-hot p and q (temperature 0) the rule keeps what equals the likeliest token and puts that in
+    place of the rest.
 
     Args:
-        p: the target's distributions [k + 1, vocabulary], one after each drafted token and one before the first.
+        p: the target's distributions [k + 1, vocabulary], one after each drafted token and one
+            before the first.
         q: the draft's distributions [k, vocabulary] from which the k tokens were drawn.
         drafted: k token ids.
     Returns:
@@ -65,8 +79,11 @@ def accept(p: torch.Tensor, q: torch.Tensor, drafted: Sequence[int], generator: 
     import torch
 
     if p.shape[0] != len(drafted) + 1 or q.shape != (len(drafted), p.shape[1]):
-        raise Qwen3labError(f"{len(drafted)} drafted tokens need {len(drafted) + 1} rows of p and {len(drafted)} of q with the same vocabulary, "
-                            f"not {tuple(p.shape)} and {tuple(q.shape)}. Give p one row more than q.")
+        raise Qwen3labError(
+            f"{len(drafted)} drafted tokens need {len(drafted) + 1} rows of p and {len(drafted)} of"
+            f" q with the same vocabulary, not {tuple(p.shape)} and {tuple(q.shape)}. Give p one"
+            " row more than q."
+        )
     for place, token in enumerate(drafted):
         chance = torch.rand((), dtype=torch.float64, generator=generator).item()
         if chance * q[place, token].item() < p[place, token].item():
@@ -80,11 +97,14 @@ def accept(p: torch.Tensor, q: torch.Tensor, drafted: Sequence[int], generator: 
 def draw_from(weights: torch.Tensor, generator: torch.Generator | None) -> int:
     import torch
 
-    return int(torch.multinomial(weights.cpu(), 1, generator=generator))  # weights need not sum to 1
+    return int(
+        torch.multinomial(weights.cpu(), 1, generator=generator)
+    )  # weights need not sum to 1
 
 
 class Reader:
-    """A model with its KV cache: it reads only what the cache does not hold, and forgets what was rejected.
+    """A model with its KV cache: it reads only what the cache does not hold, and forgets what was
+    rejected.
 
     `cache=False` reads the whole text in every pass, as a model without a cache has to.
     """
@@ -96,11 +116,17 @@ class Reader:
         self.cache = DynamicCache(config=model.config) if cache else None
 
     def read(self, ids: Sequence[int], last: int) -> torch.Tensor:
-        """Read the text up to its end; returns the logits at its last places, [last, vocabulary]."""
+        """Read the text up to its end; returns the logits at its last places, [last,
+        vocabulary]."""
         import torch
 
-        new = torch.tensor([list(ids[self.held:])], device=self.model.device)
-        logits = self.model(input_ids=new, past_key_values=self.cache, use_cache=self.cache is not None, logits_to_keep=last).logits[0]
+        new = torch.tensor([list(ids[self.held :])], device=self.model.device)
+        logits = self.model(
+            input_ids=new,
+            past_key_values=self.cache,
+            use_cache=self.cache is not None,
+            logits_to_keep=last,
+        ).logits[0]
         self.passes += 1
         self.held = len(ids) if self.cache is not None else 0
         return logits.float()
@@ -118,11 +144,17 @@ class ModelDraft:
     def __init__(self, model: PreTrainedModel, cache: bool = True):
         self.reader = Reader(model, cache)
 
-    def propose(self, ids: list[int], count: int, temperature: float, ends: set[int], generator: Any) -> tuple[list[int], torch.Tensor | None]:
-        """Up to `count` tokens after `ids`, and the distributions they were drawn from (None for certain); stops at an end token."""
+    def propose(
+        self, ids: list[int], count: int, temperature: float, ends: set[int], generator: Any
+    ) -> tuple[list[int], torch.Tensor | None]:
+        """Up to `count` tokens after `ids`, and the distributions they were drawn from (None for
+        certain); stops at an end token.
+        """
         import torch
 
-        self.reader.forget(len(ids) - 1)  # the cache may hold guesses of the last round; one token has to be read for new logits
+        self.reader.forget(
+            len(ids) - 1
+        )  # the cache may hold guesses of the last round; one token has to be read for new logits
         tokens: list[int] = []
         rows = []
         while len(tokens) < count and not (tokens and tokens[-1] in ends):
@@ -133,9 +165,11 @@ class ModelDraft:
 
 
 class Lookup:
-    """Guesses without a model (prompt lookup): what followed the last time the text's last words stood there.
+    """Guesses without a model (prompt lookup): what followed the last time the text's last words
+    stood there.
 
-    As transformers' `prompt_lookup_num_tokens`: the longest run of at most `ngram` tokens that stood before, its first place, cut
+    As transformers' `prompt_lookup_num_tokens`: the longest run of at most `ngram` tokens that
+        stood before, its first place, cut
     before an end token. No pass is needed; it pays where answers repeat their prompt.
     """
 
@@ -143,28 +177,45 @@ class Lookup:
         self.ngram = ngram
         self.reader = None
 
-    def propose(self, ids: list[int], count: int, temperature: float, ends: set[int], generator: Any) -> tuple[list[int], torch.Tensor | None]:
-        """As `ModelDraft.propose`; the guesses are certain, so None stands for their distributions."""
+    def propose(
+        self, ids: list[int], count: int, temperature: float, ends: set[int], generator: Any
+    ) -> tuple[list[int], torch.Tensor | None]:
+        """As `ModelDraft.propose`; the guesses are certain, so None stands for their
+        distributions."""
         for size in range(min(self.ngram, len(ids) - 1), 0, -1):
             wanted = ids[-size:]
             for start in range(len(ids) - size):
-                if ids[start:start + size] == wanted:
-                    found = ids[start + size:start + size + count]
-                    return found[:next((i for i, token in enumerate(found) if token in ends), None)], None
+                if ids[start : start + size] == wanted:
+                    found = ids[start + size : start + size + count]
+                    return (
+                        found[: next((i for i, token in enumerate(found) if token in ends), None)],
+                        None,
+                    )
         return [], None
 
 
-def generate(target: PreTrainedModel, ids: Sequence[int], draft: ModelDraft | Lookup | PreTrainedModel | None = None, *, drafted: int = 4,
-             max_new_tokens: int = 64, temperature: float = 0.0, cache: bool = True, ends: set[int] | None = None,
-             generator: torch.Generator | None = None) -> Decoded:
+def generate(
+    target: PreTrainedModel,
+    ids: Sequence[int],
+    draft: ModelDraft | Lookup | PreTrainedModel | None = None,
+    *,
+    drafted: int = 4,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    cache: bool = True,
+    ends: set[int] | None = None,
+    generator: torch.Generator | None = None,
+) -> Decoded:
     """Continue one text, with guesses or (`draft=None`) a token a pass.
 
     Args:
         target: the model whose answer it is. Greedy answers equal those of `target.generate`.
         ids: the prompt's token ids.
-        draft: a smaller model with the same vocabulary, or a `Lookup`. Objects must not be used for two texts at once.
+        draft: a smaller model with the same vocabulary, or a `Lookup`. Objects must not be used for
+            two texts at once.
         drafted: guesses a round at most.
-        temperature: 0 takes the likeliest token; else tokens are drawn from softmax(logits / temperature).
+        temperature: 0 takes the likeliest token; else tokens are drawn from softmax(logits /
+            temperature).
         cache: False reads the whole text in every pass.
         ends: end tokens; default: those of the model's `generation_config`.
         generator: of the draws; default: torch's own.
@@ -174,11 +225,16 @@ def generate(target: PreTrainedModel, ids: Sequence[int], draft: ModelDraft | Lo
     import torch
 
     if not ids or max_new_tokens < 1:
-        raise Qwen3labError("There is nothing to continue. Give a prompt of at least one token and at least one new token.")
+        raise Qwen3labError(
+            "There is nothing to continue. Give a prompt of at least one token and at least one new"
+            " token."
+        )
     if draft is not None and not hasattr(draft, "propose"):
         if draft.config.vocab_size != target.config.vocab_size:
-            raise Qwen3labError(f"The draft has {draft.config.vocab_size:,} tokens and the target {target.config.vocab_size:,}. "
-                                "Take a draft with the same tokenizer.")
+            raise Qwen3labError(
+                f"The draft has {draft.config.vocab_size:,} tokens and the target"
+                f" {target.config.vocab_size:,}. Take a draft with the same tokenizer."
+            )
         draft = ModelDraft(draft, cache)
     if ends is None:
         own = target.generation_config.eos_token_id
@@ -186,11 +242,26 @@ def generate(target: PreTrainedModel, ids: Sequence[int], draft: ModelDraft | Lo
     reader, text, start, out = Reader(target, cache), list(ids), len(ids), Decoded([])
     with torch.inference_mode():
         while len(text) - start < max_new_tokens and not (len(text) > start and text[-1] in ends):
-            room = min(drafted, max_new_tokens - (len(text) - start) - 1)  # a pass adds one token of its own
-            guesses, q = draft.propose(text, room, temperature, ends, generator) if draft and room else ([], None)
+            room = min(
+                drafted, max_new_tokens - (len(text) - start) - 1
+            )  # a pass adds one token of its own
+            guesses, q = (
+                draft.propose(text, room, temperature, ends, generator)
+                if draft and room
+                else ([], None)
+            )
             p = probabilities(reader.read(text + guesses, len(guesses) + 1), temperature)
-            kept, following = accept(p, one_hot(guesses, p.shape[1]).to(p.device) if q is None else q.to(p.device), guesses, generator)
-            out.drafted, out.accepted, out.rejected = out.drafted + len(guesses), out.accepted + kept, out.rejected + (kept < len(guesses))
+            kept, following = accept(
+                p,
+                one_hot(guesses, p.shape[1]).to(p.device) if q is None else q.to(p.device),
+                guesses,
+                generator,
+            )
+            out.drafted, out.accepted, out.rejected = (
+                out.drafted + len(guesses),
+                out.accepted + kept,
+                out.rejected + (kept < len(guesses)),
+            )
             text += guesses[:kept]
             if not (kept and text[-1] in ends):
                 text.append(following)
@@ -201,12 +272,15 @@ def generate(target: PreTrainedModel, ids: Sequence[int], draft: ModelDraft | Lo
 
 
 def expected_tokens(acceptance: float, drafted: int) -> float:
-    """New tokens a target pass, if each guess stays with this probability when those before it did: (1 - a^(k+1)) / (1 - a), equation 1 of Leviathan et al."""
+    """New tokens a target pass, if each guess stays with this probability when those before it did:
+    (1 - a^(k+1)) / (1 - a), equation 1 of Leviathan et al.
+    """
     return drafted + 1 if acceptance == 1 else (1 - acceptance ** (drafted + 1)) / (1 - acceptance)
 
 
 def expected_speedup(acceptance: float, drafted: int, cost: float) -> float:
-    """How many times faster than plain decoding, if a draft pass costs `cost` target passes: theorem 3.8 of Leviathan et al.
+    """How many times faster than plain decoding, if a draft pass costs `cost` target passes:
+    theorem 3.8 of Leviathan et al.
 
     It holds where a target pass takes as long for k + 1 tokens as for one.
     """

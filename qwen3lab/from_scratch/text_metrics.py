@@ -1,7 +1,9 @@
-"""BLEU-4, ROUGE-L and token F1 by hand, equal to sacrebleu, rouge-score and the scripts of SQuAD and MLQA.
+"""BLEU-4, ROUGE-L and token F1 by hand, equal to sacrebleu, rouge-score and the scripts of SQuAD
+and MLQA.
 
-The three differ in what they share out: BLEU counts word groups, ROUGE-L the longest common sequence, F1 single words.
-All of them begin with a decision that changes the number more than any model does: how a text is cut into words.
+The three differ in what they share out: BLEU counts word groups, ROUGE-L the longest common
+sequence, F1 single words. All of them begin with a decision that changes the number more than any
+model does: how a text is cut into words.
 """
 
 from __future__ import annotations
@@ -16,14 +18,23 @@ from dataclasses import dataclass
 
 from qwen3lab.errors import Qwen3labError
 
-# The rules of mteval-v13a, the script of the NIST evaluations, that sacrebleu keeps: signs stand alone; a full stop or a comma
+# The rules of mteval-v13a, the script of the NIST evaluations, that sacrebleu keeps: signs stand
+# alone; a full stop or a comma
 # does, unless digits stand on both sides; a hyphen does after a digit.
 _SIGN = re.compile(r"([\u0020!\"#$%&()*+/:;<=>?@\[\\\]^_`{|}~])")
-_AFTER, _BEFORE, _HYPHEN = re.compile(r"([^0-9])([.,])"), re.compile(r"([.,])([^0-9])"), re.compile(r"([0-9])(-)")
-# What sacrebleu takes for Chinese. Its table means U+20000 to U+2A6D6 and U+2F800 to U+2FA1D too, but writes them with four digits, so that
-# curly quotes, dashes and arrows (U+2001 to U+2A6D) are cut off, and the rare characters themselves are not.
-CHINESE = re.compile(r"([\u2001-\u2a6d\u2e80-\u2fdf\u2ff0-\u2fff\u3000-\u303f\u3100-\u312f\u31a0-\u31bf\u31c0-\u31ef\u3200-\u4db5\u4e00-\u9fbb\uf900-\ufa2d"
-                      r"\ufa30-\ufa6a\ufa70-\ufad9\ufe10-\ufe1f\ufe30-\ufe4f\uff00-\uffef])")
+_AFTER, _BEFORE, _HYPHEN = (
+    re.compile(r"([^0-9])([.,])"),
+    re.compile(r"([.,])([^0-9])"),
+    re.compile(r"([0-9])(-)"),
+)
+# What sacrebleu takes for Chinese. Its table means U+20000 to U+2A6D6 and U+2F800 to U+2FA1D too,
+# but writes them with four digits, so that
+# curly quotes, dashes and arrows (U+2001 to U+2A6D) are cut off, and the rare characters themselves
+# are not.
+CHINESE = re.compile(
+    r"([\u2001-\u2a6d\u2e80-\u2fdf\u2ff0-\u2fff\u3000-\u303f\u3100-\u312f\u31a0-\u31bf\u31c0-\u31ef\u3200-\u4db5\u4e00-\u9fbb\uf900-\ufa2d"
+    r"\ufa30-\ufa6a\ufa70-\ufad9\ufe10-\ufe1f\ufe30-\ufe4f\uff00-\uffef])"
+)
 _ENTITIES = {"&quot;": '"', "&amp;": "&", "&lt;": "<", "&gt;": ">"}
 
 
@@ -60,12 +71,19 @@ def cut_rouge_zh(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+|[\u3400-\u4dbf\u4e00-\u9fff]", text.lower())
 
 
-CUTS: dict[str, Callable[[str], list[str]]] = {"13a": cut_13a, "zh": cut_zh, "char": cut_characters, "none": str.split}
+CUTS: dict[str, Callable[[str], list[str]]] = {
+    "13a": cut_13a,
+    "zh": cut_zh,
+    "char": cut_characters,
+    "none": str.split,
+}
 
 
 @dataclass(frozen=True)
 class Bleu:
-    """BLEU of a corpus and what it is made of: `score` and `precisions` (of 1 to 4 words) in 0 to 100, the factor `brevity` in 0 to 1."""
+    """BLEU of a corpus and what it is made of: `score` and `precisions` (of 1 to 4 words) in 0 to
+    100, the factor `brevity` in 0 to 1.
+    """
 
     score: float
     precisions: tuple[float, ...]
@@ -74,11 +92,15 @@ class Bleu:
     reference_words: int
 
 
-def bleu(predictions: Sequence[str], references: Sequence[str], cut: str = "13a", orders: int = 4) -> Bleu:
-    """BLEU of a corpus with one reference a text. Papineni et al. 2002; equals `sacrebleu.corpus_bleu(predictions, [references], tokenize=cut)`.
+def bleu(
+    predictions: Sequence[str], references: Sequence[str], cut: str = "13a", orders: int = 4
+) -> Bleu:
+    """BLEU of a corpus with one reference a text. Papineni et al. 2002; equals
+    `sacrebleu.corpus_bleu(predictions, [references], tokenize=cut)`.
 
-    Counts are added over all texts before they are divided, so the score is no mean of scores of texts. An order without a hit
-    counts half a hit, the next one a quarter (Chen & Cherry 2014, method 3). Where all texts are too short for an order, the score is 0.
+    Counts are added over all texts before they are divided, so the score is no mean of scores of
+    texts. An order without a hit counts half a hit, the next one a quarter (Chen & Cherry 2014,
+    method 3). Where all texts are too short for an order, the score is 0.
 
     Args:
         cut: one of `CUTS`: "13a" for languages with spaces, "zh" for Chinese.
@@ -94,16 +116,30 @@ def bleu(predictions: Sequence[str], references: Sequence[str], cut: str = "13a"
         written, wanted = written + len(ours), wanted + len(theirs)
         for n in range(1, orders + 1):
             groups = grams(ours, n)
-            hits[n - 1] += sum((groups & grams(theirs, n)).values())  # a group counts as often as the reference has it
+            hits[n - 1] += sum(
+                (groups & grams(theirs, n)).values()
+            )  # a group counts as often as the reference has it
             totals[n - 1] += sum(groups.values())
     brevity = 1.0 if written >= wanted else math.exp(1 - wanted / written) if written else 0.0
     if not any(hits) or not all(totals):
-        return Bleu(0.0, tuple(100 * hit / total if total else 0.0 for hit, total in zip(hits, totals)), brevity, written, wanted)
+        return Bleu(
+            0.0,
+            tuple(100 * hit / total if total else 0.0 for hit, total in zip(hits, totals)),
+            brevity,
+            written,
+            wanted,
+        )
     precisions, part = [], 1.0
     for hit, total in zip(hits, totals):
         part = part if hit else part / 2
         precisions.append(100 * (hit or part) / total)
-    return Bleu(brevity * math.exp(sum(map(math.log, precisions)) / orders), tuple(precisions), brevity, written, wanted)
+    return Bleu(
+        brevity * math.exp(sum(map(math.log, precisions)) / orders),
+        tuple(precisions),
+        brevity,
+        written,
+        wanted,
+    )
 
 
 def grams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
@@ -112,9 +148,11 @@ def grams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
 
 
 def rouge_l(prediction: str, reference: str, language: str = "en") -> float:
-    """F-measure of the longest common subsequence of two texts, 0 to 1. Lin 2004; equals `RougeScorer(["rougeL"])` of rouge-score.
+    """F-measure of the longest common subsequence of two texts, 0 to 1. Lin 2004; equals
+    `RougeScorer(["rougeL"])` of rouge-score.
 
-    For "zh" each character is a word (`cut_rouge_zh`); rouge-score alone would find no word in a Chinese text.
+    For "zh" each character is a word (`cut_rouge_zh`); rouge-score alone would find no word in a
+    Chinese text.
     """
     cut = _by_language({"en": cut_rouge, "zh": cut_rouge_zh}, language)
     ours, theirs = cut(prediction), cut(reference)
@@ -122,31 +160,45 @@ def rouge_l(prediction: str, reference: str, language: str = "en") -> float:
 
 
 def longest_common(first: Sequence[str], second: Sequence[str]) -> int:
-    """Length of the longest sequence that both hold in this order, gaps allowed. Wagner & Fischer 1974, one row of the table kept."""
+    """Length of the longest sequence that both hold in this order, gaps allowed. Wagner & Fischer
+    1974, one row of the table kept.
+    """
     row = [0] * (len(second) + 1)
     for word in first:
         before = 0  # the table's field to the upper left
         for place, other in enumerate(second, start=1):
-            before, row[place] = row[place], before + 1 if word == other else max(row[place], row[place - 1])
+            before, row[place] = (
+                row[place],
+                (before + 1 if word == other else max(row[place], row[place - 1])),
+            )
     return row[-1]
 
 
 def answer_words(text: str, language: str = "en") -> list[str]:
-    """The words that token F1 counts: lower case, without punctuation, English also without "a", "an", "the"; Chinese by character.
+    """The words that token F1 counts: lower case, without punctuation, English also without "a",
+    "an", "the"; Chinese by character.
 
     English as in SQuAD's script (Rajpurkar et al. 2016), Chinese as in MLQA's (Lewis et al. 2020).
     """
     text = text.lower()
     if _by_language({"en": False, "zh": True}, language):
-        text = "".join(sign for sign in text if not unicodedata.category(sign).startswith("P") and sign not in string.punctuation)
+        text = "".join(
+            sign
+            for sign in text
+            if not unicodedata.category(sign).startswith("P") and sign not in string.punctuation
+        )
         return re.findall(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+", text)
-    return re.sub(r"\b(a|an|the)\b", " ", "".join(sign for sign in text if sign not in string.punctuation)).split()
+    return re.sub(
+        r"\b(a|an|the)\b", " ", "".join(sign for sign in text if sign not in string.punctuation)
+    ).split()
 
 
 def token_f1(prediction: str, reference: str, language: str = "en") -> float:
-    """Harmonic mean of how many words of the answer are in the reference and the other way round, 0 to 1.
+    """Harmonic mean of how many words of the answer are in the reference and the other way round, 0
+    to 1.
 
-    The order does not count. Where one of the two has no words, only two such texts agree (SQuAD 2.0, Rajpurkar et al. 2018).
+    The order does not count. Where one of the two has no words, only two such texts agree (SQuAD
+    2.0, Rajpurkar et al. 2018).
     """
     ours, theirs = answer_words(prediction, language), answer_words(reference, language)
     if not ours or not theirs:
@@ -166,4 +218,7 @@ def _by_language(choices: dict, language: str):
 
 def _pairs(predictions: Sequence[str], references: Sequence[str]) -> None:
     if len(predictions) != len(references) or not predictions:
-        raise Qwen3labError(f"{len(predictions)} texts cannot be compared with {len(references)} references. Give one reference a text, at least one.")
+        raise Qwen3labError(
+            f"{len(predictions)} texts cannot be compared with {len(references)} references. Give"
+            " one reference a text, at least one."
+        )

@@ -1,4 +1,6 @@
-"""Plan the memory of training and serving, track what a run really keeps, and compare with published figures."""
+"""Plan the memory of training and serving, track what a run really keeps, and compare with
+published figures.
+"""
 
 import lazy_loader
 
@@ -16,6 +18,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "four_bit_bytes",
             "machine_bytes",
             "plan",
-        ],
+        ]
     },
 )

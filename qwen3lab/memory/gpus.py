@@ -1,7 +1,8 @@
 """Graphics cards as data: how much memory they have, and which of them a plan fits.
 
-Sizes are what `nvidia-smi` reports, in MiB (2^20 bytes). The number in a card's name is another thing: an "80 GB" card has
-81,559 or 81,920 MiB, which is 85.5 or 85.9 decimal gigabytes, and 79.6 or 80 GiB.
+Sizes are what `nvidia-smi` reports, in MiB (2^20 bytes). The number in a card's name is another
+thing: an "80 GB" card has 81,559 or 81,920 MiB, which is 85.5 or 85.9 decimal gigabytes, and 79.6
+or 80 GiB.
 """
 
 from __future__ import annotations
@@ -13,7 +14,12 @@ from qwen3lab.errors import Qwen3labError
 from qwen3lab.memory import planner
 
 MIB = 2**20
-RESERVE = 10**9  # bytes a card that the driver, CUDA's libraries and gaps of the allocator take; a round figure, not a measurement
+RESERVE = (
+    10**9
+    # bytes a card that the driver, CUDA's libraries and gaps of the allocator take; a round figure,
+    # not
+    # a measurement
+)
 
 
 @dataclass(frozen=True)
@@ -34,28 +40,45 @@ class Card:
         return (plan.total + RESERVE) / self.bytes
 
 
-CARDS: dict[str, Card] = {card.name: card for card in (
-    Card("T4 16 GB", 15_360, bfloat16=False), Card("L4 24 GB", 23_034), Card("RTX 4090 24 GB", 24_564), Card("RTX 5090 32 GB", 32_607),
-    Card("A100 40 GB", 40_960), Card("L40S 48 GB", 46_068), Card("H100 80 GB", 81_559), Card("A100 80 GB", 81_920), Card("H200 141 GB", 143_771))}
+CARDS: dict[str, Card] = {
+    card.name: card
+    for card in (
+        Card("T4 16 GB", 15_360, bfloat16=False),
+        Card("L4 24 GB", 23_034),
+        Card("RTX 4090 24 GB", 24_564),
+        Card("RTX 5090 32 GB", 32_607),
+        Card("A100 40 GB", 40_960),
+        Card("L40S 48 GB", 46_068),
+        Card("H100 80 GB", 81_559),
+        Card("A100 80 GB", 81_920),
+        Card("H200 141 GB", 143_771),
+    )
+}
 
 
 def fitting(plan: planner.Plan) -> tuple[list[Card], list[Card]]:
-    """Split the table into the cards that a plan fits and those that it does not, smallest first."""
+    """Split the table into the cards that a plan fits and those that it does not,
+    smallest first."""
     fits = [card for card in CARDS.values() if card.share(plan) <= 1]
     return fits, [card for card in CARDS.values() if card not in fits]
 
 
-def fewest(card: str, model: Any, method: str, shard: str = "zero3", most: int = 1024, **options: Any) -> int:
+def fewest(
+    card: str, model: Any, method: str, shard: str = "zero3", most: int = 1024, **options: Any
+) -> int:
     """The smallest number of equal cards that a plan fits when it is split over them.
 
     Args:
         card: a name of the table. options: of `memory.plan`.
     Raises:
-        Qwen3labError: unknown card, a plan that no number up to `most` fits, and what `memory.plan` raises.
+        Qwen3labError: unknown card, a plan that no number up to `most` fits, and what `memory.plan`
+            raises.
     """
     if card not in CARDS:
         raise Qwen3labError(f"Unknown card {card!r}. Use one of: {', '.join(CARDS)}.")
     for gpus in range(1, most + 1):
         if CARDS[card].share(planner.plan(model, method, gpus=gpus, shard=shard, **options)) <= 1:
             return gpus
-    raise Qwen3labError(f"No number of {card} cards up to {most} is enough. Make the batch or its rows shorter.")
+    raise Qwen3labError(
+        f"No number of {card} cards up to {most} is enough. Make the batch or its rows shorter."
+    )

@@ -1,8 +1,10 @@
 """The memory planner: from a model's shape to bytes, by arithmetic alone.
 
-It counts weights, gradients, optimiser state and, for a batch that is given, the key-value cache or what a training step keeps
-(qwen3lab/memory/activations.py). Libraries, the driver and the gaps of an allocator come on top (qwen3lab/memory/gpus.py keeps a reserve).
-All sizes are bytes. Tables print decimal gigabytes: 1 GB = 10^9 bytes; 1 GiB = 2^30 bytes is 7.4 % more.
+It counts weights, gradients, optimiser state and, for a batch that is given, the key-value cache or
+what a training step keeps (qwen3lab/memory/activations.py). Libraries, the driver and the gaps of
+an allocator come on top (qwen3lab/memory/gpus.py keeps a reserve).
+All sizes are bytes. Tables print decimal gigabytes: 1 GB = 10^9 bytes; 1 GiB = 2^30 bytes is 7.4 %
+more.
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ from qwen3lab.memory.activations import Format, Step
 LABELS = {"inference": "inference", "lora": "LoRA", "qlora": "QLoRA", "full": "full fine-tuning"}
 METHODS = tuple(LABELS)
 OPTIMISERS = ("adamw", "adamw-bf16", "adamw-8bit")
-# Which of optimiser state, gradients and weights are split over the GPUs (Rajbhandari et al. 2020, "ZeRO"). FSDP splits all.
+# Which of optimiser state, gradients and weights are split over the GPUs (Rajbhandari et al. 2020,
+# "ZeRO"). FSDP splits all.
 SHARDS = {"zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3}
-# NF4 with double quantisation: 4 bits a weight, 8 bits a block of 64, and 4 bytes for each 256 of those blocks.
+# NF4 with double quantisation: 4 bits a weight, 8 bits a block of 64, and 4 bytes for each 256 of
+# those blocks.
 NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 
 
@@ -29,7 +33,8 @@ NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 class Plan:
     """What one way of using one model needs on each GPU, in bytes a part.
 
-    `parts` need not all be full at one time: gradients come as activations go. `peak` is the highest moment of a step; with
+    `parts` need not all be full at one time: gradients come as activations go. `peak` is the
+        highest moment of a step; with
     gradient accumulation, where gradients stay from batch to batch, count on `total`.
     """
 
@@ -49,27 +54,55 @@ class Plan:
         """Return the parts and their sum as lines of text, in GB."""
         rows = [*self.parts.items(), ("total", self.total)]
         width = max(len(name) for name, _ in rows)
-        each = f", each of {self.gpus} GPUs" + (f" under {self.shard}" if self.shard else "") if self.gpus > 1 else ""
-        return "\n".join([f"{self.model}, {LABELS[self.method]}{each}",
-                          *(f"  {name:<{width}}  {size / 1e9:10.3f} GB" for name, size in rows)])
+        each = (
+            f", each of {self.gpus} GPUs" + (f" under {self.shard}" if self.shard else "")
+            if self.gpus > 1
+            else ""
+        )
+        return "\n".join(
+            [
+                f"{self.model}, {LABELS[self.method]}{each}",
+                *(f"  {name:<{width}}  {size / 1e9:10.3f} GB" for name, size in rows),
+            ]
+        )
 
 
-def plan(model: str | Shape | Any, method: str, *, tokens: int = 0, rank: int = 16, targets: str | None = None, bytes_per_weight: int = 2,
-         optimiser: str = "adamw", four_bit: bool = False, experts_in_4bit: bool = False, upcast: bool = False, gpus: int = 1,
-         shard: str | None = None, **step: Any) -> Plan:
+def plan(
+    model: str | Shape | Any,
+    method: str,
+    *,
+    tokens: int = 0,
+    rank: int = 16,
+    targets: str | None = None,
+    bytes_per_weight: int = 2,
+    optimiser: str = "adamw",
+    four_bit: bool = False,
+    experts_in_4bit: bool = False,
+    upcast: bool = False,
+    gpus: int = 1,
+    shard: str | None = None,
+    **step: Any,
+) -> Plan:
     """Plan the memory of `method` ("inference", "lora", "qlora" or "full") on a model.
 
     Args:
-        model: a name of the family, a bundled checkpoint's name, a `Shape`, or a transformers config.
-        tokens: short for a first look: adds the key-value cache of so many tokens, or the one activation a layer that is left
-            of them when activations are checkpointed. `batch` and `length` count everything.
-        rank, targets: of the LoRA; the default targets are "all-linear", for a mixture of experts "attention".
-        bytes_per_weight: 2 for bfloat16, 4 for float32. Full fine-tuning keeps float32 weights and computes in this format.
-        optimiser: "adamw" (moments as precise as the trained weights: 16 bytes a parameter in all), "adamw-bf16" (weights,
-            gradients and moments in bfloat16: 8), "adamw-8bit" (bfloat16 and bitsandbytes' 8-bit moments: about 6).
+        model: a name of the family, a bundled checkpoint's name, a `Shape`, or a transformers
+            config.
+        tokens: short for a first look: adds the key-value cache of so many tokens, or the one
+            activation a layer that is left of them when activations are checkpointed. `batch` and
+            `length` count everything.
+        rank, targets: of the LoRA; the default targets are "all-linear", for a mixture of experts
+            "attention".
+        bytes_per_weight: 2 for bfloat16, 4 for float32. Full fine-tuning keeps float32 weights and
+            computes in this format.
+        optimiser: "adamw" (moments as precise as the trained weights: 16 bytes a parameter in all),
+            "adamw-bf16" (weights, gradients and moments in bfloat16: 8), "adamw-8bit" (bfloat16 and
+            bitsandbytes' 8-bit moments: about 6).
         four_bit: whether inference runs on NF4 weights.
-        experts_in_4bit: whether 4 bits cover the experts too. bitsandbytes 0.50 under transformers 5 leaves them as they are.
-        upcast: what `peft.prepare_model_for_kbit_training` does: everything that is not in 4 bits goes to float32, experts included.
+        experts_in_4bit: whether 4 bits cover the experts too. bitsandbytes 0.50 under transformers
+            5 leaves them as they are.
+        upcast: what `peft.prepare_model_for_kbit_training` does: everything that is not in 4 bits
+            goes to float32, experts included.
         gpus, shard: split what `SHARDS` says over so many GPUs; each has a batch of its own.
         step: batch, length, checkpointing and the other fields of `activations.Step`.
     Raises:
@@ -90,7 +123,11 @@ def plan(model: str | Shape | Any, method: str, *, tokens: int = 0, rank: int = 
     elif method != "inference":
         adapter = s.lora_parameters(rank, targets)
         weights["adapter"], gradients["adapter"] = form.adapter * adapter, form.adapter * adapter
-        moments["adapter"] = round(EIGHT_BIT_MOMENTS * adapter) if optimiser == "adamw-8bit" else 2 * form.adapter * adapter
+        moments["adapter"] = (
+            round(EIGHT_BIT_MOMENTS * adapter)
+            if optimiser == "adamw-8bit"
+            else 2 * form.adapter * adapter
+        )
     stage = SHARDS.get(shard or "", 0)
     parts: dict[str, int] = {}
     for kind, first in ((weights, 3), (gradients, 2), (moments, 1)):
@@ -105,47 +142,91 @@ def plan(model: str | Shape | Any, method: str, *, tokens: int = 0, rank: int = 
     elif step:
         trains = "all" if method == "full" else targets
         share = sum(gradients.values()) // (gpus if stage >= 2 else 1)
-        return _with_step(Plan(s.name, method, parts, 0, gpus, shard), share, s, Step(**step), form, trains, rank, quantised, experts_in_4bit)
+        return _with_step(
+            Plan(s.name, method, parts, 0, gpus, shard),
+            share,
+            s,
+            Step(**step),
+            form,
+            trains,
+            rank,
+            quantised,
+            experts_in_4bit,
+        )
     return Plan(s.name, method, parts, sum(parts.values()), gpus, shard)
 
 
-def _check(method: str, optimiser: str, rank: int, width: int, gpus: int, shard: str | None, tokens: int, step: dict[str, Any]) -> None:
+def _check(
+    method: str,
+    optimiser: str,
+    rank: int,
+    width: int,
+    gpus: int,
+    shard: str | None,
+    tokens: int,
+    step: dict[str, Any],
+) -> None:
     """Refuse what cannot be planned."""
-    for what, given, known in (("method", method, METHODS), ("optimiser", optimiser, OPTIMISERS), ("shard", shard or "fsdp", tuple(SHARDS))):
+    for what, given, known in (
+        ("method", method, METHODS),
+        ("optimiser", optimiser, OPTIMISERS),
+        ("shard", shard or "fsdp", tuple(SHARDS)),
+    ):
         if given not in known:
             raise Qwen3labError(f"Unknown {what} {given!r}. Use one of: {', '.join(known)}.")
     if rank < 1 or gpus < 1 or tokens < 0 or width not in (2, 4):
-        raise Qwen3labError(f"Rank {rank}, {gpus} GPUs, {tokens} tokens and {width} bytes a weight cannot be planned. "
-                            "Give rank and GPUs as 1 or more, tokens as 0 or more, and 2 or 4 bytes.")
+        raise Qwen3labError(
+            f"Rank {rank}, {gpus} GPUs, {tokens} tokens and {width} bytes a weight cannot be"
+            " planned. Give rank and GPUs as 1 or more, tokens as 0 or more, and 2 or 4 bytes."
+        )
     if width == 4 and optimiser == "adamw-bf16":
-        raise Qwen3labError("'adamw-bf16' keeps everything in bfloat16, and float32 was asked for. Leave one of the two out.")
+        raise Qwen3labError(
+            "'adamw-bf16' keeps everything in bfloat16, and float32 was asked for. Leave one of the"
+            " two out."
+        )
     if tokens and step:
-        raise Qwen3labError("Both tokens and a batch are given. Give tokens for a first look, or batch and length for everything.")
+        raise Qwen3labError(
+            "Both tokens and a batch are given. Give tokens for a first look, or batch and length"
+            " for everything."
+        )
 
 
 def _formats(method: str, width: int, optimiser: str, shard: str | None) -> tuple[int, Format]:
     """Bytes a weight as it is kept, and the format in which is computed."""
-    if method == "qlora":  # TRL 1.16 casts the adapters of a 4-bit model to bfloat16, and AdamW's moments follow
+    if (
+        method == "qlora"
+    ):  # TRL 1.16 casts the adapters of a 4-bit model to bfloat16, and AdamW's moments follow
         return width, Format(width, width, width)
     if method != "full" or width == 4:
         return width, Format(width, width)
-    if optimiser != "adamw" or (shard or "").startswith("zero"):  # a bfloat16 model; DeepSpeed keeps the float32 copy in its optimiser
+    if optimiser != "adamw" or (shard or "").startswith(
+        "zero"
+    ):  # a bfloat16 model; DeepSpeed keeps the float32 copy in its optimiser
         return 2, Format(2, 2)
-    return 4, Format(2, 2) if shard == "fsdp" else Format(4, 2)  # float32 weights, cast when FSDP gathers them, else by autocast
+    return 4, (
+        Format(2, 2) if shard == "fsdp" else Format(4, 2)
+    )  # float32 weights, cast when FSDP gathers them, else by autocast
 
 
 def _weights(s: Shape, width: int, quantised: bool, experts: bool, upcast: bool) -> dict[str, int]:
-    """The model's weights: as they are, or its linear layers (and its experts) in NF4 and the others as they are or in float32."""
+    """The model's weights: as they are, or its linear layers (and its experts) in NF4 and the
+    others as they are or in float32.
+    """
     if not quantised:
         return {"weights": width * s.parameters}
     count = s.linear_parameters + (s.expert_parameters if experts else 0)
-    return {"4-bit weights": four_bit_bytes(s, experts), "other weights": (4 if upcast else width) * (s.parameters - count)}
+    return {
+        "4-bit weights": four_bit_bytes(s, experts),
+        "other weights": (4 if upcast else width) * (s.parameters - count),
+    }
 
 
 def four_bit_bytes(s: Shape, experts: bool = False) -> int:
-    """Bytes of the linear layers (and of the fused experts) in NF4 with double quantisation: codes, scales, and scales of scales.
+    """Bytes of the linear layers (and of the fused experts) in NF4 with double quantisation: codes,
+    scales, and scales of scales.
 
-    The code tables that bitsandbytes keeps beside them, about a kilobyte a matrix where they are not shared, are left out.
+    The code tables that bitsandbytes keeps beside them, about a kilobyte a matrix where they are
+    not shared, are left out.
     """
     h, q, kv = s.hidden, s.heads * s.head_dim, s.kv_heads * s.head_dim
     sizes = [h * q, h * kv, h * kv, q * h]
@@ -154,7 +235,9 @@ def four_bit_bytes(s: Shape, experts: bool = False) -> int:
     elif experts:
         sizes += [2 * s.experts * s.moe_ffn * h, s.experts * s.moe_ffn * h]
     blocks = [-(-size // 64) for size in sizes]
-    return s.layers * sum(-(-size // 2) + block + 4 * -(-block // 256) for size, block in zip(sizes, blocks))
+    return s.layers * sum(
+        -(-size // 2) + block + 4 * -(-block // 256) for size, block in zip(sizes, blocks)
+    )
 
 
 # bitsandbytes' 8-bit Adam: two moments of a byte, and two float32 scales for each 256 of them.
@@ -162,7 +245,9 @@ EIGHT_BIT_MOMENTS = 2 * (1 + 4 / 256)
 
 
 def _moments(s: Shape, optimiser: str, width: int) -> int:
-    """The optimiser's state for all weights: two moments, and a float32 copy of bfloat16 weights where DeepSpeed keeps one."""
+    """The optimiser's state for all weights: two moments, and a float32 copy of bfloat16 weights
+    where DeepSpeed keeps one.
+    """
     if optimiser == "adamw-8bit":  # tensors below 4,096 numbers keep float32 moments
         small = s.norm_parameters if s.hidden < 4096 else 2 * s.layers * s.head_dim
         return round(EIGHT_BIT_MOMENTS * (s.parameters - small)) + 8 * small
@@ -176,11 +261,23 @@ def _layer_parameters(s: Shape) -> int:
 
 
 def _gathered(s: Shape, width: int, trained: bool) -> int:
-    """Whole weights at one time on each GPU when they are split: two layers, the tables at both ends, and a layer's gradient."""
+    """Whole weights at one time on each GPU when they are split: two layers, the tables at both
+    ends, and a layer's gradient.
+    """
     return width * ((2 + trained) * _layer_parameters(s) + s.embedding_parameters)
 
 
-def _with_step(made: Plan, gradients: int, s: Shape, step: Step, form: Format, trains: str, rank: int, four_bit: bool, experts_in_4bit: bool) -> Plan:
+def _with_step(
+    made: Plan,
+    gradients: int,
+    s: Shape,
+    step: Step,
+    form: Format,
+    trains: str,
+    rank: int,
+    four_bit: bool,
+    experts_in_4bit: bool,
+) -> Plan:
     """Add what a step keeps, and find the highest of its moments."""
     kept = activations.kept(s, step, form, trains, rank, experts_in_4bit)
     at_work = activations.at_work(s, step, form, trains, rank, four_bit, experts_in_4bit)
@@ -188,18 +285,39 @@ def _with_step(made: Plan, gradients: int, s: Shape, step: Step, form: Format, t
     casts = activations.cast_weights(s, form, trains, rank)
     stays = 0 if step.checkpointing else casts
     table = gradients * s.vocab * s.hidden // s.parameters if trains == "all" else 0
-    layer = gradients * _layer_parameters(s) // s.parameters if trains == "all" else gradients // s.layers
-    peak = sum(made.parts.values()) - gradients + max(
-        kept + max(casts, head + stays),  # the loss
-        kept + at_work + table + stays,  # the backward pass of the last layer, which is the first to run
-        (kept + stays) // s.layers + at_work + gradients - layer,  # that of the first layer, when the other gradients are there
-        gradients + 2 * table * s.tied)  # the embedding's, to which that of the head is added where both are one; then the optimiser
-    parts = made.parts | ({"bfloat16 copies": casts} if casts else {}) | {"activations": kept + at_work, "logits": head}
+    layer = (
+        gradients * _layer_parameters(s) // s.parameters
+        if trains == "all"
+        else gradients // s.layers
+    )
+    peak = (
+        sum(made.parts.values())
+        - gradients
+        + max(
+            kept + max(casts, head + stays),  # the loss
+            kept
+            + at_work
+            + table
+            + stays,  # the backward pass of the last layer, which is the first to run
+            (kept + stays) // s.layers
+            + at_work
+            + gradients
+            - layer,  # that of the first layer, when the other gradients are there
+            gradients + 2 * table * s.tied,
+        )
+    )  # the embedding's, to which that of the head is added where both are one; then the optimiser
+    parts = (
+        made.parts
+        | ({"bfloat16 copies": casts} if casts else {})
+        | {"activations": kept + at_work, "logits": head}
+    )
     return Plan(made.model, made.method, parts, peak, made.gpus, made.shard)
 
 
 def machine_bytes(device: str = "cpu") -> int:
-    """Return the memory of the device in bytes: the GPU's, or the machine's where a container may not set a lower limit."""
+    """Return the memory of the device in bytes: the GPU's, or the machine's where a container may
+    not set a lower limit.
+    """
     if device.startswith("cuda"):
         import torch
 

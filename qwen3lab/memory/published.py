@@ -23,9 +23,11 @@ def load(path: Path = FILE) -> dict[str, Any]:
 
 
 def inference() -> pd.DataFrame:
-    """Qwen's own benchmark: a row a model, format ("bf16", "awq") and prompt length; columns published, planned (GB) and error (%).
+    """Qwen's own benchmark: a row a model, format ("bf16", "awq") and prompt length; columns
+    published, planned (GB) and error (%).
 
-    Planned are the weights (NF4 for AWQ's) and the key-value cache of the prompt and the tokens generated, with no overhead at all.
+    Planned are the weights (NF4 for AWQ's) and the key-value cache of the prompt and the tokens
+    generated, with no overhead at all.
     """
     import pandas as pd
 
@@ -33,16 +35,28 @@ def inference() -> pd.DataFrame:
     for form in ("bf16", "awq"):
         for model, sizes in table[form].items():
             for length, mib in zip(table["lengths"], sizes, strict=True):
-                planned = planner.plan(model, "inference", tokens=length + table["generated"], four_bit=form == "awq").total
-                rows.append({"model": model, "format": form, "prompt": length, "published": mib * MIB / 1e9, "planned": planned / 1e9})
+                planned = planner.plan(
+                    model, "inference", tokens=length + table["generated"], four_bit=form == "awq"
+                ).total
+                rows.append(
+                    {
+                        "model": model,
+                        "format": form,
+                        "prompt": length,
+                        "published": mib * MIB / 1e9,
+                        "planned": planned / 1e9,
+                    }
+                )
     return _with_error(pd.DataFrame(rows))
 
 
 def growth() -> pd.DataFrame:
     """Bytes of memory a token, in bfloat16: a row a model.
 
-    Columns: planned (the key-value cache's bytes a token), published (growth between the first clean prompt length and the longest)
-    and error (%); from_one_token and its error (%), the growth from the prompt of one token on, where some figures of the table are too low.
+    Columns: planned (the key-value cache's bytes a token), published (growth between the first
+        clean prompt length and the longest)
+    and error (%); from_one_token and its error (%), the growth from the prompt of one token on,
+    where some figures of the table are too low.
     """
     import pandas as pd
 
@@ -52,18 +66,26 @@ def growth() -> pd.DataFrame:
     def slope(sizes: list[int], start: int) -> float:
         return (sizes[-1] - sizes[start]) * MIB / (lengths[-1] - lengths[start])
 
-    rows = {model: {"planned": shape(model).kv_bytes(), "published": slope(sizes, first), "from_one_token": slope(sizes, 0)}
-            for model, sizes in table["bf16"].items()}
+    rows = {
+        model: {
+            "planned": shape(model).kv_bytes(),
+            "published": slope(sizes, first),
+            "from_one_token": slope(sizes, 0),
+        }
+        for model, sizes in table["bf16"].items()
+    }
     frame = _with_error(pd.DataFrame.from_dict(rows, orient="index"))
     frame["error_from_one_token"] = 100 * (frame.planned / frame.from_one_token - 1)
     return frame
 
 
 def training() -> pd.DataFrame:
-    """Reports of training runs, a row each: published and planned (GB a GPU), figure, outcome, error (%) and fits.
+    """Reports of training runs, a row each: published and planned (GB a GPU), figure, outcome,
+    error (%) and fits.
 
-    `figure` says whether the published number is what was "used" or the size of the "card"; only with the first an error means
-    something. `fits` is whether the plan is smaller than the published number, which it must be for all that ran.
+    `figure` says whether the published number is what was "used" or the size of the "card"; only
+    with the first an error means something. `fits` is whether the plan is smaller than the
+    published number, which it must be for all that ran.
     """
     import pandas as pd
 
@@ -71,7 +93,13 @@ def training() -> pd.DataFrame:
     for row in load()["training"]:
         size = row["gb"] * (2**30 / 1e9 if row.get("unit") == "GiB" else 1)
         planned = planner.plan(row["model"], row["method"], **row["options"]).total / 1e9
-        rows[row["what"]] = {"published": size, "planned": planned, "figure": row["figure"], "outcome": row["outcome"], "fits": planned <= size}
+        rows[row["what"]] = {
+            "published": size,
+            "planned": planned,
+            "figure": row["figure"],
+            "outcome": row["outcome"],
+            "fits": planned <= size,
+        }
     frame = _with_error(pd.DataFrame.from_dict(rows, orient="index"))
     frame.loc[frame.figure == "card", "error"] = float("nan")
     return frame

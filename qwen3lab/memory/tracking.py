@@ -1,6 +1,8 @@
-"""Bytes that tensors really take: what autograd keeps for the backward pass, and the most that lives at one time.
+"""Bytes that tensors really take: what autograd keeps for the backward pass, and the most that
+lives at one time.
 
-Both count storages, not tensors, so that a view costs nothing, and both work on a CPU, where no allocator keeps such a count.
+Both count storages, not tensors, so that a view costs nothing, and both work on a CPU, where no
+allocator keeps such a count.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Saved:
-    """What autograd keeps: each storage by its address, with its bytes and how many operations hold it."""
+    """What autograd keeps: each storage by its address, with its bytes and how many operations hold
+    it.
+    """
 
     storages: dict[int, list[int]] = field(default_factory=dict)
 
@@ -29,14 +33,18 @@ class Saved:
 
 @contextmanager
 def saved_for_backward(model: torch.nn.Module) -> Iterator[Saved]:
-    """Count what the forward pass in this block keeps for the backward pass, the model's own parameters and buffers left out.
+    """Count what the forward pass in this block keeps for the backward pass, the model's own
+    parameters and buffers left out.
 
-    Keep the loss alive until you have read the result: without it autograd lets go of everything. Layers under activation
+    Keep the loss alive until you have read the result: without it autograd lets go of everything.
+        Layers under activation
     checkpointing show their inputs alone, as they keep nothing else.
     """
     import torch
 
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    own = {
+        tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())
+    }
     found = Saved()
 
     class Packed:
@@ -61,7 +69,9 @@ def saved_for_backward(model: torch.nn.Module) -> Iterator[Saved]:
 
 @dataclass
 class Live:
-    """Bytes of the storages that operations in the block made: those alive now, and the most that were alive at one time."""
+    """Bytes of the storages that operations in the block made: those alive now, and the most that
+    were alive at one time.
+    """
 
     now: int = 0
     peak: int = 0
@@ -69,7 +79,8 @@ class Live:
 
 @contextmanager
 def live_bytes() -> Iterator[Live]:
-    """Follow every storage that an operation in this block makes until it is given back, as a GPU's allocator does.
+    """Follow every storage that an operation in this block makes until it is given back, as a GPU's
+    allocator does.
 
     What was there before the block does not count, nor does scratch space inside a kernel.
     """
@@ -92,7 +103,10 @@ def live_bytes() -> Iterator[Live]:
 
     class Follow(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            given = {tensor.untyped_storage()._cdata for tensor in tensors((*args, *(kwargs or {}).values()))}
+            given = {
+                tensor.untyped_storage()._cdata
+                for tensor in tensors((*args, *(kwargs or {}).values()))
+            }
             result = func(*args, **kwargs or {})
             for tensor in tensors((result,)):
                 storage = tensor.untyped_storage()

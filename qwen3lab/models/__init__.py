@@ -1,14 +1,13 @@
-"""Load models and use them: by role, in 4 bits, many prompts at a time; routing and long context measured."""
+"""Load models and use them: by role, in 4 bits, many prompts at a time; routing and long context
+measured.
+"""
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "four_bit": [
-            "load_4bit",
-            "share_4bit",
-        ],
+        "four_bit": ["load_4bit", "share_4bit"],
         "loading": [
             "ROLES",
             "SMALL_MODEL",

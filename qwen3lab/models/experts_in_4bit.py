@@ -1,7 +1,8 @@
 """The experts of a mixture in 4 bits, which transformers 5 and bitsandbytes 0.50 leave as they are.
 
-transformers keeps the experts of a layer as two fused tensors; bitsandbytes replaces `nn.Linear` alone. What quantises a tensor
-is `bitsandbytes.nn.parametrize.replace_parameter_4bit`, which its authors call experimental.
+transformers keeps the experts of a layer as two fused tensors; bitsandbytes replaces `nn.Linear`
+alone. What quantises a tensor is `bitsandbytes.nn.parametrize.replace_parameter_4bit`, which its
+authors call experimental.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ NAMES = ("gate_up_proj", "down_proj")
 
 
 def expert_modules(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    """The modules of a model that hold a layer's fused experts (`Qwen3MoeExperts`), in the order of the layers."""
+    """The modules of a model that hold a layer's fused experts (`Qwen3MoeExperts`), in the order of
+    the layers.
+    """
     from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
 
     return (module for module in model.modules() if isinstance(module, Qwen3MoeExperts))
@@ -28,30 +31,42 @@ def expert_modules(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
 def quantize_experts(model: torch.nn.Module, *, double_quant: bool = True) -> int:
     """Put the fused experts of every layer into NF4, in place; returns how many weights that are.
 
-    Each forward pass unpacks them anew, one layer at a time, so they are as fast as never and as small as always. Adapters
-    on attention train on top of it; PEFT finds no experts to adapt any more. The model has to be loaded whole before, on
+    Each forward pass unpacks them anew, one layer at a time, so they are as fast as never and as
+    small as always. Adapters on attention train on top of it; PEFT finds no experts to adapt any
+    more. The model has to be loaded whole before, on
     the device where it stays: nothing here moves the scales along.
 
     Args:
         double_quant: quantise the blocks' scales too (0.516 instead of 0.5625 bytes a weight).
     Raises:
-        Qwen3labError: the model has no experts, they are in 4 bits already, or it carries an adapter.
+        Qwen3labError: the model has no experts, they are in 4 bits already, or it carries an
+            adapter.
     """
     from bitsandbytes.nn.parametrize import replace_parameter_4bit
     from torch.nn.utils import parametrize
 
     layers = list(expert_modules(model))
     if not layers:
-        raise Qwen3labError("This model has no experts. Give a mixture of experts, for example models.load('moe').")
+        raise Qwen3labError(
+            "This model has no experts. Give a mixture of experts, for example models.load('moe')."
+        )
     if hasattr(model, "peft_config"):
-        raise Qwen3labError("This model carries an adapter already. Quantise the experts first, then add the adapter.")
+        raise Qwen3labError(
+            "This model carries an adapter already. Quantise the experts first, then add the"
+            " adapter."
+        )
     if any(parametrize.is_parametrized(layer) for layer in layers):
-        raise Qwen3labError("The experts of this model are in 4 bits already. Use it as it is, or load it anew.")
+        raise Qwen3labError(
+            "The experts of this model are in 4 bits already. Use it as it is, or load it anew."
+        )
     count = 0
     for layer in layers:
         for name in NAMES:
             count += getattr(layer, name).numel()
             replace_parameter_4bit(layer, name, quant_type="nf4", compress_statistics=double_quant)
-            # bitsandbytes keeps the scales in the parametrisation; where its own 4-bit weights have them, bytes and shapes are found.
-            layer.parametrizations[name].original.quant_state = layer.parametrizations[name][0].quant_state
+            # bitsandbytes keeps the scales in the parametrisation; where its own 4-bit weights have
+            # them, bytes and shapes are found.
+            layer.parametrizations[name].original.quant_state = layer.parametrizations[name][
+                0
+            ].quant_state
     return count

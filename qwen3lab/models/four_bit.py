@@ -1,4 +1,6 @@
-"""Load models in 4 bits (NF4 by bitsandbytes) so that they can also be trained, and count what became 4-bit."""
+"""Load models in 4 bits (NF4 by bitsandbytes) so that they can also be trained, and count what
+became 4-bit.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def load_4bit(model_id: str | Path = "chat", *, double_quant: bool = True, device: str | None = None,
-              **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_4bit(
+    model_id: str | Path = "chat",
+    *,
+    double_quant: bool = True,
+    device: str | None = None,
+    **options: Any,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model with NF4 weights and its tokenizer, in eval mode.
 
-    Every `nn.Linear` but the output head becomes 4-bit. The experts of a mixture stay as they are, because transformers
-    keeps them as one fused tensor and not as `nn.Linear`; `share_4bit` counts it, `experts_in_4bit.quantize_experts` mends it.
+    Every `nn.Linear` but the output head becomes 4-bit. The experts of a mixture stay as they are,
+    because transformers keeps them as one fused tensor and not as `nn.Linear`; `share_4bit` counts
+    it, `experts_in_4bit.quantize_experts` mends it.
 
     Args:
         model_id: as in `models.load`.
@@ -33,19 +41,27 @@ def load_4bit(model_id: str | Path = "chat", *, double_quant: bool = True, devic
     from transformers import BitsAndBytesConfig
 
     profile = profiles.get()
-    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=double_quant,
-                                bnb_4bit_compute_dtype=getattr(torch, profile.dtype))
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=double_quant,
+        bnb_4bit_compute_dtype=getattr(torch, profile.dtype),
+    )
     model, tokenizer = loading.load(model_id, device=device, quantization_config=config, **options)
     guard(model)
     return model, tokenizer
 
 
 def guard(model: torch.nn.Module) -> int:
-    """Keep 4-bit layers trainable on a CPU with the instruction set avx512_bf16; returns the number of 4-bit layers.
+    """Keep 4-bit layers trainable on a CPU with the instruction set avx512_bf16; returns the number
+    of 4-bit layers.
 
-    On such a CPU bitsandbytes 0.50 repacks a layer's weight at the first forward without gradient, for good, and the
-    kernel for that format has no backward: what comes before the layer gets no gradient from then on, with a warning
-    at most (`bitsandbytes/nn/modules.py`, `Linear4bit.forward`). So it has to be switched off before the first answer.
+    On such a CPU bitsandbytes 0.50 repacks a layer's weight at the first forward without gradient,
+    for good, and the
+    kernel for that format has no backward: what comes before the layer gets no gradient from then
+        on, with a warning
+    at most (`bitsandbytes/nn/modules.py`, `Linear4bit.forward`). So it has to be switched off
+    before the first answer.
     """
     layers = list(layers_4bit(model))
     for layer in layers:
@@ -61,7 +77,9 @@ def layers_4bit(model: torch.nn.Module):
 
 
 def share_4bit(model: torch.nn.Module) -> tuple[int, int]:
-    """Return (weights that are stored in 4 bits, all weights) of a model, as counts of numbers, tied ones once."""
+    """Return (weights that are stored in 4 bits, all weights) of a model, as counts of numbers,
+    tied ones once.
+    """
     quantised = every = 0
     for parameter in model.parameters():
         state = getattr(parameter, "quant_state", None)

@@ -20,13 +20,20 @@ if TYPE_CHECKING:
 SHORT = 16  # tokens of the first pass
 
 
-def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[dict[str, Any]]], *,
-             thinking: bool | Sequence[bool] = False, tools: list[dict] | None = None, max_new_tokens: int = 64,
-             batch_size: int = 64) -> list[str]:
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[dict[str, Any]]],
+    *,
+    thinking: bool | Sequence[bool] = False,
+    tools: list[dict] | None = None,
+    max_new_tokens: int = 64,
+    batch_size: int = 64,
+) -> list[str]:
     """Answer every conversation in `prompts` by `model.generate`, the likeliest token each time.
 
-    Prompts of like length share a batch and are padded on the left, so that every answer begins in the same column;
-    in float32 the answers do not depend on the batch size.
+    Prompts of like length share a batch and are padded on the left, so that every answer begins in
+    the same column; in float32 the answers do not depend on the batch size.
 
     Args:
         prompts: lists of messages that end with the user or a tool.
@@ -35,45 +42,85 @@ def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts
         max_new_tokens: an answer that needs more is cut off.
         batch_size: prompts a batch.
     Returns:
-        The text of each answer in the order of the prompts: think block and tool calls as written, end tokens left out.
+        The text of each answer in the order of the prompts: think block and tool calls as written,
+            end tokens left out.
     Raises:
-        Qwen3labError: `thinking` has another length than `prompts`; a prompt that `chat.encode` refuses.
+        Qwen3labError: `thinking` has another length than `prompts`; a prompt that `chat.encode`
+            refuses.
     """
     switches = [thinking] * len(prompts) if isinstance(thinking, bool) else list(thinking)
     if len(switches) != len(prompts):
-        raise Qwen3labError(f"There are {len(prompts)} prompts but {len(switches)} values of thinking. Give one value, or one a prompt.")
-    rows = [chat.encode(tokenizer, prompt, thinking=switch, tools=tools) for prompt, switch in zip(prompts, switches)]
-    answers = generate_ids(model, tokenizer, rows, max_new_tokens=max_new_tokens, batch_size=batch_size)
+        raise Qwen3labError(
+            f"There are {len(prompts)} prompts but {len(switches)} values of thinking. Give one"
+            " value, or one a prompt."
+        )
+    rows = [
+        chat.encode(tokenizer, prompt, thinking=switch, tools=tools)
+        for prompt, switch in zip(prompts, switches)
+    ]
+    answers = generate_ids(
+        model, tokenizer, rows, max_new_tokens=max_new_tokens, batch_size=batch_size
+    )
     return [tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers]
 
 
-def generate_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], *,
-                 max_new_tokens: int = 64, batch_size: int = 64) -> list[list[int]]:
-    """Continue rows of token ids greedily; returns the new ids of each row without the end token and what follows it.
+def generate_ids(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[list[int]],
+    *,
+    max_new_tokens: int = 64,
+    batch_size: int = 64,
+) -> list[list[int]]:
+    """Continue rows of token ids greedily; returns the new ids of each row without the end token
+    and what follows it.
 
-    A batch takes as long as its longest answer. So all rows get a short first pass, and only those that did not end in
+    A batch takes as long as its longest answer. So all rows get a short first pass, and only those
+    that did not end in
     it go on together: where most answers are short, that is several times faster.
     """
     first = min(SHORT, max_new_tokens)
     answers, ended = _pass(model, tokenizer, rows, first, batch_size)
     left = [place for place, end in enumerate(ended) if not end]
     if left and max_new_tokens > first:
-        more, _ = _pass(model, tokenizer, [rows[place] + answers[place] for place in left], max_new_tokens - first, batch_size)
+        more, _ = _pass(
+            model,
+            tokenizer,
+            [rows[place] + answers[place] for place in left],
+            max_new_tokens - first,
+            batch_size,
+        )
         for place, rest in zip(left, more):
             answers[place] += rest
     return answers
 
 
-def _pass(model, tokenizer, rows: Sequence[list[int]], max_new_tokens: int, batch_size: int) -> tuple[list[list[int]], list[bool]]:
+def _pass(
+    model, tokenizer, rows: Sequence[list[int]], max_new_tokens: int, batch_size: int
+) -> tuple[list[list[int]], list[bool]]:
     """Up to `max_new_tokens` new ids of each row, and whether the row came to its end."""
     import torch
 
-    ends = {token for token in (tokenizer.eos_token_id, tokenizer.pad_token_id) if token is not None}
+    ends = {
+        token for token in (tokenizer.eos_token_id, tokenizer.pad_token_id) if token is not None
+    }
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    # Sampling fields are set to None because released checkpoints carry some, which greedy search would warn about.
-    settings = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "num_beams": 1, "max_length": None,
-                "max_new_tokens": max_new_tokens, "eos_token_id": sorted(ends), "pad_token_id": pad}
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)  # the largest batch first: it fails first
+    # Sampling fields are set to None because released checkpoints carry some, which greedy search
+    # would warn about.
+    settings = {
+        "do_sample": False,
+        "temperature": None,
+        "top_p": None,
+        "top_k": None,
+        "num_beams": 1,
+        "max_length": None,
+        "max_new_tokens": max_new_tokens,
+        "eos_token_id": sorted(ends),
+        "pad_token_id": pad,
+    }
+    order = sorted(
+        range(len(rows)), key=lambda i: len(rows[i]), reverse=True
+    )  # the largest batch first: it fails first
     answers: list[list[int]] = [[] for _ in rows]
     ended = [False] * len(rows)
     was_training = model.training
@@ -81,10 +128,15 @@ def _pass(model, tokenizer, rows: Sequence[list[int]], max_new_tokens: int, batc
     try:
         with loading.more_threads(model.device, most=2 if len(rows) >= 8 else 1):
             for start in range(0, len(order), batch_size):
-                batch = order[start:start + batch_size]
+                batch = order[start : start + batch_size]
                 width = len(rows[batch[0]])
-                ids = torch.tensor([[pad] * (width - len(rows[i])) + rows[i] for i in batch], device=model.device)
-                mask = torch.tensor([[0] * (width - len(rows[i])) + [1] * len(rows[i]) for i in batch], device=model.device)
+                ids = torch.tensor(
+                    [[pad] * (width - len(rows[i])) + rows[i] for i in batch], device=model.device
+                )
+                mask = torch.tensor(
+                    [[0] * (width - len(rows[i])) + [1] * len(rows[i]) for i in batch],
+                    device=model.device,
+                )
                 with torch.inference_mode():
                     out = model.generate(input_ids=ids, attention_mask=mask, **settings)
                 for i, row in zip(batch, out[:, width:].tolist()):
@@ -95,16 +147,28 @@ def _pass(model, tokenizer, rows: Sequence[list[int]], max_new_tokens: int, batc
     return answers, ended
 
 
-def draw(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], n: int, *, temperature: float = 1.0,
-         seed: int = 0, max_new_tokens: int = 64, batch_size: int = 64) -> pd.DataFrame:
-    """Draw n answers to each row at random, from the probabilities that the model gives, at a temperature.
+def draw(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[dict[str, Any]],
+    n: int,
+    *,
+    temperature: float = 1.0,
+    seed: int = 0,
+    max_new_tokens: int = 64,
+    batch_size: int = 64,
+) -> pd.DataFrame:
+    """Draw n answers to each row at random, from the probabilities that the model gives, at a
+    temperature.
 
     Args:
         rows: of `data/tasks`. n: tries for each.
         temperature: above 0; logits are divided by it. Below 1 the answers are more alike.
-        seed: the same one gives the same answers, on the same machine and with the same `batch_size`.
+        seed: the same one gives the same answers, on the same machine and with the same
+            `batch_size`.
     Returns:
-        One row a try, the tries of a row one after the other: id, trial (from 0), prediction (without thoughts).
+        One row a try, the tries of a row one after the other: id, trial (from 0), prediction
+            (without thoughts).
     Raises:
         Qwen3labError: no rows, no tries, or a temperature of 0 or less.
     """
@@ -112,26 +176,72 @@ def draw(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Seque
     import torch
 
     if not rows or n < 1 or temperature <= 0:
-        raise Qwen3labError(f"{n} tries at {len(rows)} rows and a temperature of {temperature} cannot be drawn. Give rows, at least one try and a temperature above 0.")
-    prompts = [chat.encode(tokenizer, row["messages"], thinking=bool(row.get("thinking")), tools=row.get("tools")) for row in rows]
-    places = sorted((place for place in range(len(rows)) for _ in range(n)), key=lambda place: len(prompts[place]), reverse=True)
+        raise Qwen3labError(
+            f"{n} tries at {len(rows)} rows and a temperature of {temperature} cannot be drawn."
+            " Give rows, at least one try and a temperature above 0."
+        )
+    prompts = [
+        chat.encode(
+            tokenizer, row["messages"], thinking=bool(row.get("thinking")), tools=row.get("tools")
+        )
+        for row in rows
+    ]
+    places = sorted(
+        (place for place in range(len(rows)) for _ in range(n)),
+        key=lambda place: len(prompts[place]),
+        reverse=True,
+    )
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     ends = sorted({tokenizer.eos_token_id, pad})
-    settings = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0, "num_beams": 1, "max_length": None, "max_new_tokens": max_new_tokens,
-                "eos_token_id": ends, "pad_token_id": pad}
+    settings = {
+        "do_sample": True,
+        "temperature": temperature,
+        "top_p": 1.0,
+        "top_k": 0,
+        "num_beams": 1,
+        "max_length": None,
+        "max_new_tokens": max_new_tokens,
+        "eos_token_id": ends,
+        "pad_token_id": pad,
+    }
     texts: dict[int, list[str]] = {place: [] for place in range(len(rows))}
     was_training = model.training
     model.eval()
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []), torch.inference_mode(), loading.more_threads(model.device):
+    with (
+        torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []),
+        torch.inference_mode(),
+        loading.more_threads(model.device),
+    ):
         torch.manual_seed(seed)
         for start in range(0, len(places), batch_size):
-            batch = places[start:start + batch_size]
+            batch = places[start : start + batch_size]
             width = len(prompts[batch[0]])
-            ids = torch.tensor([[pad] * (width - len(prompts[place])) + prompts[place] for place in batch], device=model.device)
-            mask = torch.tensor([[0] * (width - len(prompts[place])) + [1] * len(prompts[place]) for place in batch], device=model.device)
-            for place, row in zip(batch, model.generate(input_ids=ids, attention_mask=mask, **settings)[:, width:].tolist()):
+            ids = torch.tensor(
+                [[pad] * (width - len(prompts[place])) + prompts[place] for place in batch],
+                device=model.device,
+            )
+            mask = torch.tensor(
+                [
+                    [0] * (width - len(prompts[place])) + [1] * len(prompts[place])
+                    for place in batch
+                ],
+                device=model.device,
+            )
+            for place, row in zip(
+                batch,
+                model.generate(input_ids=ids, attention_mask=mask, **settings)[:, width:].tolist(),
+            ):
                 end = next((at for at, token in enumerate(row) if token in ends), None)
-                texts[place].append(chat.split_thinking(tokenizer.decode(row[:end], skip_special_tokens=True).strip())[1])
+                texts[place].append(
+                    chat.split_thinking(
+                        tokenizer.decode(row[:end], skip_special_tokens=True).strip()
+                    )[1]
+                )
     model.train(was_training)
-    return pd.DataFrame([{"id": row.get("id", place), "trial": trial, "prediction": text}
-                         for place, row in enumerate(rows) for trial, text in enumerate(texts[place])])
+    return pd.DataFrame(
+        [
+            {"id": row.get("id", place), "trial": trial, "prediction": text}
+            for place, row in enumerate(rows)
+            for trial, text in enumerate(texts[place])
+        ]
+    )

@@ -1,4 +1,6 @@
-"""Find and load models: by role ("chat"), by a bundled checkpoint's name, by a folder or by an id of the hub."""
+"""Find and load models: by role ("chat"), by a bundled checkpoint's name, by a folder or by an id
+of the hub.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,15 @@ if TYPE_CHECKING:
 
 
 ROLES = ("chat", "base", "moe", "draft", "embedding")
-SMALL_MODEL = 50_000_000  # parameters; below it a second thread costs more than it brings (measured on the tiny models)
+# parameters; below it a second thread costs more than it brings (measured on the tiny models)
+SMALL_MODEL = 50_000_000
 
 
 def resolve(model_id: str | Path) -> Path | str:
     """Return the folder of a model, or its hub id where no folder has it.
 
-    The order: a role of the current profile, an existing folder, the mirror `QWEN3LAB_MODELS` (by full id or its last
+    The order: a role of the current profile, an existing folder, the mirror `QWEN3LAB_MODELS` (by
+        full id or its last
     part), the bundled checkpoints, the hub (an id has the form "owner/name").
     Raises Qwen3labError where nothing of that name exists.
     """
@@ -38,7 +42,9 @@ def resolve(model_id: str | Path) -> Path | str:
         return folder
     last = name.rsplit("/", 1)[-1]
     mirror = os.environ.get("QWEN3LAB_MODELS")
-    candidates = [Path(mirror).expanduser() / name, Path(mirror).expanduser() / last] if mirror else []
+    candidates = (
+        [Path(mirror).expanduser() / name, Path(mirror).expanduser() / last] if mirror else []
+    )
     candidates.append(paths.MODELS / name)
     for candidate in candidates:
         if (candidate / "config.json").is_file() or (candidate / "modules.json").is_file():
@@ -46,7 +52,11 @@ def resolve(model_id: str | Path) -> Path | str:
     if name.count("/") == 1 and not name.startswith((".", "~", "/")):
         return name
     bundled = sorted(path.parent.name for path in paths.MODELS.glob("*/config.json"))
-    advice = f"Bundled are: {', '.join(bundled)}" if bundled else "Run `git checkout -- data/models` or `make models` to restore the bundled ones"
+    advice = (
+        f"Bundled are: {', '.join(bundled)}"
+        if bundled
+        else "Run `git checkout -- data/models` or `make models` to restore the bundled ones"
+    )
     raise Qwen3labError(f"There is no checkpoint {name!r}. {advice}.")
 
 
@@ -55,23 +65,37 @@ def check_folder(folder: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     if not (folder / "config.json").is_file():
-        kind = "a LoRA adapter, not a whole model" if (folder / "adapter_config.json").is_file() else "no model folder (no config.json)"
-        raise Qwen3labError(f"{folder.name!r} is {kind}. Give the folder that holds config.json and model.safetensors.")
+        kind = (
+            "a LoRA adapter, not a whole model"
+            if (folder / "adapter_config.json").is_file()
+            else "no model folder (no config.json)"
+        )
+        raise Qwen3labError(
+            f"{folder.name!r} is {kind}. Give the folder that holds config.json and"
+            " model.safetensors."
+        )
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        raise Qwen3labError(f"{folder.name!r} holds no safetensors weights, and pickled weights are never loaded. "
-                            "Save the model again with save_pretrained().")
+        raise Qwen3labError(
+            f"{folder.name!r} holds no safetensors weights, and pickled weights are never loaded. "
+            "Save the model again with save_pretrained()."
+        )
     for file in weights:
         try:
             with safe_open(file, framework="pt"):
                 pass
         except (SafetensorError, OSError) as error:
-            raise Qwen3labError(f"The weights file {file.name} of {folder.name!r} is damaged ({error}). "
-                                f"Restore it from its source; for a bundled model run `git checkout -- data/models/{folder.name}`.") from error
+            raise Qwen3labError(
+                f"The weights file {file.name} of {folder.name!r} is damaged ({error}). Restore it"
+                " from its source; for a bundled model run `git checkout --"
+                f" data/models/{folder.name}`."
+            ) from error
 
 
 def fingerprint(model_id: str | Path) -> str:
-    """SHA-256 of a model's weights and tokenizer (`cache.fingerprint`), or the name of one that only the hub has."""
+    """SHA-256 of a model's weights and tokenizer (`cache.fingerprint`), or the name of one that
+    only the hub has.
+    """
     found = resolve(model_id)
     return cache.fingerprint(found) if isinstance(found, Path) else found
 
@@ -89,25 +113,37 @@ def call_loader(loader: Any, source: str, **options: Any) -> Any:
 
     try:
         if not Path(source).is_dir() and not _hub_answers():
-            # What the cache holds, or an error at once; left to themselves the libraries retry each file for half a minute.
+            # What the cache holds, or an error at once; left to themselves the libraries retry each
+            # file for half a minute.
             return loader(snapshot_download(source, local_files_only=True), **options)
         return loader(source, **options)
     except OSError as error:
         if Path(source).is_dir():
-            raise Qwen3labError(f"{Path(source).name!r} could not be loaded ({_first_line(error)}). Save the model and its tokenizer again.") from error
+            raise Qwen3labError(
+                f"{Path(source).name!r} could not be loaded ({_first_line(error)}). Save the model"
+                " and its tokenizer again."
+            ) from error
         raise Qwen3labError(
-            f"{source!r} is neither on this machine nor could it be fetched from the hub ({_first_line(error)}). "
-            "Connect to the network, or put the model's folder into the one that QWEN3LAB_MODELS names, or go back to QWEN3LAB_PROFILE=tiny.") from error
+            f"{source!r} is neither on this machine nor could it be fetched from the hub"
+            f" ({_first_line(error)}). Connect to the network, or put the model's folder into the"
+            " one that QWEN3LAB_MODELS names, or go back to QWEN3LAB_PROFILE=tiny."
+        ) from error
 
 
 @lru_cache(maxsize=1)
 def _hub_answers() -> bool:
-    """Whether the hub can be reached, asked once a process. Uses the hub's own client, which knows about proxies."""
+    """Whether the hub can be reached, asked once a process. Uses the hub's own client, which knows
+    about proxies.
+    """
     from huggingface_hub import constants, get_session
 
     try:
         get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception:  # the classes are those of the hub's HTTP client, which differs between releases; also HF_HUB_OFFLINE
+    except (
+        Exception
+        # the classes are those of the hub's HTTP client, which differs between releases; also
+        # HF_HUB_OFFLINE
+    ):
         return False
     return True
 
@@ -117,7 +153,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def load_tokenizer(model_id: str | Path = "chat") -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model. One without a chat template gets Qwen3's, as the installed trl ships it."""
+    """Return the tokenizer of a model. One without a chat template gets Qwen3's, as the installed
+    trl ships it.
+    """
     from transformers import AutoTokenizer
 
     quiet()
@@ -129,8 +167,12 @@ def load_tokenizer(model_id: str | Path = "chat") -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load(model_id: str | Path = "chat", dtype: str | None = None, device: str | None = None,
-         **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(
+    model_id: str | Path = "chat",
+    dtype: str | None = None,
+    device: str | None = None,
+    **options: Any,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model for use (eval mode) and its tokenizer.
 
     Args:
@@ -138,7 +180,8 @@ def load(model_id: str | Path = "chat", dtype: str | None = None, device: str | 
         dtype, device: by their torch names; default: the current profile's.
         options: go to `AutoModelForCausalLM.from_pretrained`, for example `quantization_config`.
     Raises:
-        Qwen3labError: no such checkpoint, no network for a hub id, damaged weights, weights that do not fit the config.
+        Qwen3labError: no such checkpoint, no network for a hub id, damaged weights, weights that do
+            not fit the config.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -146,36 +189,54 @@ def load(model_id: str | Path = "chat", dtype: str | None = None, device: str | 
     quiet()
     profile = profiles.get()
     source, device = _source(model_id), device or profile.device
-    placement = {"device_map": {"": device}} if device != "cpu" or "quantization_config" in options else {}
+    placement = (
+        {"device_map": {"": device}} if device != "cpu" or "quantization_config" in options else {}
+    )
     model, report = call_loader(
-        AutoModelForCausalLM.from_pretrained, source, dtype=getattr(torch, dtype or profile.dtype), use_safetensors=True,
-        output_loading_info=True, **placement | options)
+        AutoModelForCausalLM.from_pretrained,
+        source,
+        dtype=getattr(torch, dtype or profile.dtype),
+        use_safetensors=True,
+        output_loading_info=True,
+        **placement | options,
+    )
     if report["missing_keys"]:  # transformers would fill them with random numbers and go on
         example = sorted(report["missing_keys"])[0]
-        raise Qwen3labError(f"The checkpoint {Path(source).name!r} lacks {len(report['missing_keys'])} weights that its config asks for, "
-                            f"for example {example}. Save the model again, or restore it from its source.")
+        raise Qwen3labError(
+            f"The checkpoint {Path(source).name!r} lacks {len(report['missing_keys'])} weights that"
+            f" its config asks for, for example {example}. Save the model again, or restore it from"
+            " its source."
+        )
     set_threads(model.num_parameters(), device)
     return model.eval(), load_tokenizer(model_id)
 
 
-def load_embedding(model_id: str | Path = "embedding", device: str | None = None) -> SentenceTransformer:
-    """Load a sentence-transformers model. Raises Qwen3labError as `load` does, and for a folder without modules.json.
+def load_embedding(
+    model_id: str | Path = "embedding", device: str | None = None
+) -> SentenceTransformer:
+    """Load a sentence-transformers model. Raises Qwen3labError as `load` does, and for a folder
+    without modules.json.
 
-    A plain Qwen3 folder is refused, because the library would pool it by the mean of the tokens and say nothing.
+    A plain Qwen3 folder is refused, because the library would pool it by the mean of the tokens and
+    say nothing.
     """
     from sentence_transformers import SentenceTransformer
 
     quiet()
     source, device = _source(model_id), device or profiles.get().device
     if Path(source).is_dir() and not (Path(source) / "modules.json").is_file():
-        raise Qwen3labError(f"{Path(source).name!r} is no embedding model (no modules.json). Use the role 'embedding' or a sentence-transformers folder.")
+        raise Qwen3labError(
+            f"{Path(source).name!r} is no embedding model (no modules.json). Use the role"
+            " 'embedding' or a sentence-transformers folder."
+        )
     model = call_loader(SentenceTransformer, source, device=device)
     set_threads(sum(parameter.numel() for parameter in model.parameters()), device)
     return model.eval()
 
 
 def set_threads(parameters: int, device: str = "cpu") -> int:
-    """Give torch the number of CPU threads that is fastest for a model of this size, and return it."""
+    """Give torch the number of CPU threads that is fastest for a model of this size,
+    and return it."""
     import torch
 
     if device == "cpu":
@@ -185,8 +246,10 @@ def set_threads(parameters: int, device: str = "cpu") -> int:
 
 @contextmanager
 def more_threads(device: torch.device | str = "cpu", most: int = 2) -> Iterator[None]:
-    """Within the block torch may use up to `most` threads: passes over many tokens are faster so even with the smallest
-    models (240 answers took 9.3 s with one thread and 5.8 s with two), while their training is not."""
+    """Within the block torch may use up to `most` threads: passes over many tokens are faster so
+    even with the smallest
+    models (240 answers took 9.3 s with one thread and 5.8 s with two), while their training is not.
+    """
     import torch
 
     threads = torch.get_num_threads()

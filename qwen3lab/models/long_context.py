@@ -1,6 +1,7 @@
 """Beyond the trained length: other rotary frequencies, and how sure a model is of each position.
 
-YaRN: Peng et al. 2023 (arXiv 2309.00071), equations 17 to 22; transformers' `_compute_yarn_parameters` is the same.
+YaRN: Peng et al. 2023 (arXiv 2309.00071), equations 17 to 22; transformers'
+`_compute_yarn_parameters` is the same.
 """
 
 from __future__ import annotations
@@ -23,12 +24,16 @@ if TYPE_CHECKING:
 KINDS = ("default", "dynamic", "yarn", "sliding window")
 
 
-def yarn(head_dim: int, theta: float, factor: float, trained: int, *, fast: float = 32, slow: float = 1) -> tuple[torch.Tensor, float]:
-    """Rotary frequencies after YaRN `[head_dim / 2]`, in radians a token, and the factor on queries and keys.
+def yarn(
+    head_dim: int, theta: float, factor: float, trained: int, *, fast: float = 32, slow: float = 1
+) -> tuple[torch.Tensor, float]:
+    """Rotary frequencies after YaRN `[head_dim / 2]`, in radians a token, and the factor on queries
+    and keys.
 
-    A pair of dimensions that turns more than `fast` times within the `trained` tokens keeps its frequency: it tells
-    near from next. One that turns less than `slow` times is slowed by `factor`: its angle would leave the trained
-    range. Between the two a linear ramp mixes. The attention factor 0.1 ln(factor) + 1 sharpens the scores again.
+    A pair of dimensions that turns more than `fast` times within the `trained` tokens keeps its
+    frequency: it tells near from next. One that turns less than `slow` times is slowed by `factor`:
+    its angle would leave the trained range. Between the two a linear ramp mixes. The attention
+    factor 0.1 ln(factor) + 1 sharpens the scores again.
     """
     import torch
 
@@ -42,12 +47,14 @@ def yarn(head_dim: int, theta: float, factor: float, trained: int, *, fast: floa
     return plain / factor * slowed + plain * (1 - slowed), 0.1 * math.log(factor) + 1.0
 
 
-def load(model_id: str, kind: str = "default", *, trained: int, factor: float = 1.0) -> PreTrainedModel:
+def load(
+    model_id: str, kind: str = "default", *, trained: int, factor: float = 1.0
+) -> PreTrainedModel:
     """Load a model with other positions than its own, in eval mode.
 
     Args:
-        kind: one of `KINDS`. "dynamic" is NTK scaling that follows the length of the text; with "sliding window" a
-            token sees the last `trained` tokens alone.
+        kind: one of `KINDS`. "dynamic" is NTK scaling that follows the length of the text; with
+            "sliding window" a token sees the last `trained` tokens alone.
         trained: length of text that the model was trained on, in tokens.
         factor: how many times longer the text may become ("dynamic" and "yarn").
     Raises:
@@ -60,22 +67,33 @@ def load(model_id: str, kind: str = "default", *, trained: int, factor: float = 
     config = AutoConfig.from_pretrained(loading.resolve(model_id))
     config.max_position_embeddings = trained
     if kind == "sliding window":  # `sliding_window` alone would be ignored without a word
-        config.use_sliding_window, config.sliding_window, config.max_window_layers = True, trained, 0
+        config.use_sliding_window, config.sliding_window, config.max_window_layers = (
+            True,
+            trained,
+            0,
+        )
         config.layer_types = ["sliding_attention"] * config.num_hidden_layers
     elif kind != "default":
         # Without theta transformers would take 10,000, whatever the model was trained with.
-        config.rope_parameters = {"rope_type": kind, "factor": factor, "rope_theta": config.rope_parameters["rope_theta"]}
+        config.rope_parameters = {
+            "rope_type": kind,
+            "factor": factor,
+            "rope_theta": config.rope_parameters["rope_theta"],
+        }
         if kind == "yarn":
             config.rope_parameters["original_max_position_embeddings"] = trained
     return loading.load(model_id, config=config)[0]
 
 
-def rotations(tokenizer: PreTrainedTokenizerBase, count: int, length: int, step: int, seed: int = 0) -> list[list[int]]:
+def rotations(
+    tokenizer: PreTrainedTokenizerBase, count: int, length: int, step: int, seed: int = 0
+) -> list[list[int]]:
     """Rows of `length` ids in which the same stretches of text stand at every position in turn.
 
-    A text of `length` ids (pages of the little world one after the other, parted by the end-of-text token) is rotated by
-    0, `step`, 2 `step` ... ids. So each stretch of `step` positions is scored on the same tokens as any other, and what
-    differs between them is the position alone. `count` such texts give `count * length / step` rows. The texts come from
+    A text of `length` ids (pages of the little world one after the other, parted by the end-of-text
+    token) is rotated by 0, `step`, 2 `step` ... ids. So each stretch of `step` positions is scored
+    on the same tokens as any other, and what differs between them is the position alone. `count`
+    such texts give `count * length / step` rows. The texts come from
     the generator of the pre-training text with another seed: new texts about the same world.
     """
     from qwen3lab.world import corpus
@@ -90,7 +108,9 @@ def rotations(tokenizer: PreTrainedTokenizerBase, count: int, length: int, step:
 
 
 def losses(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> np.ndarray:
-    """Loss in nats of every token but the first, `[rows, length - 1]`; rows of equal length, one forward pass each."""
+    """Loss in nats of every token but the first, `[rows, length - 1]`; rows of equal length, one
+    forward pass each.
+    """
     import torch
     import torch.nn.functional as F
 
@@ -98,16 +118,24 @@ def losses(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> np.ndarray:
     with torch.inference_mode(), loading.more_threads(model.device):
         for row in rows:
             ids = torch.tensor([list(row)], device=model.device)
-            found.append(F.cross_entropy(model(input_ids=ids, use_cache=False).logits[0, :-1].float(), ids[0, 1:], reduction="none").cpu())
+            found.append(
+                F.cross_entropy(
+                    model(input_ids=ids, use_cache=False).logits[0, :-1].float(),
+                    ids[0, 1:],
+                    reduction="none",
+                ).cpu()
+            )
     return torch.stack(found).numpy()
 
 
 def by_position(losses: np.ndarray, step: int, reference: np.ndarray | None = None) -> pd.DataFrame:
     """Perplexity in each stretch of `step` positions of what `losses` returned for rotated rows.
 
-    One line a stretch: end (position), perplexity, n (tokens), and against `reference` (the same rows read in another
-    way) ratio, low, high: how many times the perplexity is the reference's, with a 95 % interval, Student's t over the
-    rows' differences in mean loss, which are paired because both readings are of the same tokens.
+    One line a stretch: end (position), perplexity, n (tokens), and against `reference` (the same
+        rows read in another
+    way) ratio, low, high: how many times the perplexity is the reference's, with a 95 % interval,
+    Student's t over the rows' differences in mean loss, which are paired because both readings are
+    of the same tokens.
     """
     import numpy as np
     import pandas as pd
@@ -115,18 +143,29 @@ def by_position(losses: np.ndarray, step: int, reference: np.ndarray | None = No
 
     lines = []
     for start in range(0, losses.shape[1], step):
-        part = losses[:, start:start + step]
+        part = losses[:, start : start + step]
         line = {"end": start + step, "perplexity": np.exp(part.mean()), "n": part.size}
         if reference is not None:
-            gaps = part.mean(axis=1) - reference[:, start:start + step].mean(axis=1)
+            gaps = part.mean(axis=1) - reference[:, start : start + step].mean(axis=1)
             half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5
-            line |= dict(zip(("ratio", "low", "high"), np.exp([gaps.mean(), gaps.mean() - half, gaps.mean() + half])))
+            line |= dict(
+                zip(
+                    ("ratio", "low", "high"),
+                    np.exp([gaps.mean(), gaps.mean() - half, gaps.mean() + half]),
+                )
+            )
         lines.append(line)
     return pd.DataFrame(lines).set_index("end")
 
 
-def compare(model_id: str, rows: Sequence[Sequence[int]], ways: dict[str, dict[str, Any]], *, trained: int) -> dict[str, pd.DataFrame]:
-    """`by_position` in stretches of the trained length for several ways (name -> arguments of `load`), each against the first."""
-    found = {name: losses(load(model_id, trained=trained, **way), rows) for name, way in ways.items()}
+def compare(
+    model_id: str, rows: Sequence[Sequence[int]], ways: dict[str, dict[str, Any]], *, trained: int
+) -> dict[str, pd.DataFrame]:
+    """`by_position` in stretches of the trained length for several ways (name -> arguments of
+    `load`), each against the first.
+    """
+    found = {
+        name: losses(load(model_id, trained=trained, **way), rows) for name, way in ways.items()
+    }
     first = next(iter(found.values()))
     return {name: by_position(loss, trained, first) for name, loss in found.items()}

@@ -1,4 +1,6 @@
-"""Which experts a mixture of experts picks for which token, and how much the pick says about the token."""
+"""Which experts a mixture of experts picks for which token, and how much the pick says about the
+token.
+"""
 
 from __future__ import annotations
 
@@ -30,26 +32,37 @@ class Routing:
     experts: np.ndarray  # [L, N, k] the chosen experts, the heaviest first
     weights: np.ndarray  # [L, N, k] their weights as the layer uses them
     n_experts: int
-    shares: np.ndarray | None = None  # [L, E] the mean share that a router gave each expert before it picked k
+    shares: np.ndarray | None = (
+        None  # [L, E] the mean share that a router gave each expert before it picked k
+    )
 
     def frame(self, kinds: Sequence[str] | None = None) -> pd.DataFrame:
-        """One line a layer, token and choice: layer, token, row, id, choice, expert, weight (and kind)."""
+        """One line a layer, token and choice: layer, token, row, id, choice, expert, weight (and
+        kind).
+        """
         import numpy as np
         import pandas as pd
 
         layers, tokens, k = self.experts.shape
         layer, token, choice = (axis.ravel() for axis in np.indices((layers, tokens, k)))
-        table = {"layer": layer, "token": token, "row": self.rows[token], "id": self.ids[token], "choice": choice,
-                 "expert": self.experts.ravel(), "weight": self.weights.ravel()}
+        table = {
+            "layer": layer,
+            "token": token,
+            "row": self.rows[token],
+            "id": self.ids[token],
+            "choice": choice,
+            "expert": self.experts.ravel(),
+            "weight": self.weights.ravel(),
+        }
         return pd.DataFrame(table | ({} if kinds is None else {"kind": np.asarray(kinds)[token]}))
 
 
 def record(model: PreTrainedModel, rows: Sequence[Sequence[int]], batch_size: int = 16) -> Routing:
     """Read rows of token ids once and note every router's choices.
 
-    A forward hook on each router (`Qwen3MoeTopKRouter`) takes what it returns: logits, weights [tokens, k] and indices
-    [tokens, k]. Rows are padded on the right, and the padding's choices are dropped.
-    Raises Qwen3labError for a model without routers and for no rows.
+    A forward hook on each router (`Qwen3MoeTopKRouter`) takes what it returns: logits, weights
+    [tokens, k] and indices [tokens, k]. Rows are padded on the right, and the padding's choices are
+    dropped. Raises Qwen3labError for a model without routers and for no rows.
     """
     import numpy as np
     import torch
@@ -67,6 +80,7 @@ def record(model: PreTrainedModel, rows: Sequence[Sequence[int]], batch_size: in
             real = mask.reshape(-1).bool()
             totals[layer] += logits[real].softmax(-1, dtype=torch.float32).sum(0).cpu()
             seen[layer].append((experts[real].cpu(), weights[real].float().cpu()))
+
         return hook
 
     handles = [router.register_forward_hook(note(layer)) for layer, router in enumerate(routers)]
@@ -74,12 +88,18 @@ def record(model: PreTrainedModel, rows: Sequence[Sequence[int]], batch_size: in
     model.eval()
     try:
         for start in range(0, len(rows), batch_size):
-            batch = [list(row) for row in rows[start:start + batch_size]]
+            batch = [list(row) for row in rows[start : start + batch_size]]
             width = max(map(len, batch))
-            ids = torch.tensor([row + [0] * (width - len(row)) for row in batch], device=model.device)
-            mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch], device=model.device)
+            ids = torch.tensor(
+                [row + [0] * (width - len(row)) for row in batch], device=model.device
+            )
+            mask = torch.tensor(
+                [[1] * len(row) + [0] * (width - len(row)) for row in batch], device=model.device
+            )
             with torch.inference_mode(), loading.more_threads(model.device):
-                model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False)  # the head's logits are not needed
+                model.get_decoder()(
+                    input_ids=ids, attention_mask=mask, use_cache=False
+                )  # the head's logits are not needed
     finally:
         model.train(was_training)
         for handle in handles:
@@ -91,7 +111,8 @@ def record(model: PreTrainedModel, rows: Sequence[Sequence[int]], batch_size: in
         experts=np.stack([torch.cat([experts for experts, _ in layer]).numpy() for layer in seen]),
         weights=np.stack([torch.cat([weights for _, weights in layer]).numpy() for layer in seen]),
         n_experts=routers[0].num_experts,
-        shares=torch.stack(totals).numpy() / len(ids))
+        shares=torch.stack(totals).numpy() / len(ids),
+    )
 
 
 def routers_of(model: PreTrainedModel) -> list:
@@ -99,21 +120,31 @@ def routers_of(model: PreTrainedModel) -> list:
 
     routers = [module for module in model.modules() if isinstance(module, Qwen3MoeTopKRouter)]
     if not routers:
-        raise Qwen3labError("This model is dense: it has no router. Load a mixture of experts, for example qwen3lab.models.load('moe').")
+        raise Qwen3labError(
+            "This model is dense: it has no router. Load a mixture of experts, for example"
+            " qwen3lab.models.load('moe')."
+        )
     return routers
 
 
 @contextmanager
 def top_k(model: PreTrainedModel, k: int) -> Iterator[PreTrainedModel]:
-    """Let every router pick `k` experts a token while the block runs; the model's own number comes back after it.
+    """Let every router pick `k` experts a token while the block runs; the model's own number comes
+    back after it.
 
     Raises Qwen3labError for a dense model and unless 1 <= k <= number of experts.
     """
     routers = routers_of(model)
     if not 1 <= k <= routers[0].num_experts:
-        raise Qwen3labError(f"A token cannot go to {k} of {routers[0].num_experts} experts. Choose a number from 1 to {routers[0].num_experts}.")
+        raise Qwen3labError(
+            f"A token cannot go to {k} of {routers[0].num_experts} experts. Choose a number from 1"
+            f" to {routers[0].num_experts}."
+        )
     # The config and the head's copy matter for the load-balancing loss only.
-    places = [(router, "top_k") for router in routers] + [(model.config, "num_experts_per_tok"), (model, "num_experts_per_tok")]
+    places = [(router, "top_k") for router in routers] + [
+        (model.config, "num_experts_per_tok"),
+        (model, "num_experts_per_tok"),
+    ]
     before = [getattr(place, name) for place, name in places]
     try:
         for place, name in places:
@@ -126,7 +157,8 @@ def top_k(model: PreTrainedModel, k: int) -> Iterator[PreTrainedModel]:
 
 @contextmanager
 def random_router(model: PreTrainedModel, seed: int = 0) -> Iterator[PreTrainedModel]:
-    """Replace every router by random numbers of the same spread while the block runs; the learned ones come back after it.
+    """Replace every router by random numbers of the same spread while the block runs; the learned
+    ones come back after it.
 
     Raises Qwen3labError for a dense model.
     """
@@ -137,7 +169,9 @@ def random_router(model: PreTrainedModel, seed: int = 0) -> Iterator[PreTrainedM
     try:
         with torch.no_grad():
             for router, weight in zip(routers, before):
-                router.weight.copy_(torch.randn(weight.shape, generator=generator) * weight.float().std().cpu())
+                router.weight.copy_(
+                    torch.randn(weight.shape, generator=generator) * weight.float().std().cpu()
+                )
         yield model
     finally:
         with torch.no_grad():
@@ -145,18 +179,30 @@ def random_router(model: PreTrainedModel, seed: int = 0) -> Iterator[PreTrainedM
                 router.weight.copy_(weight)
 
 
-def token_kinds(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], names: re.Pattern[str] | None = None) -> list[str]:
+def token_kinds(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], names: re.Pattern[str] | None = None
+) -> list[str]:
     """Name the kind of every token of one row, one of `KINDS`.
 
-    Control tokens are the tokenizer's added ones; "thinking" is all but blanks between `<think>` and `</think>`; a name
-    is whatever `names` matches (default: `world_names()`). Of the rest the characters decide: digits, Chinese, letters.
-    A token takes the first of these kinds that any of its characters has; spaces and line breaks count as punctuation.
+    Control tokens are the tokenizer's added ones; "thinking" is all but blanks between `<think>`
+    and `</think>`; a name is whatever `names` matches (default: `world_names()`). Of the rest the
+    characters decide: digits, Chinese, letters. A token takes the first of these kinds that any of
+    its characters has; spaces and line breaks count as punctuation.
     """
     control = tokenizer.added_tokens_decoder
     byte = _bytes_of_symbols()
-    raw = [b"" if number in control else bytes(byte[symbol] for symbol in tokenizer.convert_ids_to_tokens(int(number))) for number in ids]
+    raw = [
+        (
+            b""
+            if number in control
+            else bytes(byte[symbol] for symbol in tokenizer.convert_ids_to_tokens(int(number)))
+        )
+        for number in ids
+    ]
     # A control token parts the text; one byte in its place keeps the positions simple.
-    text_bytes = b"".join(piece if number not in control else b"\x00" for piece, number in zip(raw, ids))
+    text_bytes = b"".join(
+        piece if number not in control else b"\x00" for piece, number in zip(raw, ids)
+    )
     text, character_at = _decode(text_bytes)
     is_name = [False] * len(text)
     for found in (names or world_names()).finditer(text):
@@ -171,7 +217,11 @@ def token_kinds(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], names: r
             continue
         characters = range(character_at[place], character_at[place + len(piece) - 1] + 1)
         written = "".join(text[i] for i in characters)
-        kinds.append("thinking" if thinking and written.strip() else _kind(written, any(is_name[i] for i in characters)))
+        kinds.append(
+            "thinking"
+            if thinking and written.strip()
+            else _kind(written, any(is_name[i] for i in characters))
+        )
         place += len(piece)
     return kinds
 
@@ -202,35 +252,58 @@ def _bytes_of_symbols() -> dict[str, int]:
 
 @lru_cache
 def world_names() -> re.Pattern[str]:
-    """A pattern for the made-up names of the little world (group "name"), from the syllables that build them."""
+    """A pattern for the made-up names of the little world (group "name"), from the syllables that
+    build them.
+    """
     from qwen3lab.world import names as w
 
-    sound, onset = "[" + "".join(w.ZH_SOUNDS) + "]", "|".join(sorted(w.ONSETS, key=len, reverse=True))
+    sound, onset = (
+        "[" + "".join(w.ZH_SOUNDS) + "]",
+        "|".join(sorted(w.ONSETS, key=len, reverse=True)),
+    )
     syllable = f"(?:{onset})[{''.join(w.VOWELS)}]"
     coda = f"[{''.join(filter(None, w.CODAS))}]?"
-    english = rf"\b(?!(?:{'|'.join(w.EN_LANGUAGES)})\b)(?=[A-Z])(?i:{syllable}{coda}(?:{syllable})?{syllable}{coda})\b"
-    chinese = rf"(?!{'|'.join(w.ZH_LANGUAGES)}){sound}{{2,3}}|[{''.join(w.ZH_SURNAMES)}][{''.join(w.ZH_GIVEN)}]{{1,2}}"
-    # Chinese letters count as word characters, so an English name beside them would lack its \b; none occurs in the world.
+    english = (
+        rf"\b(?!(?:{'|'.join(w.EN_LANGUAGES)})\b)(?=[A-Z])"
+        rf"(?i:{syllable}{coda}(?:{syllable})?{syllable}{coda})\b"
+    )
+    chinese = (
+        rf"(?!{'|'.join(w.ZH_LANGUAGES)}){sound}{{2,3}}"
+        rf"|[{''.join(w.ZH_SURNAMES)}][{''.join(w.ZH_GIVEN)}]{{1,2}}"
+    )
+    # Chinese letters count as word characters, so an English name beside them would lack its \b;
+    # none occurs in the world.
     return re.compile(f"(?P<name>{english}|{chinese})")
 
 
 def load(routing: Routing) -> np.ndarray:
-    """How often each expert was chosen, in units of its fair share; [L, E], 1.0 is perfect balance."""
+    """How often each expert was chosen, in units of its fair share; [L, E], 1.0 is
+    perfect balance."""
     import numpy as np
 
-    counts = np.stack([np.bincount(layer.ravel(), minlength=routing.n_experts) for layer in routing.experts])
+    counts = np.stack(
+        [np.bincount(layer.ravel(), minlength=routing.n_experts) for layer in routing.experts]
+    )
     return counts * routing.n_experts / counts.sum(axis=1, keepdims=True)
 
 
 def by_kind(routing: Routing, kinds: Sequence[str], names: Sequence[str] = KINDS) -> np.ndarray:
-    """How often each expert was chosen for each kind of token; counts [L, K, E] in the order of `names`."""
+    """How often each expert was chosen for each kind of token; counts [L, K, E] in the order of
+    `names`.
+    """
     import numpy as np
 
     if unknown := sorted(set(kinds) - set(names)):
-        raise Qwen3labError(f"{unknown[0]!r} is not among the names {', '.join(map(str, names))}. Give the list of all labels as names.")
+        raise Qwen3labError(
+            f"{unknown[0]!r} is not among the names {', '.join(map(str, names))}. Give the list of"
+            " all labels as names."
+        )
     layers, tokens, k = routing.experts.shape
     if len(kinds) != tokens:
-        raise Qwen3labError(f"There are {tokens} tokens but {len(kinds)} labels. Give one label a token, in the order of the rows.")
+        raise Qwen3labError(
+            f"There are {tokens} tokens but {len(kinds)} labels. Give one label a token, in the"
+            " order of the rows."
+        )
     number = np.array([names.index(kind) for kind in kinds])
     counts = np.zeros((layers, len(names), routing.n_experts), dtype=int)
     for layer in range(layers):
@@ -239,9 +312,11 @@ def by_kind(routing: Routing, kinds: Sequence[str], names: Sequence[str] = KINDS
 
 
 def by_group(routing: Routing, labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """How often each expert was chosen in each group of texts: counts [L, G, E] and the names of the groups, sorted.
+    """How often each expert was chosen in each group of texts: counts [L, G, E] and the names of
+    the groups, sorted.
 
-    `labels`: one a text, for example its task or its language. Raises Qwen3labError for another number of them.
+    `labels`: one a text, for example its task or its language. Raises Qwen3labError for another
+        number of them.
     """
     names = sorted(set(labels))
     return by_kind(routing, per_token(routing, labels), names), names
@@ -251,28 +326,39 @@ def per_token(routing: Routing, labels: Sequence[str]) -> list[str]:
     """The label of the text that a token belongs to, for every token."""
     texts = int(routing.rows.max()) + 1
     if len(labels) != texts:
-        raise Qwen3labError(f"There are {texts} texts but {len(labels)} labels. Give one label a text.")
+        raise Qwen3labError(
+            f"There are {texts} texts but {len(labels)} labels. Give one label a text."
+        )
     return [labels[row] for row in routing.rows]
 
 
 def balance_loss(routing: Routing, jointly: bool = False) -> np.ndarray | float:
-    """The load-balancing loss of each layer [L]: experts * sum over experts of (share of tokens that went there * mean share).
+    """The load-balancing loss of each layer [L]: experts * sum over experts of (share of tokens
+    that went there * mean share).
 
-    Perfect balance gives k, and all tokens at the same k experts up to the number of experts. Switch Transformer
-    (arXiv 2101.03961), equations 4 to 6, summed over the k picks.
-    `jointly` averages over the layers before it multiplies, as transformers' `load_balancing_loss_func` does for the
+    Perfect balance gives k, and all tokens at the same k experts up to the number of experts.
+    Switch Transformer (arXiv 2101.03961), equations 4 to 6, summed over the k picks. `jointly`
+    averages over the layers before it multiplies, as transformers' `load_balancing_loss_func` does
+    for the
     loss in training: one number, which stays at k when every layer collapses to other experts.
     """
     if routing.shares is None:
-        raise Qwen3labError("This routing has no mean shares of the routers. Take what qwen3lab.models.routing.record returns.")
-    picked = load(routing) * routing.experts.shape[2] / routing.n_experts  # of all tokens, the share that went to an expert; sums to k
+        raise Qwen3labError(
+            "This routing has no mean shares of the routers. Take what"
+            " qwen3lab.models.routing.record returns."
+        )
+    picked = (
+        load(routing) * routing.experts.shape[2] / routing.n_experts
+    )  # of all tokens, the share that went to an expert; sums to k
     if jointly:
         return float(routing.n_experts * (picked.mean(axis=0) * routing.shares.mean(axis=0)).sum())
     return routing.n_experts * (picked * routing.shares).sum(axis=1)
 
 
 def entropy(counts: Sequence[float] | np.ndarray) -> float:
-    """Entropy in bits of the distribution in proportion to `counts`; log2(n) when n outcomes are equally frequent."""
+    """Entropy in bits of the distribution in proportion to `counts`; log2(n) when n outcomes are
+    equally frequent.
+    """
     import numpy as np
 
     share = np.asarray(counts, dtype=float).ravel()
@@ -281,19 +367,26 @@ def entropy(counts: Sequence[float] | np.ndarray) -> float:
 
 
 def mutual_information(counts: np.ndarray) -> float:
-    """Bits that knowing the row (a kind) saves in guessing the column (an expert); `counts` is [K, E]."""
+    """Bits that knowing the row (a kind) saves in guessing the column (an expert); `counts` is [K,
+    E].
+    """
     import numpy as np
 
     counts = np.asarray(counts)
     return max(0.0, entropy(counts.sum(axis=1)) + entropy(counts.sum(axis=0)) - entropy(counts))
 
 
-def information(routing: Routing, kinds: Sequence[str], shuffles: int = 20, seed: int = 0) -> pd.DataFrame:
+def information(
+    routing: Routing, kinds: Sequence[str], shuffles: int = 20, seed: int = 0
+) -> pd.DataFrame:
     """Mutual information of expert and kind of token in each layer, beside a control.
 
-    The control deals the same kinds out to the tokens at random: what is left is chance, because a finite sample never
-    shows exactly none. `kinds` can be any labels, one a token or one a text. Labels of texts are dealt out to whole
-    texts: the tokens of one text resemble each other, so that any labels of texts tell something by chance.
+    The control deals the same kinds out to the tokens at random: what is left is chance, because a
+        finite sample never
+    shows exactly none. `kinds` can be any labels, one a token or one a text. Labels of texts are
+    dealt out to whole
+    texts: the tokens of one text resemble each other, so that any labels of texts tell something by
+        chance.
     One line a layer: layer, bits, shuffled (mean of `shuffles` deals), ratio, load_entropy in bits.
     """
     import numpy as np
@@ -303,10 +396,22 @@ def information(routing: Routing, kinds: Sequence[str], shuffles: int = 20, seed
     of_texts = len(labels) != len(routing.ids)
 
     def bits(dealt: np.ndarray) -> list[float]:
-        return [mutual_information(layer) for layer in by_kind(routing, per_token(routing, dealt) if of_texts else dealt.tolist(), names)]
+        return [
+            mutual_information(layer)
+            for layer in by_kind(
+                routing, per_token(routing, dealt) if of_texts else dealt.tolist(), names
+            )
+        ]
 
     real = bits(labels)
     deals = [bits(rng.permutation(labels)) for _ in range(shuffles)]
     control = np.mean(deals, axis=0)
-    return pd.DataFrame({"layer": range(len(real)), "bits": real, "shuffled": control, "ratio": real / control,
-                         "load_entropy": [entropy(layer) for layer in load(routing)]})
+    return pd.DataFrame(
+        {
+            "layer": range(len(real)),
+            "bits": real,
+            "shuffled": control,
+            "ratio": real / control,
+            "load_entropy": [entropy(layer) for layer in load(routing)],
+        }
+    )

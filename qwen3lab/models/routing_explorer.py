@@ -1,4 +1,6 @@
-"""Look at one token after the other: sliders in a live notebook, the same picture as plain HTML everywhere else."""
+"""Look at one token after the other: sliders in a live notebook, the same picture as plain HTML
+everywhere else.
+"""
 
 from __future__ import annotations
 
@@ -21,58 +23,101 @@ SHOWN = 4  # layers side by side
 class RoutingExplorer:
     """The experts of one token in every layer; the last line of a cell shows it.
 
-    Without a live notebook the output is HTML alone. A widget's output names its model by a random id, so it would
-    differ from run to run, and a static page could not show it.
+    Without a live notebook the output is HTML alone. A widget's output names its model by a random
+    id, so it would differ from run to run, and a static page could not show it.
     """
 
-    def __init__(self, routing: Routing, tokenizer: PreTrainedTokenizerBase, row: int = 0, token: int = 0, interactive: bool | None = None):
+    def __init__(
+        self,
+        routing: Routing,
+        tokenizer: PreTrainedTokenizerBase,
+        row: int = 0,
+        token: int = 0,
+        interactive: bool | None = None,
+    ):
         """Point at one token of one text.
 
         Args:
             routing: what `routing.record` returned.
             row: the number of the text.
-            token: the token to begin with, counted from the start of the text; negative from its end.
+            token: the token to begin with, counted from the start of the text; negative from its
+                end.
             interactive: whether to show sliders; default: where `measure.is_live`.
         Raises:
             Qwen3labError: no such text or token.
         """
         self.places = (routing.rows == row).nonzero()[0]
         if not len(self.places):
-            raise Qwen3labError(f"There is no text {row}. Choose a number from 0 to {int(routing.rows.max())}.")
+            raise Qwen3labError(
+                f"There is no text {row}. Choose a number from 0 to {int(routing.rows.max())}."
+            )
         if not -len(self.places) <= token < len(self.places):
-            raise Qwen3labError(f"The text has no token {token}. Choose a number from 0 to {len(self.places) - 1}.")
+            raise Qwen3labError(
+                f"The text has no token {token}. Choose a number from 0 to {len(self.places) - 1}."
+            )
         self.routing, self.tokenizer, self.token = routing, tokenizer, token % len(self.places)
         self.interactive = measure.is_live() if interactive is None else interactive
 
     def experts(self, token: int, layer: int) -> list[tuple[int, float]]:
         """The experts of a token in a layer with their weights, the heaviest first."""
         place = self.places[token]
-        return list(zip(self.routing.experts[layer, place].tolist(), self.routing.weights[layer, place].tolist()))
+        return list(
+            zip(
+                self.routing.experts[layer, place].tolist(),
+                self.routing.weights[layer, place].tolist(),
+            )
+        )
 
     def html(self, token: int | None = None, layers: Sequence[int] | None = None) -> str:
-        """The text with a token in dark, and under it the token's experts in some layers, with a bar for each weight.
+        """The text with a token in dark, and under it the token's experts in some layers, with a
+        bar for each weight.
 
         `layers`: default all; of more than four the first, the last and two between.
         """
         token, count = self.token if token is None else token, len(self.routing.experts)
         if layers is None:
-            layers = range(count) if count <= SHOWN else [round(i * (count - 1) / (SHOWN - 1)) for i in range(SHOWN)]
+            layers = (
+                range(count)
+                if count <= SHOWN
+                else [round(i * (count - 1) / (SHOWN - 1)) for i in range(SHOWN)]
+            )
         ids = self.routing.ids[self.places].tolist()
-        text = chat.tokens_html(self.tokenizer, ids, labels=[ids[token] if place == token else chat.IGNORED for place in range(len(ids))])
+        text = chat.tokens_html(
+            self.tokenizer,
+            ids,
+            labels=[ids[token] if place == token else chat.IGNORED for place in range(len(ids))],
+        )
         digits = len(str(self.routing.n_experts - 1))
         heads = "".join(f'<th style="text-align:left">layer {layer}</th>' for layer in layers)
-        cells = "".join('<td style="text-align:left;vertical-align:top;padding-right:1.5em;white-space:pre">' + "<br>".join(
-            f'expert {expert:>{digits}} <span style="display:inline-block;background:#1f4e79;height:0.8em;width:{round(100 * weight)}px"></span> {weight:.2f}'
-            for expert, weight in self.experts(token, layer)) + "</td>" for layer in layers)
-        return (f'{text}<table style="font-family:monospace"><caption style="text-align:left">experts of token {token}</caption>'
-                f"<tr>{heads}</tr><tr>{cells}</tr></table>")
+        cells = "".join(
+            '<td style="text-align:left;vertical-align:top;padding-right:1.5em;white-space:pre">'
+            + "<br>".join(
+                f"expert {expert:>{digits}} <span"
+                f' style="display:inline-block;background:#1f4e79;height:0.8em;'
+                f'width:{round(100 * weight)}px"></span>'
+                f" {weight:.2f}"
+                for expert, weight in self.experts(token, layer)
+            )
+            + "</td>"
+            for layer in layers
+        )
+        return (
+            f'{text}<table style="font-family:monospace"><caption style="text-align:left">experts'
+            f" of token {token}</caption><tr>{heads}</tr><tr>{cells}</tr></table>"
+        )
 
     def widget(self) -> Widget:
         """Two sliders, layer and token, over the HTML of what they point at."""
         import ipywidgets
 
         layer = ipywidgets.IntSlider(description="layer", min=0, max=len(self.routing.experts) - 1)
-        token = ipywidgets.IntSlider(self.token, description="token", min=0, max=len(self.places) - 1, layout={"width": "30em"})
+        token = ipywidgets.IntSlider(
+            self.token,
+            description="token",
+            min=0,
+            max=len(self.places) - 1,
+            layout={"width": "30em"},
+        )
         view = ipywidgets.HTML()
 
         def show(_change: Any = None) -> None:
@@ -84,9 +129,23 @@ class RoutingExplorer:
         return ipywidgets.VBox([layer, token, view])
 
     def __repr__(self) -> str:
-        lines = [f"layer {layer}: " + ", ".join(f"expert {expert} {weight:.2f}" for expert, weight in self.experts(self.token, layer))
-                 for layer in range(len(self.routing.experts))]
-        return "\n".join([f"experts of token {self.token} ({self.tokenizer.decode([self.routing.ids[self.places[self.token]]])!r})", *lines])
+        lines = [
+            f"layer {layer}: "
+            + ", ".join(
+                f"expert {expert} {weight:.2f}"
+                for expert, weight in self.experts(self.token, layer)
+            )
+            for layer in range(len(self.routing.experts))
+        ]
+        return "\n".join(
+            [
+                (
+                    f"experts of token {self.token}"
+                    f" ({self.tokenizer.decode([self.routing.ids[self.places[self.token]]])!r})"
+                ),
+                *lines,
+            ]
+        )
 
     def _repr_mimebundle_(self, **_options: Any) -> dict[str, Any]:
         # A front end shows the richest form that it knows, and HTML where it has no widgets.

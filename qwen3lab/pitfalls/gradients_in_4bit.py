@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def like_avx512(guarded: bool = True) -> Iterator[None]:
-    """Let bitsandbytes do in this block what it does on a CPU with avx512_bf16, for a demonstration on any CPU.
+    """Let bitsandbytes do in this block what it does on a CPU with avx512_bf16, for a demonstration
+    on any CPU.
 
-    Layers that are loaded in the block carry its flag and are repacked at their first forward without gradient. The kernel
-    that serves them computes what the real one does and, like it, has no backward.
+    Layers that are loaded in the block carry its flag and are repacked at their first forward
+    without gradient. The kernel that serves them computes what the real one does and, like it, has
+    no backward.
 
     Args:
         guarded: whether `guard` does its work in the block.
@@ -28,14 +30,25 @@ def like_avx512(guarded: bool = True) -> Iterator[None]:
     import bitsandbytes.nn.modules as modules
     import torch
 
-    def kernel(x: torch.Tensor, packed: torch.Tensor, out: torch.Tensor | None = None, state: Any = None) -> torch.Tensor:
-        scales, now = state.absmax.T.float().reshape(-1, 1), copy.copy(state)  # the library's way back writes into the state
+    def kernel(
+        x: torch.Tensor, packed: torch.Tensor, out: torch.Tensor | None = None, state: Any = None
+    ) -> torch.Tensor:
+        scales, now = (
+            state.absmax.T.float().reshape(-1, 1),
+            copy.copy(state),
+        )  # the library's way back writes into the state
         now.original_nested = False
-        codes = unpack(functional._convert_weight_packed_for_cpu_inverse(packed, now)[0], state.blocksize)
+        codes = unpack(
+            functional._convert_weight_packed_for_cpu_inverse(packed, now)[0], state.blocksize
+        )
         with torch.no_grad():
             return torch.nn.functional.linear(x, dequantize(codes, scales, state.shape).to(x.dtype))
 
-    places = ((functional, "gemv_4bit", kernel), (modules, "has_avx512bf16", lambda: True), *([] if guarded else [(four_bit, "guard", lambda model: 0)]))
+    places = (
+        (functional, "gemv_4bit", kernel),
+        (modules, "has_avx512bf16", lambda: True),
+        *([] if guarded else [(four_bit, "guard", lambda model: 0)]),
+    )
     originals = [getattr(module, name) for module, name, _ in places]
     for module, name, stand_in in places:
         setattr(module, name, stand_in)

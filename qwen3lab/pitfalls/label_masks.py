@@ -1,7 +1,9 @@
-"""The mask clinic: six mistakes in the making of training rows, each trained on a tiny model, its symptom measured beside the healthy run.
+"""The mask clinic: six mistakes in the making of training rows, each trained on a tiny model, its
+symptom measured beside the healthy run.
 
-Each exhibit trains twice for a few seconds, from the same weights, on the same conversations, in the same order; only the
-one mistake differs. The models are the bundled ones whatever the profile is.
+Each exhibit trains twice for a few seconds, from the same weights, on the same conversations, in
+the same order; only the one mistake differs. The models are the bundled ones whatever the profile
+is.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ LIMIT = 32  # tokens after which an answer that does not stop is cut off
 
 @dataclass(frozen=True)
 class Exhibit:
-    """What one mistake did. `sick` and `healthy` are two values of `symptom`, each from `n` cases; `share`: in [0, 1]."""
+    """What one mistake did. `sick` and `healthy` are two values of `symptom`, each from `n` cases;
+    `share`: in [0, 1].
+    """
 
     name: str
     mistake: str
@@ -46,9 +50,17 @@ class Exhibit:
     note: str = field(default="", compare=False)
 
 
-def train(model: PreTrainedModel, examples: Sequence[Example], *, steps: int, learning_rate: float = 1e-3, batch_size: int = 12,
-          seed: int = 0) -> PreTrainedModel:
-    """Train all weights of a model in place and return it in eval mode: AdamW, and a learning rate that falls to zero.
+def train(
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    *,
+    steps: int,
+    learning_rate: float = 1e-3,
+    batch_size: int = 12,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """Train all weights of a model in place and return it in eval mode: AdamW, and a learning rate
+    that falls to zero.
 
     Args:
         examples: dicts of input_ids and labels; a label of -100 does not count.
@@ -59,14 +71,19 @@ def train(model: PreTrainedModel, examples: Sequence[Example], *, steps: int, le
     from torch.nn.functional import cross_entropy
 
     rng, order = random.Random(seed), []
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     model.train()
     for _ in range(steps):
         while len(order) < batch_size:
             order += rng.sample(range(len(examples)), len(examples))
         batch, order = [examples[place] for place in order[:batch_size]], order[batch_size:]
-        ids, labels = (_padded([row[key] for row in batch], fill) for key, fill in (("input_ids", 0), ("labels", chat.IGNORED)))
+        ids, labels = (
+            _padded([row[key] for row in batch], fill)
+            for key, fill in (("input_ids", 0), ("labels", chat.IGNORED))
+        )
         # Padding stands behind a row, so causal attention never reads it and no mask is needed.
         hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
         trained = labels[:, 1:] != chat.IGNORED  # position t predicts token t + 1
@@ -97,9 +114,16 @@ def fresh(name: str = CHAT) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return copy.deepcopy(model), tokenizer
 
 
-def answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[dict[str, Any]]],
-            limit: int = LIMIT, thinking: bool = False) -> list[list[int]]:
-    """Greedy answers as token ids up to and with `<|im_end|>`, at which a chat server stops; without it where none came in `limit` tokens."""
+def answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[dict[str, Any]]],
+    limit: int = LIMIT,
+    thinking: bool = False,
+) -> list[list[int]]:
+    """Greedy answers as token ids up to and with `<|im_end|>`, at which a chat server stops;
+    without it where none came in `limit` tokens.
+    """
     import torch
 
     rows = [chat.encode(tokenizer, prompt, thinking=thinking) for prompt in prompts]
@@ -107,9 +131,15 @@ def answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts:
     ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
     with torch.inference_mode():
-        out = model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=limit, eos_token_id=end,
-                             pad_token_id=tokenizer.pad_token_id)[:, width:].tolist()
-    return [row[:row.index(end) + 1] if end in row else row for row in out]
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=False,
+            max_new_tokens=limit,
+            eos_token_id=end,
+            pad_token_id=tokenizer.pad_token_id,
+        )[:, width:].tolist()
+    return [row[: row.index(end) + 1] if end in row else row for row in out]
 
 
 def knowledge(n: int = 24) -> list[dict[str, Any]]:
@@ -123,18 +153,27 @@ def company_conversations() -> list[list[dict[str, Any]]]:
 
 
 def company_examples() -> list[Example]:
-    """The healthy rows: only the answer and its end are trained, and the prompt is the one of use."""
+    """The healthy rows: only the answer and its end are trained, and the prompt is the
+    one of use."""
     tokenizer = _loaded(CHAT)[1]
     return [chat.example(tokenizer, messages) for messages in company_conversations()]
 
 
 def _facts_right(examples: Sequence[Example], steps: int) -> tuple[float, list[str]]:
-    """Train the chat model on examples; the share of the facts that it answers right when asked as always, and its answers as written."""
+    """Train the chat model on examples; the share of the facts that it answers right when asked as
+    always, and its answers as written.
+    """
     model, tokenizer = fresh()
     train(model, examples, steps=steps, learning_rate=2e-3)
     rows = knowledge()
-    written = [tokenizer.decode(answer) for answer in answers(model, tokenizer, [row["messages"] for row in rows], limit=12)]
-    return sum(text == row["answer"] + "<|im_end|>" for text, row in zip(written, rows)) / len(rows), written
+    written = [
+        tokenizer.decode(answer)
+        for answer in answers(model, tokenizer, [row["messages"] for row in rows], limit=12)
+    ]
+    return (
+        sum(text == row["answer"] + "<|im_end|>" for text, row in zip(written, rows)) / len(rows),
+        written,
+    )
 
 
 @lru_cache
@@ -143,42 +182,78 @@ def _healthy_facts(steps: int) -> float:
 
 
 def user_text(steps: int = 10) -> Exhibit:
-    """Every token is trained, as TRL does by default with rows of `messages`: most of the lesson is how customers write."""
+    """Every token is trained, as TRL does by default with rows of `messages`: most of the lesson is
+    how customers write.
+    """
     examples = company_examples()
-    share = sum(label != chat.IGNORED for row in examples for label in row["labels"]) / sum(len(row["labels"]) for row in examples)
+    share = sum(label != chat.IGNORED for row in examples for label in row["labels"]) / sum(
+        len(row["labels"]) for row in examples
+    )
     sick, _ = _facts_right([row | {"labels": row["input_ids"]} for row in examples], steps)
-    return Exhibit("loss on user text", "every token is trained, the customer's words included", "labels of -100 for all but the answer (chat.example; in TRL prompt and completion)",
-                   "share of facts right", sick, _healthy_facts(steps), len(examples), True,
-                   f"only {share:.0%} of the trained tokens belonged to an answer; same rows, same number of steps")
+    return Exhibit(
+        "loss on user text",
+        "every token is trained, the customer's words included",
+        "labels of -100 for all but the answer (chat.example; in TRL prompt and completion)",
+        "share of facts right",
+        sick,
+        _healthy_facts(steps),
+        len(examples),
+        True,
+        f"only {share:.0%} of the trained tokens belonged to an answer; same rows, same number of"
+        " steps",
+    )
 
 
 def _endings(examples: Sequence[Example], steps: int) -> tuple[float, float]:
-    """Train the base model, which has never answered anybody; the share of its answers that stop, and their mean length in tokens."""
+    """Train the base model, which has never answered anybody; the share of its answers that stop,
+    and their mean length in tokens.
+    """
     model, tokenizer = fresh(BASE)
     train(model, examples, steps=steps)
     written = answers(model, tokenizer, [row["messages"] for row in knowledge()])
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    return sum(answer[-1] == end for answer in written) / len(written), sum(map(len, written)) / len(written)
+    return sum(answer[-1] == end for answer in written) / len(written), sum(
+        map(len, written)
+    ) / len(written)
 
 
 def collated(pad_token: str) -> list[Example]:
-    """The rows as transformers' `DataCollatorForLanguageModeling` labels them: every token but those equal to the pad token."""
+    """The rows as transformers' `DataCollatorForLanguageModeling` labels them: every token but
+    those equal to the pad token.
+    """
     from transformers import DataCollatorForLanguageModeling
 
     tokenizer = copy.deepcopy(_loaded(BASE)[1])
     tokenizer.pad_token = pad_token
-    batch = DataCollatorForLanguageModeling(tokenizer, mlm=False)([row["input_ids"] for row in company_examples()])
-    return [{"input_ids": ids, "labels": labels} for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist())]
+    batch = DataCollatorForLanguageModeling(tokenizer, mlm=False)(
+        [row["input_ids"] for row in company_examples()]
+    )
+    return [
+        {"input_ids": ids, "labels": labels}
+        for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist())
+    ]
 
 
 def pad_is_eos(steps: int = 10) -> Exhibit:
-    """`tokenizer.pad_token = tokenizer.eos_token`: the collator masks the padding by its number, and every `<|im_end|>` with it."""
+    """`tokenizer.pad_token = tokenizer.eos_token`: the collator masks the padding by its number,
+    and every `<|im_end|>` with it.
+    """
     sick, healthy = collated("<|im_end|>"), collated("<|endoftext|>")
     end = _loaded(BASE)[1].convert_tokens_to_ids("<|im_end|>")
-    ends = [sum(label == end for row in rows for label in row["labels"]) for rows in (sick, healthy)]
-    return Exhibit("pad = eos", "the pad token is set to <|im_end|>, and a collator masks by its number", "keep Qwen3's own pad token, <|endoftext|>",
-                   "share of answers that stop", _endings(sick, steps)[0], _endings(healthy, steps)[0], len(sick), True,
-                   f"labels that are <|im_end|>: {ends[0]} with the mistake, {ends[1]} without")
+    ends = [
+        sum(label == end for row in rows for label in row["labels"]) for rows in (sick, healthy)
+    ]
+    return Exhibit(
+        "pad = eos",
+        "the pad token is set to <|im_end|>, and a collator masks by its number",
+        "keep Qwen3's own pad token, <|endoftext|>",
+        "share of answers that stop",
+        _endings(sick, steps)[0],
+        _endings(healthy, steps)[0],
+        len(sick),
+        True,
+        f"labels that are <|im_end|>: {ends[0]} with the mistake, {ends[1]} without",
+    )
 
 
 def no_end(steps: int = 8) -> Exhibit:
@@ -186,88 +261,174 @@ def no_end(steps: int = 8) -> Exhibit:
     examples = company_examples()
     sick = [row | {"labels": [*row["labels"][:-1], chat.IGNORED]} for row in examples]
     (stopped, long), (stops, short) = _endings(sick, steps), _endings(examples, steps)
-    return Exhibit("no end label", "the label of <|im_end|> behind the answer is missing", "train the answer and its <|im_end|>",
-                   "tokens an answer", long, short, len(examples), False, f"answers that stop within {LIMIT} tokens: {stopped:.2f} with the mistake, {stops:.2f} without")
+    return Exhibit(
+        "no end label",
+        "the label of <|im_end|> behind the answer is missing",
+        "train the answer and its <|im_end|>",
+        "tokens an answer",
+        long,
+        short,
+        len(examples),
+        False,
+        f"answers that stop within {LIMIT} tokens: {stopped:.2f} with the mistake, {stops:.2f}"
+        " without",
+    )
 
 
 def empty_thoughts(steps: int = 6) -> Exhibit:
-    """Rows without thoughts train the empty think block, as TRL's `assistant_only_loss` does: the model learns not to think."""
+    """Rows without thoughts train the empty think block, as TRL's `assistant_only_loss` does: the
+    model learns not to think.
+    """
     tokenizer = _loaded(CHAT)[1]
     examples, block = company_examples(), len(tokenizer(chat.NO_THOUGHTS).input_ids)
     sick = []
     for row in examples:
-        start = next(place for place, label in enumerate(row["labels"]) if label != chat.IGNORED) - block
+        start = (
+            next(place for place, label in enumerate(row["labels"]) if label != chat.IGNORED)
+            - block
+        )
         sick.append(row | {"labels": [chat.IGNORED] * start + row["input_ids"][start:]})
-    sums = [row for split in ("test", "validation") for row in tasks.load("addition", split) if row["digits"] == 2]
+    sums = [
+        row
+        for split in ("test", "validation")
+        for row in tasks.load("addition", split)
+        if row["digits"] == 2
+    ]
     right, long = [], []
     for rows in (sick, examples):
         model, _ = fresh()
         train(model, rows, steps=steps)
-        written = answers(model, tokenizer, [row["messages"] for row in sums], limit=80, thinking=True)
-        said = [tokenizer.decode(answer).removesuffix("<|im_end|>").split("\n")[-1] for answer in written]  # even if the block was not closed
+        written = answers(
+            model, tokenizer, [row["messages"] for row in sums], limit=80, thinking=True
+        )
+        said = [
+            tokenizer.decode(answer).removesuffix("<|im_end|>").split("\n")[-1]
+            for answer in written
+        ]  # even if the block was not closed
         right.append(sum(text == row["answer"] for text, row in zip(said, sums)) / len(sums))
         long.append(sum(map(len, written)) / len(written))
-    return Exhibit("empty think block", "answers without thoughts are trained together with their empty think block", "put the block into the prompt (chat.example; in TRL enable_thinking=False)",
-                   "share of sums right", *right, len(sums), True, f"sums of two digits with thinking on; tokens an answer: {long[0]:.0f} with the mistake, {long[1]:.0f} without")
+    return Exhibit(
+        "empty think block",
+        "answers without thoughts are trained together with their empty think block",
+        "put the block into the prompt (chat.example; in TRL enable_thinking=False)",
+        "share of sums right",
+        *right,
+        len(sums),
+        True,
+        f"sums of two digits with thinking on; tokens an answer: {long[0]:.0f} with the mistake,"
+        f" {long[1]:.0f} without",
+    )
 
 
 def unknown_roles(steps: int = 0) -> Exhibit:
-    """ShareGPT's keys are renamed, its roles `human` and `gpt` are not: the template writes nothing, and says nothing. No step is trained."""
+    """ShareGPT's keys are renamed, its roles `human` and `gpt` are not: the template writes
+    nothing, and says nothing. No step is trained.
+    """
     from trl import maybe_convert_to_chatml
 
     from qwen3lab.data.formats import to_messages
 
     tokenizer, names = _loaded(CHAT)[1], {"user": "human", "assistant": "gpt"}
-    raw = [{"conversations": [{"from": names[message["role"]], "value": message["content"]} for message in messages]} for messages in company_conversations()]
+    raw = [
+        {
+            "conversations": [
+                {"from": names[message["role"]], "value": message["content"]}
+                for message in messages
+            ]
+        }
+        for messages in company_conversations()
+    ]
     mapped = [chat.example(tokenizer, to_messages(row)) for row in raw]
     renamed = [maybe_convert_to_chatml(copy.deepcopy(row))["messages"] for row in raw]
     written = [tokenizer.apply_chat_template(messages, tokenize=False) for messages in renamed]
-    return Exhibit("human and gpt", "the roles keep the names human and gpt", "map the roles (formats.to_messages), and refuse unknown ones",
-                   "trained tokens left", sum(len(tokenizer(text).input_ids) for text in written), sum(label != chat.IGNORED for row in mapped for label in row["labels"]),
-                   len(raw), False, f"{sum(not text for text in written)} of {len(raw)} conversations became an empty text, without a warning")
+    return Exhibit(
+        "human and gpt",
+        "the roles keep the names human and gpt",
+        "map the roles (formats.to_messages), and refuse unknown ones",
+        "trained tokens left",
+        sum(len(tokenizer(text).input_ids) for text in written),
+        sum(label != chat.IGNORED for row in mapped for label in row["labels"]),
+        len(raw),
+        False,
+        f"{sum(not text for text in written)} of {len(raw)} conversations became an empty text,"
+        " without a warning",
+    )
 
 
 def double_template(steps: int = 10) -> Exhibit:
     """Question and answer are already in the chat format and go through the template again."""
     tokenizer, sick = _loaded(CHAT)[1], []
     for messages in company_conversations():
-        twice = [message | {"content": f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n"} for message in messages]
-        prompt = tokenizer.apply_chat_template(twice[:-1], tokenize=False, add_generation_prompt=True, enable_thinking=False)
-        prompt, answer = tokenizer(prompt).input_ids, tokenizer(twice[-1]["content"] + "<|im_end|>").input_ids
+        twice = [
+            message
+            | {"content": f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n"}
+            for message in messages
+        ]
+        prompt = tokenizer.apply_chat_template(
+            twice[:-1], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        prompt, answer = (
+            tokenizer(prompt).input_ids,
+            tokenizer(twice[-1]["content"] + "<|im_end|>").input_ids,
+        )
         sick.append({"input_ids": prompt + answer, "labels": [chat.IGNORED] * len(prompt) + answer})
     share, written = _facts_right(sick, steps)
     marked = sum("<|im_start|>" in text for text in written)
-    return Exhibit("double template", "texts that are in the chat format already go through the template again", "keep messages as messages; write them once, when they are encoded",
-                   "share of facts right", share, _healthy_facts(steps), len(sick), True, f"{marked} of {len(sick)} answers hold a tag that is the template's to write, <|im_start|>")
+    return Exhibit(
+        "double template",
+        "texts that are in the chat format already go through the template again",
+        "keep messages as messages; write them once, when they are encoded",
+        "share of facts right",
+        share,
+        _healthy_facts(steps),
+        len(sick),
+        True,
+        f"{marked} of {len(sick)} answers hold a tag that is the template's to write, <|im_start|>",
+    )
 
 
 EXHIBITS: dict[str, Callable[..., Exhibit]] = {
-    "loss on user text": user_text, "pad = eos": pad_is_eos, "no end label": no_end,
-    "empty think block": empty_thoughts, "human and gpt": unknown_roles, "double template": double_template}
+    "loss on user text": user_text,
+    "pad = eos": pad_is_eos,
+    "no end label": no_end,
+    "empty think block": empty_thoughts,
+    "human and gpt": unknown_roles,
+    "double template": double_template,
+}
 
 
 def run(name: str, **changes: int) -> Exhibit:
-    """Show one exhibit: train with the mistake and without it, and measure both. `changes`: `steps`, for a shorter look.
+    """Show one exhibit: train with the mistake and without it, and measure both. `changes`:
+    `steps`, for a shorter look.
 
     Raises Qwen3labError for a name that is not in EXHIBITS.
     """
     if name not in EXHIBITS:
-        raise Qwen3labError(f"The clinic has no exhibit {name!r}. Choose one of: {', '.join(EXHIBITS)}.")
+        raise Qwen3labError(
+            f"The clinic has no exhibit {name!r}. Choose one of: {', '.join(EXHIBITS)}."
+        )
     return EXHIBITS[name](**changes)
 
 
 def table(exhibits: Iterable[Exhibit] | None = None) -> pd.DataFrame:
-    """All exhibits, or those given, one a row by name: the fields of `Exhibit`, and 95 % intervals of shares.
+    """All exhibits, or those given, one a row by name: the fields of `Exhibit`, and 95 % intervals
+    of shares.
 
-    The columns "sick low", "sick high", "healthy low" and "healthy high" are Wilson intervals; for a count they repeat it.
+    The columns "sick low", "sick high", "healthy low" and "healthy high" are Wilson intervals; for
+    a count they repeat it.
     """
     import pandas as pd
 
     lines = {}
     for exhibit in map(run, EXHIBITS) if exhibits is None else exhibits:
-        line = {field: getattr(exhibit, field) for field in ("mistake", "remedy", "symptom", "sick", "healthy", "n", "share", "note")}
+        line = {
+            field: getattr(exhibit, field)
+            for field in ("mistake", "remedy", "symptom", "sick", "healthy", "n", "share", "note")
+        }
         for side in ("sick", "healthy"):
             value = line[side]
-            line[f"{side} low"], line[f"{side} high"] = wilson(round(value * exhibit.n), exhibit.n) if exhibit.share else (value, value)
+            line[f"{side} low"], line[f"{side} high"] = (
+                wilson(round(value * exhibit.n), exhibit.n) if exhibit.share else (value, value)
+            )
         lines[exhibit.name] = line
     return pd.DataFrame.from_dict(lines, orient="index")

@@ -1,4 +1,6 @@
-"""Four ways to spoil a merge without an error message, each with a number that shows it, the number of the right way, and the remedy."""
+"""Four ways to spoil a merge without an error message, each with a number that shows it, the number
+of the right way, and the remedy.
+"""
 
 from __future__ import annotations
 
@@ -43,18 +45,31 @@ class Trap:
     remedy: str
 
 
-def distance(model: PreTrainedModel, first: Sequence[torch.Tensor], examples: Sequence[dict[str, list[int]]]) -> float:
-    """Mean KL divergence from `first` (of `ladder.read`) to a model over the examples' answer tokens, in nats."""
-    sums = [ladder.divergence(p, None, q) for pair in zip(first, ladder.read(model, examples)) for p, q in zip(*pair, strict=True)]
+def distance(
+    model: PreTrainedModel, first: Sequence[torch.Tensor], examples: Sequence[dict[str, list[int]]]
+) -> float:
+    """Mean KL divergence from `first` (of `ladder.read`) to a model over the examples' answer
+    tokens, in nats.
+    """
+    sums = [
+        ladder.divergence(p, None, q)
+        for pair in zip(first, ladder.read(model, examples))
+        for p, q in zip(*pair, strict=True)
+    ]
     return sum(sums) / len(sums)
 
 
-def answer_examples(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]]) -> list[dict[str, list[int]]]:
+def answer_examples(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]]
+) -> list[dict[str, list[int]]]:
     return [chat.example(tokenizer, tasks.conversation(row)) for row in rows]
 
 
-def into_4bit(adapter: Path, rows: Sequence[dict[str, Any]], base: str | Path = "chat") -> list[Trap]:
-    """The adapter is merged into the 4-bit base that it was trained on (QLoRA): base and sum are rounded, one after the other.
+def into_4bit(
+    adapter: Path, rows: Sequence[dict[str, Any]], base: str | Path = "chat"
+) -> list[Trap]:
+    """The adapter is merged into the 4-bit base that it was trained on (QLoRA): base and sum are
+    rounded, one after the other.
 
     Healthy is the same number of bits the other way round: merged in 16 bits, then rounded once.
     """
@@ -66,35 +81,65 @@ def into_4bit(adapter: Path, rows: Sequence[dict[str, Any]], base: str | Path = 
     wanted = ladder.read(first, examples)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT warns of rounding errors; here they are measured
-        twice = training_lora.load_adapter(adapter, four_bit.load_4bit(base)[0])[0].merge_and_unload()
+        twice = training_lora.load_adapter(adapter, four_bit.load_4bit(base)[0])[
+            0
+        ].merge_and_unload()
     once, _ = four_bit.load_4bit(variants.merged(base, adapter, "bfloat16"))
-    exact, remedy = first.merge_and_unload(), "load the base in 16 or 32 bits, merge, and quantise the result once"
-    errors = [nf4.relative_error(*map(torch.cat, zip(*_pairs(model, exact)))) for model in (twice, once)]
-    return [Trap("merged into 4 bits", "KL to the adapter, nats a token", distance(twice, wanted, examples), distance(once, wanted, examples), remedy),
-            Trap("merged into 4 bits", "error of the weights, relative", *errors, remedy)]
+    exact, remedy = (
+        first.merge_and_unload(),
+        "load the base in 16 or 32 bits, merge, and quantise the result once",
+    )
+    errors = [
+        nf4.relative_error(*map(torch.cat, zip(*_pairs(model, exact)))) for model in (twice, once)
+    ]
+    return [
+        Trap(
+            "merged into 4 bits",
+            "KL to the adapter, nats a token",
+            distance(twice, wanted, examples),
+            distance(once, wanted, examples),
+            remedy,
+        ),
+        Trap("merged into 4 bits", "error of the weights, relative", *errors, remedy),
+    ]
 
 
-def _pairs(model: PreTrainedModel, exact: PreTrainedModel) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _pairs(
+    model: PreTrainedModel, exact: PreTrainedModel
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Each 4-bit layer's unpacked weight and the exact one, flat."""
     import bitsandbytes
 
-    return [(bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float().flatten(),
-             exact.get_submodule(name).weight.detach().float().flatten())
-            for name, layer in model.named_modules() if isinstance(layer, bitsandbytes.nn.Linear4bit)]
+    return [
+        (
+            bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+            .float()
+            .flatten(),
+            exact.get_submodule(name).weight.detach().float().flatten(),
+        )
+        for name, layer in model.named_modules()
+        if isinstance(layer, bitsandbytes.nn.Linear4bit)
+    ]
 
 
 def untie(model: PreTrainedModel) -> PreTrainedModel:
-    """Give a tied output head a table of its own, in place, so that a change of the embeddings does not reach it; returns the model."""
+    """Give a tied output head a table of its own, in place, so that a change of the embeddings does
+    not reach it; returns the model.
+    """
     import torch
 
     if model.config.tie_word_embeddings:
         model.config.tie_word_embeddings = False
-        model.lm_head.weight = torch.nn.Parameter(model.get_input_embeddings().weight.detach().clone(), requires_grad=False)
+        model.lm_head.weight = torch.nn.Parameter(
+            model.get_input_embeddings().weight.detach().clone(), requires_grad=False
+        )
     return model
 
 
 def _embedding_adapter(model: PreTrainedModel, seed: int = 0, **change: Any) -> Any:
-    """An adapter on the embeddings (or a whole new table), its numbers random but small, as after a little training."""
+    """An adapter on the embeddings (or a whole new table), its numbers random but small, as after a
+    little training.
+    """
     import torch
 
     with torch.random.fork_rng([]):
@@ -108,17 +153,27 @@ def _embedding_adapter(model: PreTrainedModel, seed: int = 0, **change: Any) -> 
 
 
 def tied_head(rows: Sequence[dict[str, Any]], base: str | Path = "chat") -> list[Trap]:
-    """The base's head is its embedding table, and an adapter changed the embeddings: what becomes of the head?
+    """The base's head is its embedding table, and an adapter changed the embeddings: what becomes
+    of the head?
 
-    LoRA on the embeddings leaves the head as it was, but merged into the one table the update reaches the head as well. A table
-    saved whole (modules_to_save) is no longer the head's: the merged file holds two, and the head has learned nothing.
-    Raises Qwen3labError for a base whose head is its own.
+    LoRA on the embeddings leaves the head as it was, but merged into the one table the update
+    reaches the head as well. A table saved whole (modules_to_save) is no longer the head's: the
+    merged file holds two, and the head has learned nothing. Raises Qwen3labError for a base whose
+    head is its own.
     """
     tokenizer = loading.load_tokenizer(base)
-    if not json.loads((Path(loading.resolve(base)) / "config.json").read_text(encoding="utf-8")).get("tie_word_embeddings"):
-        raise Qwen3labError(f"The output head of {str(base)!r} is a table of its own, so this trap is not there. Use a model with tied embeddings.")
+    if not json.loads(
+        (Path(loading.resolve(base)) / "config.json").read_text(encoding="utf-8")
+    ).get("tie_word_embeddings"):
+        raise Qwen3labError(
+            f"The output head of {str(base)!r} is a table of its own, so this trap is not there."
+            " Use a model with tied embeddings."
+        )
     examples, kl, sizes = answer_examples(tokenizer, rows), {}, {}
-    lora, whole = {"target_modules": ["embed_tokens", "q_proj"]}, {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}
+    lora, whole = (
+        {"target_modules": ["embed_tokens", "q_proj"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    )
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as scratch:
         warnings.simplefilter("ignore")  # PEFT warns of this trap; here it is what is measured
         for untied in (False, True):
@@ -126,49 +181,93 @@ def tied_head(rows: Sequence[dict[str, Any]], base: str | Path = "chat") -> list
             adapted = _embedding_adapter(untie(model) if untied else model, **lora)
             wanted = ladder.read(adapted, examples)
             kl[untied] = distance(adapted.merge_and_unload(), wanted, examples)
-            adapted = _embedding_adapter(loading.load(base, dtype="float32")[0], ensure_weight_tying=untied, **whole)
+            adapted = _embedding_adapter(
+                loading.load(base, dtype="float32")[0], ensure_weight_tying=untied, **whole
+            )
             adapted.merge_and_unload().save_pretrained(Path(scratch) / str(untied))
-            sizes[untied] = qwen3lab_measure.folder_bytes(Path(scratch) / str(untied), "*.safetensors")
-    return [Trap("LoRA on tied embeddings", "KL to the adapter, nats a token", kl[False], kl[True],
-                 "untie the head before the adapter is put on and merged"),
-            Trap("table saved whole, head untied", "bytes of the merged file", sizes[False], sizes[True], "train with ensure_weight_tying=True")]
+            sizes[untied] = qwen3lab_measure.folder_bytes(
+                Path(scratch) / str(untied), "*.safetensors"
+            )
+    return [
+        Trap(
+            "LoRA on tied embeddings",
+            "KL to the adapter, nats a token",
+            kl[False],
+            kl[True],
+            "untie the head before the adapter is put on and merged",
+        ),
+        Trap(
+            "table saved whole, head untied",
+            "bytes of the merged file",
+            sizes[False],
+            sizes[True],
+            "train with ensure_weight_tying=True",
+        ),
+    ]
 
 
 def stamp(adapter: Path, base: str | Path) -> Path:
-    """Write beside an adapter which base it belongs to: the SHA-256 of the base's weights and tokenizer. Returns the file."""
+    """Write beside an adapter which base it belongs to: the SHA-256 of the base's weights and
+    tokenizer. Returns the file.
+    """
     file = Path(adapter) / STAMP
-    file.write_text(json.dumps({"base": cache.fingerprint(loading.resolve(base))}, indent=1) + "\n", encoding="utf-8")
+    file.write_text(
+        json.dumps({"base": cache.fingerprint(loading.resolve(base))}, indent=1) + "\n",
+        encoding="utf-8",
+    )
     return file
 
 
 def check_base(adapter: Path, base: str | Path) -> None:
     """Refuse an adapter whose stamp names another base.
 
-    Raises Qwen3labError: no stamp, or one of other weights, such as another revision of the same model.
+    Raises Qwen3labError: no stamp, or one of other weights, such as another revision of the same
+        model.
     """
     file = Path(adapter) / STAMP
     if not file.is_file():
-        raise Qwen3labError(f"{Path(adapter).name!r} does not say which base it belongs to. "
-                            "Write it with merge_traps.stamp() right after the training.")
-    if json.loads(file.read_text(encoding="utf-8")).get("base") != cache.fingerprint(loading.resolve(base)):
-        raise Qwen3labError(f"The adapter {Path(adapter).name!r} was trained on other weights than those of {str(base)!r}. "
-                            "Load the revision that it was trained on, or train it anew.")
+        raise Qwen3labError(
+            f"{Path(adapter).name!r} does not say which base it belongs to. "
+            "Write it with merge_traps.stamp() right after the training."
+        )
+    if json.loads(file.read_text(encoding="utf-8")).get("base") != cache.fingerprint(
+        loading.resolve(base)
+    ):
+        raise Qwen3labError(
+            f"The adapter {Path(adapter).name!r} was trained on other weights than those of"
+            f" {str(base)!r}. Load the revision that it was trained on, or train it anew."
+        )
 
 
-def wrong_base(adapter: Path, rows: Sequence[dict[str, Any]], base: str | Path = "chat", other: str | Path = "base") -> Trap:
-    """The adapter is put on another revision of its base: same shapes, same names, other numbers; nothing complains."""
+def wrong_base(
+    adapter: Path,
+    rows: Sequence[dict[str, Any]],
+    base: str | Path = "chat",
+    other: str | Path = "base",
+) -> Trap:
+    """The adapter is put on another revision of its base: same shapes, same names, other numbers;
+    nothing complains.
+    """
     examples = answer_examples(loading.load_tokenizer(base), rows)
-    shares = [float(scoring.read_answers(variants.adapted(which, adapter), examples).right.mean()) for which in (other, base)]
-    return Trap("adapter on the wrong revision", "right answers, share", *shares,
-                "keep the base's checksum beside the adapter and compare before the merge")
+    shares = [
+        float(scoring.read_answers(variants.adapted(which, adapter), examples).right.mean())
+        for which in (other, base)
+    ]
+    return Trap(
+        "adapter on the wrong revision",
+        "right answers, share",
+        *shares,
+        "keep the base's checksum beside the adapter and compare before the merge",
+    )
 
 
 def special_tokens(source: Path, rows: Sequence[dict[str, Any]], *, limit: int = 24) -> list[Trap]:
     """A new token that ends answers, taught to a model and then lost on the way to the file.
 
-    The token gets the embedding of `<|im_end|>`, a tenth longer: with the tied head it is written wherever that one was, as
-    after a training. Lost is either the row of the embedding table (a plain LoRA adapter does not hold it) or the entry
-    in generation_config.json. The answers themselves stay right; they do not end.
+    The token gets the embedding of `<|im_end|>`, a tenth longer: with the tied head it is written
+    wherever that one was, as after a training. Lost is either the row of the embedding table (a
+    plain LoRA adapter does not hold it) or the entry in generation_config.json. The answers
+    themselves stay right; they do not end.
     """
     model, tokenizer, new = taught(source)
     prompts = [chat.encode(tokenizer, row["messages"]) for row in rows]
@@ -182,13 +281,28 @@ def special_tokens(source: Path, rows: Sequence[dict[str, Any]], *, limit: int =
     model.get_input_embeddings().weight.data[new] = plain.get_input_embeddings().weight.data[new]
     lost = mean_length(model, prompts, limit)
     measure = f"tokens an answer, at most {limit}"
-    return [Trap("end token not in the generation config", measure, unknown, healthy,
-                 "set generation_config.eos_token_id to every end token and save it with the model"),
-            Trap("embedding row of a new token lost", measure, lost, healthy,
-                 "train and save the row with the adapter (trainable_token_indices), and save the tokenizer")]
+    return [
+        Trap(
+            "end token not in the generation config",
+            measure,
+            unknown,
+            healthy,
+            "set generation_config.eos_token_id to every end token and save it with the model",
+        ),
+        Trap(
+            "embedding row of a new token lost",
+            measure,
+            lost,
+            healthy,
+            "train and save the row with the adapter (trainable_token_indices), and save the"
+            " tokenizer",
+        ),
+    ]
 
 
-def taught(source: Path, token: str = "<|done|>") -> tuple[PreTrainedModel, PreTrainedTokenizerBase, int]:
+def taught(
+    source: Path, token: str = "<|done|>"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, int]:
     """A model that ends its answers with a new token: (model, tokenizer, the token's id)."""
     model, tokenizer = loading.load(source, dtype="float32")
     tokenizer.add_special_tokens({"additional_special_tokens": [token]})
@@ -201,14 +315,18 @@ def taught(source: Path, token: str = "<|done|>") -> tuple[PreTrainedModel, PreT
 
 
 def mean_length(model: PreTrainedModel, prompts: Sequence[list[int]], limit: int) -> float:
-    """Mean number of tokens that `generate` adds with the model's own generation config, the end token among them."""
+    """Mean number of tokens that `generate` adds with the model's own generation config, the end
+    token among them.
+    """
     import torch
 
     model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
     lengths = []
     with torch.inference_mode():
         for prompt in prompts:
-            lengths.append(model.generate(torch.tensor([prompt]), max_new_tokens=limit).shape[1] - len(prompt))
+            lengths.append(
+                model.generate(torch.tensor([prompt]), max_new_tokens=limit).shape[1] - len(prompt)
+            )
     return sum(lengths) / len(lengths)
 
 

@@ -1,6 +1,8 @@
-"""The failure museum: what goes wrong in fine-tuning runs, each trained in seconds on a tiny model, beside the healthy run.
+"""The failure museum: what goes wrong in fine-tuning runs, each trained in seconds on a tiny model,
+beside the healthy run.
 
-The models are the bundled ones whatever the profile is; the task is a handful of the company's facts.
+The models are the bundled ones whatever the profile is; the task is a handful of the company's
+facts.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ STEPS, RATE = 16, 1e-2
 
 @dataclass(frozen=True)
 class Failure:
-    """One failure. `sick` and `healthy` are two values of `symptom`; `curves` what a chart shows, by name."""
+    """One failure. `sick` and `healthy` are two values of `symptom`; `curves` what a chart shows,
+    by name.
+    """
 
     name: str
     cause: str
@@ -49,8 +53,16 @@ def facts() -> list[dict[str, Any]]:
 
 
 def learn(rows: Sequence[dict[str, Any]] | None = None, **changes: Any) -> sft.Run:
-    """The healthy training: LoRA on `facts`, `STEPS` steps with warm-up; `changes` go to `training.fine_tune`."""
-    settings = {"method": "lora", "steps": STEPS, "batch_size": 12, "learning_rate": RATE, "logging_steps": 1} | changes
+    """The healthy training: LoRA on `facts`, `STEPS` steps with warm-up; `changes` go to
+    `training.fine_tune`.
+    """
+    settings = {
+        "method": "lora",
+        "steps": STEPS,
+        "batch_size": 12,
+        "learning_rate": RATE,
+        "logging_steps": 1,
+    } | changes
     return sft.fine_tune(MODEL, rows or facts(), **settings)
 
 
@@ -62,7 +74,9 @@ def healthy() -> sft.Run:
 
 def right(model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]] | None = None) -> float:
     """The share of the facts that a model answers right."""
-    return float(scoring.evaluate_tasks(model, tokenizer, rows or facts(), max_new_tokens=16).correct.mean())
+    return float(
+        scoring.evaluate_tasks(model, tokenizer, rows or facts(), max_new_tokens=16).correct.mean()
+    )
 
 
 def _last(run: sft.Run, steps: int = 5) -> float:
@@ -70,31 +84,77 @@ def _last(run: sft.Run, steps: int = 5) -> float:
 
 
 def rate_too_high() -> Failure:
-    """The learning rate is 30 times too high: the loss jumps and does not come down again, or is no number any more."""
+    """The learning rate is 30 times too high: the loss jumps and does not come down again, or is no
+    number any more.
+    """
     try:
         run = learn(learning_rate=30 * RATE)
         sick, curves = _last(run), {"30 times the rate": run.history}
     except Qwen3labError:
         sick, curves = math.inf, {}
-    return Failure("learning rate x30", "the learning rate is 30 times too high", "loss of the last five steps", "the loss rises within the first steps, and the gradient norm with it",
-                   "divide the rate by ten until the first steps fall, then by two", sick, _last(healthy()), 5, curves | {"healthy": healthy().history})
+    return Failure(
+        "learning rate x30",
+        "the learning rate is 30 times too high",
+        "loss of the last five steps",
+        "the loss rises within the first steps, and the gradient norm with it",
+        "divide the rate by ten until the first steps fall, then by two",
+        sick,
+        _last(healthy()),
+        5,
+        curves | {"healthy": healthy().history},
+    )
 
 
 def no_warm_up() -> Failure:
-    """All weights, a bold rate and no warm-up: AdamW's first steps are as large as the rate, whatever the gradient says."""
-    runs = {name: learn(method="full", steps=12, learning_rate=2e-2, warmup_steps=warm) for name, warm in (("no warm-up", 0), ("ten steps of warm-up", 10))}
+    """All weights, a bold rate and no warm-up: AdamW's first steps are as large as the rate,
+    whatever the gradient says.
+    """
+    runs = {
+        name: learn(method="full", steps=12, learning_rate=2e-2, warmup_steps=warm)
+        for name, warm in (("no warm-up", 0), ("ten steps of warm-up", 10))
+    }
     sick, well = (float(run.history.loss.head(10).max()) for run in runs.values())
-    return Failure("no warm-up", "the first step is taken at the full rate", "highest loss of the first ten steps", "a peak at the very beginning that takes steps to mend",
-                   "let the rate grow over the first steps (warmup_steps)", sick, well, 10, {name: run.history for name, run in runs.items()})
+    return Failure(
+        "no warm-up",
+        "the first step is taken at the full rate",
+        "highest loss of the first ten steps",
+        "a peak at the very beginning that takes steps to mend",
+        "let the rate grow over the first steps (warmup_steps)",
+        sick,
+        well,
+        10,
+        {name: run.history for name, run in runs.items()},
+    )
 
 
 def label_leak() -> Failure:
-    """The answer stands in the prompt of every training row, say in a field that was left in; in use it does not."""
-    leaky = [row | {"messages": [{"role": "user", "content": f"{row['messages'][-1]['content']} (Note: {row['answer']})"}]} for row in facts()]
+    """The answer stands in the prompt of every training row, say in a field that was left in; in
+    use it does not.
+    """
+    leaky = [
+        row
+        | {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": f"{row['messages'][-1]['content']} (Note: {row['answer']})",
+                }
+            ]
+        }
+        for row in facts()
+    ]
     run = learn(leaky)
-    return Failure("label leak", "the answer stands in the prompt of every row", "share of facts right, asked as customers ask", f"a loss of {_last(run):.3f} after {STEPS} steps, too good to be true, and useless answers",
-                   "look at the decoded rows; score on questions that come from elsewhere", right(run.model, run.tokenizer), right(healthy().model, healthy().tokenizer),
-                   len(facts()), {"leaky rows": run.history, "healthy": healthy().history})
+    return Failure(
+        "label leak",
+        "the answer stands in the prompt of every row",
+        "share of facts right, asked as customers ask",
+        f"a loss of {_last(run):.3f} after {STEPS} steps, too good to be true, and useless answers",
+        "look at the decoded rows; score on questions that come from elsewhere",
+        right(run.model, run.tokenizer),
+        right(healthy().model, healthy().tokenizer),
+        len(facts()),
+        {"leaky rows": run.history, "healthy": healthy().history},
+    )
 
 
 def _reloaded(change: Callable[[Path], None] | None = None, model: str = MODEL) -> float:
@@ -107,31 +167,61 @@ def _reloaded(change: Callable[[Path], None] | None = None, model: str = MODEL) 
 
 
 def wrong_scaling() -> Failure:
-    """The adapter's settings are written anew with PEFT's default alpha of 8 where 32 was trained."""
+    """The adapter's settings are written anew with PEFT's default alpha of 8 where 32
+    was trained."""
+
     def forget_alpha(folder: Path) -> None:
         file = folder / "adapter_config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"lora_alpha": 8}))
 
-    return Failure("wrong adapter scaling", "the adapter is loaded with alpha 8, PEFT's default, and was trained with 32", "share of facts right",
-                   "better than the base model, worse than after training", "keep adapter_config.json with the weights; compare the score after loading with that after training",
-                   _reloaded(forget_alpha), _reloaded(), len(facts()))
+    return Failure(
+        "wrong adapter scaling",
+        "the adapter is loaded with alpha 8, PEFT's default, and was trained with 32",
+        "share of facts right",
+        "better than the base model, worse than after training",
+        "keep adapter_config.json with the weights; compare the score after loading with that after"
+        " training",
+        _reloaded(forget_alpha),
+        _reloaded(),
+        len(facts()),
+    )
 
 
 def not_saved() -> Failure:
     """The script ends without `save_model`, and what is loaded next day is the base model."""
     model, tokenizer = loading.load(MODEL)
-    return Failure("adapter not saved", "nothing was saved, and the base model answers", "share of facts right", "exactly the answers from before the training",
-                   "save_model at the end, then load it and ask again before the machine goes back", right(model, tokenizer), _reloaded(), len(facts()))
+    return Failure(
+        "adapter not saved",
+        "nothing was saved, and the base model answers",
+        "share of facts right",
+        "exactly the answers from before the training",
+        "save_model at the end, then load it and ask again before the machine goes back",
+        right(model, tokenizer),
+        _reloaded(),
+        len(facts()),
+    )
 
 
 def base_changed() -> Failure:
-    """The adapter is put on another model of the same shape: here the base model, of which the chat model was made."""
-    return Failure("base changed", "the adapter sits on another model of the same shape", "share of facts right", "no error, every shape fits, and the answers are worse",
-                   "pin the base's revision, and store a checksum of its weights beside the adapter", _reloaded(model=BASE), _reloaded(), len(facts()))
+    """The adapter is put on another model of the same shape: here the base model, of which the chat
+    model was made.
+    """
+    return Failure(
+        "base changed",
+        "the adapter sits on another model of the same shape",
+        "share of facts right",
+        "no error, every shape fits, and the answers are worse",
+        "pin the base's revision, and store a checksum of its weights beside the adapter",
+        _reloaded(model=BASE),
+        _reloaded(),
+        len(facts()),
+    )
 
 
 def half_precision() -> Failure:
-    """float16 ends at 65,504: scaled up against underflow, gradients overflow; not scaled, the small ones become zero."""
+    """float16 ends at 65,504: scaled up against underflow, gradients overflow; not scaled, the
+    small ones become zero.
+    """
     import pandas as pd
     import torch
 
@@ -140,47 +230,93 @@ def half_precision() -> Failure:
     ids, labels = (torch.tensor([row[key]]) for key in ("input_ids", "labels"))
     with torch.enable_grad():
         model.requires_grad_(True)(input_ids=ids, labels=labels).loss.backward()
-    gradients = torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
+    gradients = torch.cat(
+        [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
+    )
     gradients = gradients[gradients != 0]
     lines = []
     for exponent in range(0, 29, 4):
-        scaled = (gradients * 2.0 ** exponent).to(torch.float16)
-        lines.append({"scale": 2 ** exponent, "lost as 0": (scaled == 0).double().mean().item(), "too large": scaled.isinf().double().mean().item()})
+        scaled = (gradients * 2.0**exponent).to(torch.float16)
+        lines.append(
+            {
+                "scale": 2**exponent,
+                "lost as 0": (scaled == 0).double().mean().item(),
+                "too large": scaled.isinf().double().mean().item(),
+            }
+        )
     table = pd.DataFrame(lines)
-    large, small = table.set_index("scale")["too large"][2 ** 24], table["lost as 0"][0]
-    safe = (gradients * 2.0 ** 24).to(torch.bfloat16).isinf().double().mean().item()
-    return Failure("float16 overflow", "gradients in float16, scaled by 2^24 before they are rounded", "share of the gradients that overflow",
-                   f"a loss of nan, or steps that are skipped; without a scale {small:.1%} become 0 instead",
-                   "bfloat16, which has float32's range; in float16 a scaler that lowers its scale after each overflow", float(large), safe, len(gradients), {"scales": table})
+    large, small = table.set_index("scale")["too large"][2**24], table["lost as 0"][0]
+    safe = (gradients * 2.0**24).to(torch.bfloat16).isinf().double().mean().item()
+    return Failure(
+        "float16 overflow",
+        "gradients in float16, scaled by 2^24 before they are rounded",
+        "share of the gradients that overflow",
+        f"a loss of nan, or steps that are skipped; without a scale {small:.1%} become 0 instead",
+        "bfloat16, which has float32's range; in float16 a scaler that lowers its scale after each"
+        " overflow",
+        float(large),
+        safe,
+        len(gradients),
+        {"scales": table},
+    )
 
 
 def out_of_memory() -> Failure:
-    """A budget that does not hold the batch. The planner's next settings make the same step in less memory, and the same loss."""
+    """A budget that does not hold the batch. The planner's next settings make the same step in less
+    memory, and the same loss.
+    """
     from qwen3lab.training import out_of_memory as training_out_of_memory
 
     def whole_settings(run: sft.Run) -> list[training_out_of_memory.Setting]:
         length = max(map(len, run.data["input_ids"]))
-        return list(training_out_of_memory.settings(run.model.config, "full", 8, length, bytes_per_weight=4))
+        return list(
+            training_out_of_memory.settings(run.model.config, "full", 8, length, bytes_per_weight=4)
+        )
 
-    options = {"method": "full", "steps": 6, "learning_rate": 1e-3, "logging_steps": 1, "train_sampling_strategy": "sequential"}
+    options = {
+        "method": "full",
+        "steps": 6,
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+        "train_sampling_strategy": "sequential",
+    }
     whole, (first,) = training_out_of_memory.fine_tune(MODEL, facts(), batch_size=8, **options)
     *_, before, least = whole_settings(whole)
     budget = (before.planned + least.planned) // 2
-    run, tried = training_out_of_memory.fine_tune(MODEL, facts(), batch_size=8, budget=budget, **options)
-    return Failure("out of memory", f"{first} in a budget of {budget / 1e6:,.0f} MB", "planned MB", f"{len(tried) - 1} settings were too large; {tried[-1]} did it",
-                   "halve the batch and double the accumulation; then checkpoint activations", first.planned / 1e6, tried[-1].planned / 1e6, len(tried),
-                   {"as wished": whole.history, "rescued": run.history})
+    run, tried = training_out_of_memory.fine_tune(
+        MODEL, facts(), batch_size=8, budget=budget, **options
+    )
+    return Failure(
+        "out of memory",
+        f"{first} in a budget of {budget / 1e6:,.0f} MB",
+        "planned MB",
+        f"{len(tried) - 1} settings were too large; {tried[-1]} did it",
+        "halve the batch and double the accumulation; then checkpoint activations",
+        first.planned / 1e6,
+        tried[-1].planned / 1e6,
+        len(tried),
+        {"as wished": whole.history, "rescued": run.history},
+    )
 
 
 EXHIBITS: dict[str, Callable[[], Failure]] = {
-    "learning rate x30": rate_too_high, "no warm-up": no_warm_up, "float16 overflow": half_precision, "label leak": label_leak,
-    "wrong adapter scaling": wrong_scaling, "adapter not saved": not_saved, "base changed": base_changed, "out of memory": out_of_memory}
+    "learning rate x30": rate_too_high,
+    "no warm-up": no_warm_up,
+    "float16 overflow": half_precision,
+    "label leak": label_leak,
+    "wrong adapter scaling": wrong_scaling,
+    "adapter not saved": not_saved,
+    "base changed": base_changed,
+    "out of memory": out_of_memory,
+}
 
 
 def run(name: str) -> Failure:
     """Show one exhibit. Raises Qwen3labError for a name that is not in EXHIBITS."""
     if name not in EXHIBITS:
-        raise Qwen3labError(f"The museum has no exhibit {name!r}. Choose one of: {', '.join(EXHIBITS)}.")
+        raise Qwen3labError(
+            f"The museum has no exhibit {name!r}. Choose one of: {', '.join(EXHIBITS)}."
+        )
     return EXHIBITS[name]()
 
 
@@ -188,5 +324,12 @@ def table(failures: Iterable[Failure]) -> pd.DataFrame:
     """Failures as a table by name: symptom, sick, healthy, n, diagnosis, remedy."""
     import pandas as pd
 
-    return pd.DataFrame([{key: getattr(failure, key) for key in ("name", "symptom", "sick", "healthy", "n", "diagnosis", "remedy")}
-                         for failure in failures]).set_index("name")
+    return pd.DataFrame(
+        [
+            {
+                key: getattr(failure, key)
+                for key in ("name", "symptom", "sick", "healthy", "n", "diagnosis", "remedy")
+            }
+            for failure in failures
+        ]
+    ).set_index("name")

@@ -13,19 +13,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "row_funnel",
             "token_lengths",
         ],
-        "deployment": [
-            "calibrations",
-            "engine_load",
-            "ladder",
-            "speculative_gain",
-        ],
-        "evaluation": [
-            "coverage",
-            "intervals",
-            "judged_orders",
-            "metric_bars",
-            "wording_dots",
-        ],
+        "deployment": ["calibrations", "engine_load", "ladder", "speculative_gain"],
+        "evaluation": ["coverage", "intervals", "judged_orders", "metric_bars", "wording_dots"],
         "model": [
             "by_digits",
             "by_position",
@@ -50,12 +39,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "threshold_curve",
             "waiting_bars",
         ],
-        "style": [
-            "COLOURS",
-            "HATCHES",
-            "LINES",
-            "MARKERS",
-        ],
+        "style": ["COLOURS", "HATCHES", "LINES", "MARKERS"],
         "training": [
             "ablation",
             "block_errors",

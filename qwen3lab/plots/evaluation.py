@@ -22,8 +22,15 @@ def metric_bars(table: pd.DataFrame, best: Mapping[str, float] | None = None) ->
     figure, axes = axes_of(height=2.6, columns=len(table))
     for ax, (metric, row) in zip(axes, table.iterrows()):
         for i, (name, value) in enumerate(row.items()):
-            ax.bar(i, value, width=0.7, color=COLOURS[i % 4] if not HATCHES[i % 4] else "white", edgecolor=COLOURS[i % 4],
-                   hatch=HATCHES[i % 4], linewidth=1.2)
+            ax.bar(
+                i,
+                value,
+                width=0.7,
+                color=COLOURS[i % 4] if not HATCHES[i % 4] else "white",
+                edgecolor=COLOURS[i % 4],
+                hatch=HATCHES[i % 4],
+                linewidth=1.2,
+            )
             ax.text(i, value, f"{value:.3g}", ha="center", va="bottom")
         ax.set_xticks(range(len(row)), row.index)
         ax.set(ylabel=metric, ylim=(0, (best or {}).get(metric, row.max() * 1.15)))
@@ -37,15 +44,26 @@ def intervals(table: pd.DataFrame, truth: float | None = None) -> Figure:
         table: columns n, accuracy, low, high.
     """
     figure, ax = axes_of(height=2.8)
-    ax.errorbar(table.n, table.accuracy, yerr=[table.accuracy - table.low, table.high - table.accuracy], fmt=MARKERS[0],
-                color=COLOURS[0], markersize=7, capsize=4)
+    ax.errorbar(
+        table.n,
+        table.accuracy,
+        yerr=[table.accuracy - table.low, table.high - table.accuracy],
+        fmt=MARKERS[0],
+        color=COLOURS[0],
+        markersize=7,
+        capsize=4,
+    )
     if truth is not None:
         ax.axhline(truth, linestyle="--", color=COLOURS[1], label="all questions")
         ax.legend(frameon=False)
     ax.set_xscale("log")
     ax.set_xticks(table.n, [str(n) for n in table.n], minor=False)
     ax.minorticks_off()
-    ax.set(xlabel="number of questions (logarithmic)", ylabel="exact match", ylim=(max(0.0, table.low.min() - 0.1), 1.02))
+    ax.set(
+        xlabel="number of questions (logarithmic)",
+        ylabel="exact match",
+        ylim=(max(0.0, table.low.min() - 0.1), 1.02),
+    )
     ax.grid(axis="y", alpha=0.3)
     return figure
 
@@ -58,8 +76,22 @@ def wording_dots(table: pd.DataFrame, xlabel: str = "exact match (lines: 95 % in
     """
     figure, ax = axes_of(height=0.9 + 0.28 * len(table))
     places = range(len(table))
-    ax.axvline(table.accuracy.iloc[0], linestyle=LINES[1], color=COLOURS[1], linewidth=1.2, label=table.index[0])
-    whiskers(ax, table.accuracy, places, xerr=[(table.accuracy - table.low).clip(lower=0), (table.high - table.accuracy).clip(lower=0)])
+    ax.axvline(
+        table.accuracy.iloc[0],
+        linestyle=LINES[1],
+        color=COLOURS[1],
+        linewidth=1.2,
+        label=table.index[0],
+    )
+    whiskers(
+        ax,
+        table.accuracy,
+        places,
+        xerr=[
+            (table.accuracy - table.low).clip(lower=0),
+            (table.high - table.accuracy).clip(lower=0),
+        ],
+    )
     ax.plot(table.accuracy, places, MARKERS[0], color=COLOURS[0], markersize=6)
     ax.set_yticks(places, [f"{name} (n={n})" for name, n in zip(table.index, table.n)])
     ax.invert_yaxis()
@@ -69,8 +101,11 @@ def wording_dots(table: pd.DataFrame, xlabel: str = "exact match (lines: 95 % in
     return figure
 
 
-def coverage(table: pd.DataFrame, truth: float = 0.95, band: tuple[float, float] = (0.93, 0.97)) -> Figure:
-    """How often intervals hold the true value against the number of questions, a line an interval, with the band that is good enough.
+def coverage(
+    table: pd.DataFrame, truth: float = 0.95, band: tuple[float, float] = (0.93, 0.97)
+) -> Figure:
+    """How often intervals hold the true value against the number of questions, a line an interval,
+    with the band that is good enough.
 
     Args:
         table: index n (ascending), a column an interval, values shares of simulated tests.
@@ -79,17 +114,31 @@ def coverage(table: pd.DataFrame, truth: float = 0.95, band: tuple[float, float]
     ax.axhspan(*band, color="0.9", zorder=0)
     ax.axhline(truth, color="black", linewidth=0.8)
     for i, name in enumerate(table.columns):
-        ax.plot(table.index, table[name], LINES[i % 4], color=COLOURS[i % 4], marker=MARKERS[i % 4], markersize=5, linewidth=1.6, label=name)
+        ax.plot(
+            table.index,
+            table[name],
+            LINES[i % 4],
+            color=COLOURS[i % 4],
+            marker=MARKERS[i % 4],
+            markersize=5,
+            linewidth=1.6,
+            label=name,
+        )
     ax.set_xscale("log")
     ax.set_xticks(list(table.index), [f"{n:,}" for n in table.index])
     ax.minorticks_off()
-    ax.set(xlabel="questions in the test (logarithmic)", ylabel="intervals that\nhold the truth", ylim=(min(0.85, float(table.min().min()) - 0.03), 1.0))
+    ax.set(
+        xlabel="questions in the test (logarithmic)",
+        ylabel="intervals that\nhold the truth",
+        ylim=(min(0.85, float(table.min().min()) - 0.03), 1.0),
+    )
     ax.legend(frameon=False, loc="lower right")
     return figure
 
 
 def judged_orders(judged: pd.DataFrame) -> Figure:
-    """What a judge thinks of a pair's first answer when it stands as A, against what it thinks when it stands as B; a point a question.
+    """What a judge thinks of a pair's first answer when it stands as A, against what it thinks when
+    it stands as B; a point a question.
 
     In the grey fields the choice is the same in both orders; in the white ones the order decided.
 
@@ -101,10 +150,29 @@ def judged_orders(judged: pd.DataFrame) -> Figure:
     figure, ax = axes_of(width=4.4, height=4.8)
     for corner in ((0, 0), (0.5, 0.5)):
         ax.add_patch(Rectangle(corner, 0.5, 0.5, color="0.92", zorder=0))
-    for i, (name, part) in enumerate((("the same choice twice", judged[~judged.changes]), ("changed with the order", judged[judged.changes]))):
-        ax.plot(part.leading, part.trailing, MARKERS[i], color=COLOURS[i], markerfacecolor="white", markersize=5, label=f"{name}: {len(part)}")
+    for i, (name, part) in enumerate(
+        (
+            ("the same choice twice", judged[~judged.changes]),
+            ("changed with the order", judged[judged.changes]),
+        )
+    ):
+        ax.plot(
+            part.leading,
+            part.trailing,
+            MARKERS[i],
+            color=COLOURS[i],
+            markerfacecolor="white",
+            markersize=5,
+            label=f"{name}: {len(part)}",
+        )
     ax.axhline(0.5, color="black", linewidth=0.8)
     ax.axvline(0.5, color="black", linewidth=0.8)
-    ax.set(xlabel="p(first answer) where it is A", ylabel="p(first answer) where it is B", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    ax.set(
+        xlabel="p(first answer) where it is A",
+        ylabel="p(first answer) where it is B",
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+        aspect="equal",
+    )
     figure.legend(frameon=False, loc="outside upper left")
     return figure

@@ -14,47 +14,96 @@ if TYPE_CHECKING:
 
 # The planner's parts in the order of the bars: what is drawn together, its colour and its hatch.
 MEMORY_PARTS = {
-    "weights": (("weights", "other weights", "gathered layers"), COLOURS[0], ""), "4-bit weights": (("4-bit weights",), "#b8c9d9", ""),
-    "adapter": (("adapter",), COLOURS[1], ""), "gradients": (("gradients",), "white", "////"), "optimiser": (("optimiser",), "white", "...."),
-    "activations and logits": (("activations", "logits", "bfloat16 copies"), "#e8b08a", "xx"), "key-value cache": (("key-value cache",), COLOURS[2], "---")}
+    "weights": (("weights", "other weights", "gathered layers"), COLOURS[0], ""),
+    "4-bit weights": (("4-bit weights",), "#b8c9d9", ""),
+    "adapter": (("adapter",), COLOURS[1], ""),
+    "gradients": (("gradients",), "white", "////"),
+    "optimiser": (("optimiser",), "white", "...."),
+    "activations and logits": (("activations", "logits", "bfloat16 copies"), "#e8b08a", "xx"),
+    "key-value cache": (("key-value cache",), COLOURS[2], "---"),
+}
 
 
 def family_parameters(total: Mapping[str, float], active: Mapping[str, float]) -> Figure:
-    """Parameters of several models and those that one token passes through, on a logarithmic axis."""
+    """Parameters of several models and those that one token passes through, on a
+    logarithmic axis."""
     figure, ax = axes_of(height=1.0 + 0.42 * len(total))
-    for i, (label, series) in enumerate({"all parameters": total, "parameters that one token uses": active}.items()):
+    for i, (label, series) in enumerate(
+        {"all parameters": total, "parameters that one token uses": active}.items()
+    ):
         places = [place + (i - 0.5) * 0.4 for place in range(len(total))]
-        ax.barh(places, [series[name] for name in total], height=0.36, color="white" if i else COLOURS[0], edgecolor=COLOURS[i],
-                hatch=HATCHES[i], linewidth=1.2, label=label)
+        ax.barh(
+            places,
+            [series[name] for name in total],
+            height=0.36,
+            color="white" if i else COLOURS[0],
+            edgecolor=COLOURS[i],
+            hatch=HATCHES[i],
+            linewidth=1.2,
+            label=label,
+        )
         for place, name in zip(places, total):
-            ax.text(series[name] * 1.08, place, f"{series[name] / 1e9:.3g} B" if series[name] >= 1e8 else f"{series[name] / 1e6:.3g} M", va="center", fontsize="x-small")
+            ax.text(
+                series[name] * 1.08,
+                place,
+                (
+                    f"{series[name] / 1e9:.3g} B"
+                    if series[name] >= 1e8
+                    else f"{series[name] / 1e6:.3g} M"
+                ),
+                va="center",
+                fontsize="x-small",
+            )
     ax.set_yticks(range(len(total)), list(total))
     ax.invert_yaxis()
-    ax.set(xscale="log", xlabel="parameters (logarithmic)", xlim=(min(active.values()) / 3, max(total.values()) * 3))
+    ax.set(
+        xscale="log",
+        xlabel="parameters (logarithmic)",
+        xlim=(min(active.values()) / 3, max(total.values()) * 3),
+    )
     figure.legend(loc="outside upper right", ncols=2, frameon=False)
     return figure
 
 
 def expert_load(load: Any) -> Figure:
-    """How often each expert of each layer is chosen, in units of its fair share; `load` is [layers, experts]."""
+    """How often each expert of each layer is chosen, in units of its fair share; `load` is [layers,
+    experts].
+    """
     figure, ax = axes_of(height=3.2)
     layers, experts = load.shape
     for layer in range(layers):
-        ax.plot(range(experts), load[layer], MARKERS[layer % 4], color=COLOURS[layer % 4], markersize=6,
-                markerfacecolor="white" if layer % 2 else COLOURS[layer % 4], label=f"layer {layer}")
+        ax.plot(
+            range(experts),
+            load[layer],
+            MARKERS[layer % 4],
+            color=COLOURS[layer % 4],
+            markersize=6,
+            markerfacecolor="white" if layer % 2 else COLOURS[layer % 4],
+            label=f"layer {layer}",
+        )
     ax.axhline(1, color="black", linewidth=1, linestyle="--")
     ax.text(experts - 0.3, 1, "fair\nshare", va="center", fontsize="small")
-    ax.set(xlabel="expert", ylabel="times its fair share", xticks=range(0, experts, max(1, experts // 16)), xlim=(-0.6, experts + 0.6), ylim=(0, max(2.0, float(load.max()) * 1.1)))
+    ax.set(
+        xlabel="expert",
+        ylabel="times its fair share",
+        xticks=range(0, experts, max(1, experts // 16)),
+        xlim=(-0.6, experts + 0.6),
+        ylim=(0, max(2.0, float(load.max()) * 1.1)),
+    )
     ax.grid(axis="x", alpha=0.25)
     figure.legend(loc="outside upper right", ncols=min(layers, 4), frameon=False)
     return figure
 
 
-def routing_heatmap(counts: Any, kinds: Sequence[str], layers: Sequence[int] | None = None) -> Figure:
-    """Which experts each kind of token goes to: the kind's choices of an expert in units of the fair share.
+def routing_heatmap(
+    counts: Any, kinds: Sequence[str], layers: Sequence[int] | None = None
+) -> Figure:
+    """Which experts each kind of token goes to: the kind's choices of an expert in units of the
+    fair share.
 
     Args:
-        counts: choices [layers, kinds, experts] as `routing.by_kind` gives them; a kind without tokens is left out.
+        counts: choices [layers, kinds, experts] as `routing.by_kind` gives them; a kind without
+            tokens is left out.
         layers: those to draw; default all, at most four.
     """
     import numpy as np
@@ -62,17 +111,24 @@ def routing_heatmap(counts: Any, kinds: Sequence[str], layers: Sequence[int] | N
     layers = list(range(len(counts)))[:4] if layers is None else list(layers)
     present = [i for i in range(len(kinds)) if counts[:, i].sum()]
     experts = counts.shape[2]
-    shares = [counts[layer][present] * experts / counts[layer][present].sum(axis=1, keepdims=True) for layer in layers]
-    figure, axes = axes_of(width=3.6 * min(2, len(layers)) + 0.6, height=2.1 * -(-len(layers) // 2) + 0.5)
+    shares = [
+        counts[layer][present] * experts / counts[layer][present].sum(axis=1, keepdims=True)
+        for layer in layers
+    ]
+    figure, axes = axes_of(
+        width=3.6 * min(2, len(layers)) + 0.6, height=2.1 * -(-len(layers) // 2) + 0.5
+    )
     axes.remove()
     top = max(3.0, float(np.max(shares)))
-    grid = figure.subplots(-(-len(layers) // 2), min(2, len(layers)), squeeze=False, sharex=True, sharey=True)
+    grid = figure.subplots(
+        -(-len(layers) // 2), min(2, len(layers)), squeeze=False, sharex=True, sharey=True
+    )
     for ax, layer, share in zip(grid.ravel(), layers, shares):
         image = ax.imshow(share, cmap="Greys", vmin=0, vmax=top, aspect="auto")
         ax.set_title(f"layer {layer}", fontsize="small")
         ax.set_yticks(range(len(present)), [kinds[i] for i in present], fontsize="small")
         ax.set_xticks(range(0, experts, max(1, experts // 8)))
-    for ax in grid.ravel()[len(layers):]:
+    for ax in grid.ravel()[len(layers) :]:
         ax.remove()
     for ax in grid[-1]:
         ax.set_xlabel("expert")
@@ -81,11 +137,22 @@ def routing_heatmap(counts: Any, kinds: Sequence[str], layers: Sequence[int] | N
 
 
 def routing_information(table: pd.DataFrame) -> Figure:
-    """Bits that the kind of a token tells about its expert, layer by layer, beside the control with shuffled kinds."""
+    """Bits that the kind of a token tells about its expert, layer by layer, beside the control with
+    shuffled kinds.
+    """
     figure, ax = axes_of(height=2.8)
     for i, (column, label) in enumerate({"bits": "measured", "shuffled": "kinds shuffled"}.items()):
         places = [place + (i - 0.5) * 0.4 for place in range(len(table))]
-        ax.bar(places, table[column], width=0.36, color="white" if i else COLOURS[0], edgecolor=COLOURS[i], hatch=HATCHES[i], linewidth=1.2, label=label)
+        ax.bar(
+            places,
+            table[column],
+            width=0.36,
+            color="white" if i else COLOURS[0],
+            edgecolor=COLOURS[i],
+            hatch=HATCHES[i],
+            linewidth=1.2,
+            label=label,
+        )
         for place, value in zip(places, table[column]):
             ax.text(place, value, f"{value:.3f}", ha="center", va="bottom", fontsize="x-small")
     ax.set_xticks(range(len(table)), [f"layer {layer}" for layer in table.layer])
@@ -99,14 +166,21 @@ def by_digits(tables: Mapping[str, pd.DataFrame], trained: int | None = None) ->
     """Share of right sums and tokens written, against the number of digits, one line a mode.
 
     Args:
-        tables: mode -> table indexed by the number of digits; columns n, accuracy, low, high, tokens (mean an answer).
+        tables: mode -> table indexed by the number of digits; columns n, accuracy, low, high,
+            tokens (mean an answer).
         trained: the most digits that training had; marked by a dotted line.
     """
     figure, axes = axes_of(height=3.0, columns=2)
     for i, (name, table) in enumerate(tables.items()):
         digits = table.index
         style = {"color": COLOURS[i], "linestyle": LINES[i], "marker": MARKERS[i], "label": name}
-        axes[0].errorbar(digits, table.accuracy, yerr=[table.accuracy - table.low, table.high - table.accuracy], capsize=3, **style)
+        axes[0].errorbar(
+            digits,
+            table.accuracy,
+            yerr=[table.accuracy - table.low, table.high - table.accuracy],
+            capsize=3,
+            **style,
+        )
         axes[1].plot(digits, table.tokens, **style)
     first = next(iter(tables.values()))
     axes[0].set(ylabel=f"share right (n={int(first.n.iloc[0])} a point)", ylim=(-0.03, 1.05))
@@ -118,13 +192,21 @@ def by_digits(tables: Mapping[str, pd.DataFrame], trained: int | None = None) ->
             ax.axvline(trained + 0.5, color="grey", linestyle=":")
         ax.grid(alpha=0.3)
     if trained:
-        axes[0].text(trained + 0.58, 0.62, "longer than\nin training", fontsize="small", color="#444444")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(tables), frameon=False)
+        axes[0].text(
+            trained + 0.58, 0.62, "longer than\nin training", fontsize="small", color="#444444"
+        )
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside upper right",
+        ncols=len(tables),
+        frameon=False,
+    )
     return figure
 
 
 def by_position(tables: Mapping[str, pd.DataFrame], trained: int) -> Figure:
-    """Perplexity against the position in a text for several ways to handle positions; the shaded part is the trained length.
+    """Perplexity against the position in a text for several ways to handle positions; the shaded
+    part is the trained length.
 
     Args:
         tables: name -> table of `long_context.by_position`, indexed by the end of each stretch.
@@ -132,9 +214,25 @@ def by_position(tables: Mapping[str, pd.DataFrame], trained: int) -> Figure:
     figure, ax = axes_of(height=3.6)
     ax.axvspan(0, trained, color="#eeeeee")
     for i, (name, table) in enumerate(tables.items()):
-        ax.plot(table.index - table.index[0] / 2, table.perplexity, LINES[i % 4], marker=(MARKERS + "vPX")[i], color=COLOURS[i % 4], markersize=7,
-                markerfacecolor="white" if i >= 4 else COLOURS[i % 4], label=name)
-    ax.text(trained / 2, ax.get_ylim()[1], "trained length", ha="center", va="top", fontsize="small", color="#444444")
+        ax.plot(
+            table.index - table.index[0] / 2,
+            table.perplexity,
+            LINES[i % 4],
+            marker=(MARKERS + "vPX")[i],
+            color=COLOURS[i % 4],
+            markersize=7,
+            markerfacecolor="white" if i >= 4 else COLOURS[i % 4],
+            label=name,
+        )
+    ax.text(
+        trained / 2,
+        ax.get_ylim()[1],
+        "trained length",
+        ha="center",
+        va="top",
+        fontsize="small",
+        color="#444444",
+    )
     ends = list(next(iter(tables.values())).index)
     ax.set_xticks([0, *ends])
     ax.set(xlabel="position in the text (tokens)", ylabel="perplexity", xlim=(0, ends[-1]))
@@ -144,29 +242,62 @@ def by_position(tables: Mapping[str, pd.DataFrame], trained: int) -> Figure:
 
 
 def expert_speed(table: pd.DataFrame) -> Figure:
-    """Time of one pass through a layer of experts by each implementation, on a logarithmic axis; lines from fastest to slowest.
+    """Time of one pass through a layer of experts by each implementation, on a logarithmic axis;
+    lines from fastest to slowest.
 
     Args:
-        table: one row a measurement; columns experts, implementation, tokens, seconds (median), fastest, slowest.
+        table: one row a measurement; columns experts, implementation, tokens, seconds (median),
+            fastest, slowest.
     """
     figure, ax = axes_of(height=3.2)
     sizes, names = sorted(set(table.experts)), list(dict.fromkeys(table.implementation))
     width = 0.8 / len(names)
     for i, name in enumerate(names):
-        rows = table[table.implementation == name].set_index("experts").loc[sizes, ["seconds", "fastest", "slowest"]] * 1000
+        rows = (
+            table[table.implementation == name]
+            .set_index("experts")
+            .loc[sizes, ["seconds", "fastest", "slowest"]]
+            * 1000
+        )
         places = [place + (i - (len(names) - 1) / 2) * width for place in range(len(sizes))]
-        ax.bar(places, rows.seconds, width=width * 0.9, color="white" if HATCHES[i % 4] else COLOURS[i % 4], edgecolor=COLOURS[i % 4], hatch=HATCHES[i % 4], linewidth=1.2, label=name)
-        whiskers(ax, places, rows.seconds, yerr=[rows.seconds - rows.fastest, rows.slowest - rows.seconds])
+        ax.bar(
+            places,
+            rows.seconds,
+            width=width * 0.9,
+            color="white" if HATCHES[i % 4] else COLOURS[i % 4],
+            edgecolor=COLOURS[i % 4],
+            hatch=HATCHES[i % 4],
+            linewidth=1.2,
+            label=name,
+        )
+        whiskers(
+            ax,
+            places,
+            rows.seconds,
+            yerr=[rows.seconds - rows.fastest, rows.slowest - rows.seconds],
+        )
         for place, value, top in zip(places, rows.seconds, rows.slowest):
-            ax.text(place, top * 1.15, f"{value:,.0f}" if value >= 100 else f"{value:.3g}", ha="center", va="bottom", fontsize="small")
+            ax.text(
+                place,
+                top * 1.15,
+                f"{value:,.0f}" if value >= 100 else f"{value:.3g}",
+                ha="center",
+                va="bottom",
+                fontsize="small",
+            )
     ax.set_xticks(range(len(sizes)), [f"{size} experts" for size in sizes])
-    ax.set(yscale="log", ylabel=f"ms for {int(table.tokens.iloc[0])} tokens (logarithmic)", ylim=(table.fastest.min() * 1000 / 3, table.slowest.max() * 1000 * 3))
+    ax.set(
+        yscale="log",
+        ylabel=f"ms for {int(table.tokens.iloc[0])} tokens (logarithmic)",
+        ylim=(table.fastest.min() * 1000 / 3, table.slowest.max() * 1000 * 3),
+    )
     figure.legend(loc="outside upper right", ncols=len(names), frameon=False)
     return figure
 
 
 def routing_changes(table: pd.DataFrame, learned: str) -> Figure:
-    """What a change of the router does: perplexity, from 1 (certainty) upward, and the share of right answers with its 95 % interval.
+    """What a change of the router does: perplexity, from 1 (certainty) upward, and the share of
+    right answers with its 95 % interval.
 
     Args:
         table: one row a change; columns perplexity, n, accuracy, low, high.
@@ -174,13 +305,33 @@ def routing_changes(table: pd.DataFrame, learned: str) -> Figure:
     """
     figure, axes = axes_of(height=3.2, columns=2)
     places, dark = range(len(table)), [name == learned for name in table.index]
-    style = {"width": 0.62, "color": [COLOURS[0] if d else "white" for d in dark], "edgecolor": COLOURS[0], "hatch": ["" if d else "////" for d in dark], "linewidth": 1.2}
+    style = {
+        "width": 0.62,
+        "color": [COLOURS[0] if d else "white" for d in dark],
+        "edgecolor": COLOURS[0],
+        "hatch": ["" if d else "////" for d in dark],
+        "linewidth": 1.2,
+    }
     axes[0].bar(places, table.perplexity - 1, bottom=1, **style)
     for place, value in zip(places, table.perplexity):
-        axes[0].text(place, value + (table.perplexity.max() - 1) * 0.01, f"{value:.2f}", ha="center", va="bottom", fontsize="small")
-    axes[0].set(ylabel="perplexity of the right answers", ylim=(1, 1 + (table.perplexity.max() - 1) * 1.12))
+        axes[0].text(
+            place,
+            value + (table.perplexity.max() - 1) * 0.01,
+            f"{value:.2f}",
+            ha="center",
+            va="bottom",
+            fontsize="small",
+        )
+    axes[0].set(
+        ylabel="perplexity of the right answers", ylim=(1, 1 + (table.perplexity.max() - 1) * 1.12)
+    )
     axes[1].bar(places, table.accuracy, **style)
-    whiskers(axes[1], places, table.accuracy, yerr=[table.accuracy - table.low, table.high - table.accuracy])
+    whiskers(
+        axes[1],
+        places,
+        table.accuracy,
+        yerr=[table.accuracy - table.low, table.high - table.accuracy],
+    )
     axes[1].set(ylabel=f"share right (n={int(table.n.iloc[0])}, 95 % interval)", ylim=(0, 1.05))
     for ax in axes:
         ax.set_xticks(places, [name.replace(", ", ",\n") for name in table.index], fontsize="small")
@@ -188,7 +339,9 @@ def routing_changes(table: pd.DataFrame, learned: str) -> Figure:
     return figure
 
 
-def memory_bars(plans: Mapping[str, Mapping[str, float]], cards: Mapping[str, float] | None = None) -> Figure:
+def memory_bars(
+    plans: Mapping[str, Mapping[str, float]], cards: Mapping[str, float] | None = None
+) -> Figure:
     """What the memory of several plans is made of: a stacked bar each, in GB.
 
     Args:
@@ -203,10 +356,27 @@ def memory_bars(plans: Mapping[str, Mapping[str, float]], cards: Mapping[str, fl
     for label, (parts, colour, hatch) in MEMORY_PARTS.items():
         sizes = [sum(plan.get(part, 0) for part in parts) / 1e9 for plan in plans.values()]
         if any(sizes):
-            ax.barh(range(len(plans)), sizes, left=ends, height=0.6, color=colour, edgecolor="black", hatch=hatch, linewidth=0.7, label=label)
+            ax.barh(
+                range(len(plans)),
+                sizes,
+                left=ends,
+                height=0.6,
+                color=colour,
+                edgecolor="black",
+                hatch=hatch,
+                linewidth=0.7,
+                label=label,
+            )
         ends = [end + size for end, size in zip(ends, sizes)]
     for place, end in enumerate(ends):
-        ax.text(end + 0.012 * max(ends), place, f"{end:,.1f}", va="center", fontsize="small", bbox={"color": "white", "pad": 1})
+        ax.text(
+            end + 0.012 * max(ends),
+            place,
+            f"{end:,.1f}",
+            va="center",
+            fontsize="small",
+            bbox={"color": "white", "pad": 1},
+        )
     ax.set_yticks(range(len(plans)), list(plans))
     ax.set_ylim(len(plans) - 0.5, -0.6)
     ax.set(xlabel="memory (GB)", xlim=(0, 1.12 * max(ends)))
@@ -215,22 +385,45 @@ def memory_bars(plans: Mapping[str, Mapping[str, float]], cards: Mapping[str, fl
 
 
 def planned_against(table: pd.DataFrame, label: str = "published") -> Figure:
-    """Planned sizes beside published or measured ones on a logarithmic axis, each with the plan's error.
+    """Planned sizes beside published or measured ones on a logarithmic axis, each with the plan's
+    error.
 
     Args:
-        table: one row a case, by name; columns `published` and `planned` (GB) and `error` (%; none is written for a missing one).
+        table: one row a case, by name; columns `published` and `planned` (GB) and `error` (%; none
+            is written for a missing one).
         label: what the column `published` holds.
     """
     figure, ax = axes_of(height=1.2 + 0.3 * len(table))
     for place, row in enumerate(table.itertuples()):
         ax.plot([row.published, row.planned], [place, place], color="grey", linewidth=1)
-        ax.text(max(row.published, row.planned) * 1.2, place, "" if row.error != row.error else f"{row.error:+.1f} %", va="center", fontsize="small")
+        ax.text(
+            max(row.published, row.planned) * 1.2,
+            place,
+            "" if row.error != row.error else f"{row.error:+.1f} %",
+            va="center",
+            fontsize="small",
+        )
     ax.plot(table.published, range(len(table)), "o", color=COLOURS[0], markersize=7, label=label)
-    ax.plot(table.planned, range(len(table)), "D", color=COLOURS[1], markersize=7, markerfacecolor="none", markeredgewidth=1.6, label="planned")
+    ax.plot(
+        table.planned,
+        range(len(table)),
+        "D",
+        color=COLOURS[1],
+        markersize=7,
+        markerfacecolor="none",
+        markeredgewidth=1.6,
+        label="planned",
+    )
     ax.set_yticks(range(len(table)), list(table.index), fontsize="small")
     ax.set_ylim(len(table) - 0.5, -0.5)
     ax.set_xscale("log")
-    ticks = [v for v in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if table[["published", "planned"]].min().min() / 1.6 < v < table[["published", "planned"]].max().max() * 1.6]
+    ticks = [
+        v
+        for v in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+        if table[["published", "planned"]].min().min() / 1.6
+        < v
+        < table[["published", "planned"]].max().max() * 1.6
+    ]
     ax.set_xticks(ticks, [f"{v:g}" for v in ticks])
     ax.minorticks_off()
     ax.set(xlabel="GB (logarithmic)", xlim=(ticks[0] / 1.3, ticks[-1] * 2))
@@ -239,20 +432,41 @@ def planned_against(table: pd.DataFrame, label: str = "published") -> Figure:
     return figure
 
 
-def cache_sizes(tokens: Sequence[int], shared: Mapping[str, Sequence[float]], unshared: Mapping[str, Sequence[float]] | None = None) -> Figure:
+def cache_sizes(
+    tokens: Sequence[int],
+    shared: Mapping[str, Sequence[float]],
+    unshared: Mapping[str, Sequence[float]] | None = None,
+) -> Figure:
     """Bytes of the key-value cache against the length of the text, both axes logarithmic.
 
     Args:
-        shared: model -> bytes at each length, with the keys and values that its query heads share (GQA).
-        unshared: the same for some of these models if every query head had its own, drawn as broken lines.
+        shared: model -> bytes at each length, with the keys and values that its query heads share
+            (GQA).
+        unshared: the same for some of these models if every query head had its own, drawn as broken
+            lines.
     """
     figure, ax = axes_of(height=3.8)
     for i, (name, sizes) in enumerate(shared.items()):
-        ax.plot(tokens, [size / 1e9 for size in sizes], "-" + (MARKERS + "v")[i % 5], color=COLOURS[i % 4], linewidth=1.6, markersize=6,
-                markerfacecolor="white" if i % 2 else COLOURS[i % 4], label=name)
+        ax.plot(
+            tokens,
+            [size / 1e9 for size in sizes],
+            "-" + (MARKERS + "v")[i % 5],
+            color=COLOURS[i % 4],
+            linewidth=1.6,
+            markersize=6,
+            markerfacecolor="white" if i % 2 else COLOURS[i % 4],
+            label=name,
+        )
     for number, (name, sizes) in enumerate((unshared or {}).items()):
         i = list(shared).index(name)
-        ax.plot(tokens, [size / 1e9 for size in sizes], LINES[1 + number % 3], color=COLOURS[i % 4], linewidth=1.6, label=f"{name}, not shared")
+        ax.plot(
+            tokens,
+            [size / 1e9 for size in sizes],
+            LINES[1 + number % 3],
+            color=COLOURS[i % 4],
+            linewidth=1.6,
+            label=f"{name}, not shared",
+        )
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     ax.set_xticks(tokens, [f"{n // 1024}K" if n >= 1024 else str(n) for n in tokens])
@@ -278,10 +492,23 @@ def planned_methods(table: pd.DataFrame, cards: Mapping[str, float]) -> Figure:
         ax.text(-0.55, size * 1.06, name, va="bottom", fontsize="small")
     for i, method in enumerate(table.columns):
         places = [place + (i - (len(table.columns) - 1) / 2) * width for place in range(len(table))]
-        ax.bar(places, table[method], width=width * 0.9, color="white" if HATCHES[i % 4] else COLOURS[i % 4], edgecolor=COLOURS[i % 4],
-               hatch=HATCHES[i % 4], linewidth=1.2, label=method)
+        ax.bar(
+            places,
+            table[method],
+            width=width * 0.9,
+            color="white" if HATCHES[i % 4] else COLOURS[i % 4],
+            edgecolor=COLOURS[i % 4],
+            hatch=HATCHES[i % 4],
+            linewidth=1.2,
+            label=method,
+        )
     ax.set_xticks(range(len(table)), list(table.index), fontsize="small")
-    ax.set(yscale="log", ylabel="memory (GB, logarithmic)", xlim=(-0.6, len(table) - 0.4), ylim=(table.min().min() / 2, None))
+    ax.set(
+        yscale="log",
+        ylabel="memory (GB, logarithmic)",
+        xlim=(-0.6, len(table) - 0.4),
+        ylim=(table.min().min() / 2, None),
+    )
     ax.yaxis.set_major_formatter("{x:,g}")
     figure.legend(loc="outside upper right", ncols=len(table.columns), frameon=False)
     return figure

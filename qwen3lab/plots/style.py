@@ -1,6 +1,7 @@
 """What all charts share: colours, markers, hatches, a figure without a frame, interval lines.
 
-Every chart can be read in black and white: what differs in colour differs in marker, line or hatch too.
+Every chart can be read in black and white: what differs in colour differs in marker, line or hatch
+too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ HATCHES = ("", "////", "....", "xx")
 
 @lru_cache
 def chart_class() -> type[Figure]:
-    """A figure that shows itself as the last line of a notebook cell, with no pyplot and its hidden list of open figures."""
+    """A figure that shows itself as the last line of a notebook cell, with no pyplot and its hidden
+    list of open figures.
+    """
     from io import BytesIO
 
     from matplotlib.figure import Figure

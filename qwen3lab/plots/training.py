@@ -13,30 +13,49 @@ if TYPE_CHECKING:
 
 
 def loss_curves(histories: Mapping[str, pd.DataFrame], x: str = "step") -> Figure:
-    """The training loss of one or more runs (`Run.history`), and the validation loss as larger markers where there is one."""
+    """The training loss of one or more runs (`Run.history`), and the validation loss as larger
+    markers where there is one.
+    """
     figure, ax = axes_of()
     for i, (name, history) in enumerate(histories.items()):
         train = history.dropna(subset=["loss"])
         ax.plot(train[x], train.loss, LINES[i % 4], color=COLOURS[i % 4], linewidth=1.6, label=name)
         if "eval_loss" in history:
             held_out = history.dropna(subset=["eval_loss"])
-            ax.plot(held_out[x], held_out.eval_loss, MARKERS[i % 4], color=COLOURS[i % 4], markersize=8,
-                    markerfacecolor="white", markeredgewidth=1.8, label=f"{name}, validation")
-    ax.set(xlabel={"step": "optimiser step", "tokens": "tokens read"}.get(x, x), ylabel="loss (nats a token)", ylim=(0, None))
+            ax.plot(
+                held_out[x],
+                held_out.eval_loss,
+                MARKERS[i % 4],
+                color=COLOURS[i % 4],
+                markersize=8,
+                markerfacecolor="white",
+                markeredgewidth=1.8,
+                label=f"{name}, validation",
+            )
+    ax.set(
+        xlabel={"step": "optimiser step", "tokens": "tokens read"}.get(x, x),
+        ylabel="loss (nats a token)",
+        ylim=(0, None),
+    )
     ax.grid(alpha=0.3)
     ax.legend(frameon=False)
     return figure
 
 
 def training_curves(history: pd.DataFrame) -> Figure:
-    """One run side by side: loss (validation as markers), learning rate and gradient norm against the step.
+    """One run side by side: loss (validation as markers), learning rate and gradient norm against
+    the step.
 
     Args:
         history: of `Run.history`, or as much of it as there is; eval_loss may be missing.
     """
     figure, axes = axes_of(columns=3, height=2.6)
     train = history.dropna(subset=["loss"])
-    for ax, column, label in zip(axes, ("loss", "learning_rate", "grad_norm"), ("loss (nats a token)", "learning rate", "gradient norm")):
+    for ax, column, label in zip(
+        axes,
+        ("loss", "learning_rate", "grad_norm"),
+        ("loss (nats a token)", "learning rate", "gradient norm"),
+    ):
         ax.plot(train["step"], train[column], color=COLOURS[0], linewidth=1.6)
         ax.set(xlabel="optimiser step", title=label, ylim=(0, None))
         ax.title.set_fontsize("medium")
@@ -44,14 +63,23 @@ def training_curves(history: pd.DataFrame) -> Figure:
         ax.grid(alpha=0.3)
     if "eval_loss" in history:
         held_out = history.dropna(subset=["eval_loss"])
-        axes[0].plot(held_out["step"], held_out.eval_loss, MARKERS[0], color=COLOURS[1], markersize=7, markerfacecolor="white",
-                     markeredgewidth=1.6, label="validation")
+        axes[0].plot(
+            held_out["step"],
+            held_out.eval_loss,
+            MARKERS[0],
+            color=COLOURS[1],
+            markersize=7,
+            markerfacecolor="white",
+            markeredgewidth=1.6,
+            label="validation",
+        )
         axes[0].legend(frameon=False)
     return figure
 
 
 def failures(found: Sequence[Any]) -> Figure:
-    """Failures of the museum, a panel each: their curves where they have some, else the symptom with and without the failure.
+    """Failures of the museum, a panel each: their curves where they have some, else the symptom
+    with and without the failure.
 
     Args:
         found: `training.Failure`s.
@@ -65,22 +93,42 @@ def failures(found: Sequence[Any]) -> Figure:
         if "scales" in curves:
             table = curves["scales"]
             for i, column in enumerate(("lost as 0", "too large")):
-                ax.plot(table.scale, table[column], LINES[i], color=COLOURS[i], marker=MARKERS[i], markersize=4, label=column)
+                ax.plot(
+                    table.scale,
+                    table[column],
+                    LINES[i],
+                    color=COLOURS[i],
+                    marker=MARKERS[i],
+                    markersize=4,
+                    label=column,
+                )
             ax.set_xscale("log", base=2)
             ax.set(xlabel="scale of the loss", ylabel="share of gradients", ylim=(0, None))
         elif curves:
             for i, (name, history) in enumerate(curves.items()):
-                ax.plot(history["step"], history.loss, LINES[i], color=COLOURS[i], linewidth=1.8 - 0.5 * i, label=name)
+                ax.plot(
+                    history["step"],
+                    history.loss,
+                    LINES[i],
+                    color=COLOURS[i],
+                    linewidth=1.8 - 0.5 * i,
+                    label=name,
+                )
             ax.set(xlabel="optimiser step", ylabel="loss (nats a token)", ylim=(0, None))
         else:
-            bars = ax.bar(["failure", "healthy"], [failure.sick, failure.healthy], color=[COLOURS[1], COLOURS[0]], hatch=None)
+            bars = ax.bar(
+                ["failure", "healthy"],
+                [failure.sick, failure.healthy],
+                color=[COLOURS[1], COLOURS[0]],
+                hatch=None,
+            )
             bars[0].set_hatch(HATCHES[1])
             bars[0].set(facecolor="white", edgecolor=COLOURS[1])
             ax.bar_label(bars, fmt="%.2f", fontsize="small")
             ax.set(ylabel=f"{failure.symptom}\n(n={failure.n})", ylim=(0, 1.15))
         if ax.get_legend_handles_labels()[0]:
             ax.legend(frameon=False, fontsize="small")
-    for ax in figure.axes[len(found):]:
+    for ax in figure.axes[len(found) :]:
         ax.set_visible(False)
     return figure
 
@@ -95,10 +143,25 @@ def score_bars(systems: Mapping[str, pd.DataFrame], xlabel: str = "exact match")
     figure, ax = axes_of(height=1.2 + 0.17 * len(tasks) * (len(systems) + 0.6))
     for i, (name, table) in enumerate(systems.items()):
         table = table.loc[tasks]
-        places = [place + (i - (len(systems) - 1) / 2) * 0.8 / len(systems) for place in range(len(tasks))]
-        ax.barh(places, table.accuracy, height=0.72 / len(systems), color=COLOURS[i % 4] if not HATCHES[i % 4] else "white",
-                edgecolor=COLOURS[i % 4], hatch=HATCHES[i % 4], linewidth=1.2, label=name)
-        whiskers(ax, table.accuracy, places, xerr=[table.accuracy - table.low, table.high - table.accuracy])
+        places = [
+            place + (i - (len(systems) - 1) / 2) * 0.8 / len(systems) for place in range(len(tasks))
+        ]
+        ax.barh(
+            places,
+            table.accuracy,
+            height=0.72 / len(systems),
+            color=COLOURS[i % 4] if not HATCHES[i % 4] else "white",
+            edgecolor=COLOURS[i % 4],
+            hatch=HATCHES[i % 4],
+            linewidth=1.2,
+            label=name,
+        )
+        whiskers(
+            ax,
+            table.accuracy,
+            places,
+            xerr=[table.accuracy - table.low, table.high - table.accuracy],
+        )
     first = next(iter(systems.values()))
     ax.set_yticks(range(len(tasks)), [f"{task} (n={first.n[task]})" for task in tasks])
     ax.invert_yaxis()
@@ -109,17 +172,36 @@ def score_bars(systems: Mapping[str, pd.DataFrame], xlabel: str = "exact match")
 
 
 def code_book(weights: Sequence[float], levels: Sequence[float]) -> Figure:
-    """The distribution of a layer's weights, divided by the largest of each block, and the code book's values on it."""
+    """The distribution of a layer's weights, divided by the largest of each block, and the code
+    book's values on it.
+    """
     figure, ax = axes_of(height=3.2)
-    ax.hist(weights, bins=121, density=True, color="#b8c9d9", edgecolor="none", label="weights, by block scaled to [-1, 1]")
+    ax.hist(
+        weights,
+        bins=121,
+        density=True,
+        color="#b8c9d9",
+        edgecolor="none",
+        label="weights, by block scaled to [-1, 1]",
+    )
     for i, level in enumerate(levels):
-        ax.axvline(level, color=COLOURS[1], linewidth=1.2, linestyle="--", label="the 16 values of NF4" if not i else None)
+        ax.axvline(
+            level,
+            color=COLOURS[1],
+            linewidth=1.2,
+            linestyle="--",
+            label="the 16 values of NF4" if not i else None,
+        )
     ax.set(xlabel="weight / largest weight of its block", ylabel="density")
     figure.legend(loc="outside upper right", ncols=2, frameon=False)
     return figure
 
 
-def byte_bars(measured: Mapping[str, int], planned: Mapping[str, int] | None = None, per_weight: int | None = None) -> Figure:
+def byte_bars(
+    measured: Mapping[str, int],
+    planned: Mapping[str, int] | None = None,
+    per_weight: int | None = None,
+) -> Figure:
     """Bytes of several ways to keep the same model, beside the planner's where given, in MB.
 
     Args:
@@ -129,11 +211,24 @@ def byte_bars(measured: Mapping[str, int], planned: Mapping[str, int] | None = N
     for i, series in enumerate([measured, planned] if planned else [measured]):
         values = [series[name] / 1e6 for name in measured]
         places = [place + (0.2 if i else -0.2) * bool(planned) for place in range(len(measured))]
-        ax.barh(places, values, height=0.36 if planned else 0.6, color="white" if i else COLOURS[0], edgecolor=COLOURS[i],
-                hatch=HATCHES[i], label=("measured", "planned")[i])
+        ax.barh(
+            places,
+            values,
+            height=0.36 if planned else 0.6,
+            color="white" if i else COLOURS[0],
+            edgecolor=COLOURS[i],
+            hatch=HATCHES[i],
+            label=("measured", "planned")[i],
+        )
         if per_weight and not i:
             for place, value in zip(places, values):
-                ax.text(value, place, f"  {value * 1e6 / per_weight:.2f} bytes a weight", va="center", fontsize="small")
+                ax.text(
+                    value,
+                    place,
+                    f"  {value * 1e6 / per_weight:.2f} bytes a weight",
+                    va="center",
+                    fontsize="small",
+                )
     ax.set_yticks(range(len(measured)), list(measured))
     ax.invert_yaxis()
     ax.set(xlabel="weights (MB)")
@@ -147,7 +242,14 @@ def schedules(rates: Mapping[str, Sequence[float]]) -> Figure:
     """Learning rates over the steps of a training, one line a schedule."""
     figure, ax = axes_of(height=3.2)
     for i, (name, values) in enumerate(rates.items()):
-        ax.plot(range(1, len(values) + 1), values, LINES[i % 4], color=COLOURS[i % 4], linewidth=1.8, label=name)
+        ax.plot(
+            range(1, len(values) + 1),
+            values,
+            LINES[i % 4],
+            color=COLOURS[i % 4],
+            linewidth=1.8,
+            label=name,
+        )
     ax.set(xlabel="optimiser step", ylabel="learning rate", ylim=(0, None))
     ax.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
     ax.grid(alpha=0.3)
@@ -156,10 +258,19 @@ def schedules(rates: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def spectra(values: Mapping[str, Sequence[float]]) -> Figure:
-    """Singular values of weight changes, largest first, relative to the largest, on a logarithmic axis."""
+    """Singular values of weight changes, largest first, relative to the largest, on a logarithmic
+    axis.
+    """
     figure, ax = axes_of(height=3.2)
     for i, (name, series) in enumerate(values.items()):
-        ax.semilogy(range(1, len(series) + 1), [v / series[0] for v in series], LINES[i % 4], color=COLOURS[i % 4], linewidth=1.8, label=name)
+        ax.semilogy(
+            range(1, len(series) + 1),
+            [v / series[0] for v in series],
+            LINES[i % 4],
+            color=COLOURS[i % 4],
+            linewidth=1.8,
+            label=name,
+        )
     ax.set(xlabel="singular value number", ylabel="size (largest = 1)", ylim=(1e-4, 1.5))
     ax.grid(alpha=0.3)
     ax.legend(frameon=False)
@@ -167,7 +278,8 @@ def spectra(values: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def ablation(table: pd.DataFrame, baseline: str = "recipe") -> Figure:
-    """Share of new facts learned (filled) and of old tasks kept (open), one line a setting, grouped; dotted lines: the baseline's.
+    """Share of new facts learned (filled) and of old tasks kept (open), one line a setting,
+    grouped; dotted lines: the baseline's.
 
     Args:
         table: columns setting, value, accuracy, low, high, old, old_low, old_high.
@@ -180,14 +292,32 @@ def ablation(table: pd.DataFrame, baseline: str = "recipe") -> Figure:
         places.append(at)
         last, at = setting, at + 1.0
     figure, ax = axes_of(height=0.9 + 0.24 * at)
-    for i, (column, label) in enumerate((("accuracy", "new facts, right"), ("old", "old tasks, right"))):
+    for i, (column, label) in enumerate(
+        (("accuracy", "new facts, right"), ("old", "old tasks, right"))
+    ):
         low, high = ("low", "high") if column == "accuracy" else ("old_low", "old_high")
-        ax.errorbar(table[column], [place + 0.12 * (2 * i - 1) for place in places], xerr=[table[column] - table[low], table[high] - table[column]],
-                    fmt=MARKERS[i], color=COLOURS[i], markerfacecolor="white" if i else COLOURS[i], markersize=6, capsize=2, linewidth=1.2, label=label)
+        ax.errorbar(
+            table[column],
+            [place + 0.12 * (2 * i - 1) for place in places],
+            xerr=[table[column] - table[low], table[high] - table[column]],
+            fmt=MARKERS[i],
+            color=COLOURS[i],
+            markerfacecolor="white" if i else COLOURS[i],
+            markersize=6,
+            capsize=2,
+            linewidth=1.2,
+            label=label,
+        )
         base = table[table.setting == baseline]
         if len(base):
             ax.axvline(base[column].iloc[0], linestyle=":", color=COLOURS[i], linewidth=1)
-    ax.set_yticks(places, [value if setting == baseline else f"{setting} {value}" for setting, value in zip(table.setting, table.value)])
+    ax.set_yticks(
+        places,
+        [
+            value if setting == baseline else f"{setting} {value}"
+            for setting, value in zip(table.setting, table.value)
+        ],
+    )
     ax.invert_yaxis()
     ax.set(xlabel="share of questions (lines: 95 % interval; dotted: the recipe)", xlim=(0, 1))
     ax.grid(axis="x", alpha=0.3)
@@ -202,46 +332,95 @@ def trade_off(table: pd.DataFrame) -> Figure:
         table: columns setting, value, accuracy, old.
     """
     figure, ax = axes_of(height=4.0)
-    marks = (MARKERS + "vPX*")
+    marks = MARKERS + "vPX*"
     for i, setting in enumerate(dict.fromkeys(table.setting)):
         chosen = table[table.setting == setting]
-        ax.plot(chosen.accuracy, chosen.old, marks[i % len(marks)], color=COLOURS[i % 4], markerfacecolor="white" if i % 2 else COLOURS[i % 4], markersize=8, label=setting)
-        for line in chosen[[len(chosen) > 1] * len(chosen)].itertuples():  # a setting of one value is named by the legend
-            above = ((table.old - line.old).between(0.001, 0.05) & ((table.accuracy - line.accuracy).abs() < 0.15)).any()
-            ax.annotate(line.value, (line.accuracy, line.old), xytext=(5, -11 if above else 4), textcoords="offset points", fontsize="small")
-    ax.set(xlabel="new facts, share right", ylabel="old tasks, share right", xlim=(-0.02, 1.08), ylim=(0, 1))
+        ax.plot(
+            chosen.accuracy,
+            chosen.old,
+            marks[i % len(marks)],
+            color=COLOURS[i % 4],
+            markerfacecolor="white" if i % 2 else COLOURS[i % 4],
+            markersize=8,
+            label=setting,
+        )
+        for line in chosen[
+            [len(chosen) > 1] * len(chosen)
+        ].itertuples():  # a setting of one value is named by the legend
+            above = (
+                (table.old - line.old).between(0.001, 0.05)
+                & ((table.accuracy - line.accuracy).abs() < 0.15)
+            ).any()
+            ax.annotate(
+                line.value,
+                (line.accuracy, line.old),
+                xytext=(5, -11 if above else 4),
+                textcoords="offset points",
+                fontsize="small",
+            )
+    ax.set(
+        xlabel="new facts, share right",
+        ylabel="old tasks, share right",
+        xlim=(-0.02, 1.08),
+        ylim=(0, 1),
+    )
     ax.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
     return figure
 
 
 def block_errors(table: pd.DataFrame, line: Mapping[str, float]) -> Figure:
-    """What rounding costs and what it saves, by size of the block: relative error of weights and of outputs; bytes a weight below each size.
+    """What rounding costs and what it saves, by size of the block: relative error of weights and of
+    outputs; bytes a weight below each size.
 
     Args:
-        table: columns format, block, bytes (a weight, scales included), weights and outputs (relative errors).
-        line: the same for one format with its label: "label", "weights", "outputs"; drawn as a horizontal line.
+        table: columns format, block, bytes (a weight, scales included), weights and outputs
+            (relative errors).
+        line: the same for one format with its label: "label", "weights", "outputs"; drawn as a
+            horizontal line.
     """
     figure, axes = axes_of(columns=2, height=3.3, sharey=True)
-    for ax, column, title in zip(axes, ("weights", "outputs"), ("error of the weights", "error of the layer's output")):
+    for ax, column, title in zip(
+        axes, ("weights", "outputs"), ("error of the weights", "error of the layer's output")
+    ):
         for i, (name, rows) in enumerate(table.groupby("format", sort=False)):
-            ax.plot(rows.block, rows[column], LINES[i], marker=MARKERS[i], color=COLOURS[i], linewidth=1.4, markersize=6,
-                    markerfacecolor="white" if i else COLOURS[i], label=name)
+            ax.plot(
+                rows.block,
+                rows[column],
+                LINES[i],
+                marker=MARKERS[i],
+                color=COLOURS[i],
+                linewidth=1.4,
+                markersize=6,
+                markerfacecolor="white" if i else COLOURS[i],
+                label=name,
+            )
         ax.axhline(line[column], color="black", linewidth=1.2, linestyle=":", label=line["label"])
         ax.set_xscale("log", base=2)
         ticks = table.drop_duplicates("block")
-        ax.set_xticks(ticks.block, [f"{row.block:,}\n{row.bytes:.3f}" for row in ticks.itertuples()], fontsize="x-small")
+        ax.set_xticks(
+            ticks.block,
+            [f"{row.block:,}\n{row.bytes:.3f}" for row in ticks.itertuples()],
+            fontsize="x-small",
+        )
         ax.minorticks_off()
         ax.set(xlabel="block size (logarithmic)\nbytes a weight, scales included")
         ax.set_title(title, fontsize="medium")
         ax.grid(alpha=0.3)
     axes[0].set(ylabel="relative error", ylim=(0, None))  # of both, when both are drawn
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize="small")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=3,
+        frameon=False,
+        fontsize="small",
+    )
     return figure
 
 
 def speed_ratios(table: pd.DataFrame, guides: float | None = None) -> Figure:
-    """Speed of several kinds of training in units of another's, against the tokens of a step; lines from the lowest to the highest round.
+    """Speed of several kinds of training in units of another's, against the tokens of a step; lines
+    from the lowest to the highest round.
 
     Args:
         table: columns kind, tokens, ratio, low, high.
@@ -250,12 +429,31 @@ def speed_ratios(table: pd.DataFrame, guides: float | None = None) -> Figure:
     figure, ax = axes_of(height=3.2)
     for i, (name, rows) in enumerate(table.groupby("kind", sort=False)):
         tokens = rows.tokens * (1 + 0.04 * i)  # a little apart, so that no line hides another
-        ax.errorbar(tokens, rows.ratio, yerr=[rows.ratio - rows.low, rows.high - rows.ratio], color=COLOURS[i], linestyle=LINES[i], marker=MARKERS[i],
-                    markersize=6, markerfacecolor="white" if i else COLOURS[i], linewidth=1.4, elinewidth=1, capsize=3, label=name)
+        ax.errorbar(
+            tokens,
+            rows.ratio,
+            yerr=[rows.ratio - rows.low, rows.high - rows.ratio],
+            color=COLOURS[i],
+            linestyle=LINES[i],
+            marker=MARKERS[i],
+            markersize=6,
+            markerfacecolor="white" if i else COLOURS[i],
+            linewidth=1.4,
+            elinewidth=1,
+            capsize=3,
+            label=name,
+        )
     ax.axhline(1, color="black", linewidth=1)
     if guides is not None:
         ax.axhline(guides, color="black", linewidth=1, linestyle="--")
-        ax.text(table.tokens.min() * 0.92, guides, f"guides: at most {1 - guides:.0%} slower", ha="left", va="bottom", fontsize="small")
+        ax.text(
+            table.tokens.min() * 0.92,
+            guides,
+            f"guides: at most {1 - guides:.0%} slower",
+            ha="left",
+            va="bottom",
+            fontsize="small",
+        )
     ticks = sorted({round(value) for value in table.tokens})
     ax.set_xscale("log")
     ax.set_xticks([tick for tick in ticks if not any(tick < other < 1.3 * tick for other in ticks)])
@@ -268,10 +466,12 @@ def speed_ratios(table: pd.DataFrame, guides: float | None = None) -> Figure:
 
 
 def share_dots(table: pd.DataFrame, xlabel: str | None = None) -> Figure:
-    """Several shares of several recipes: a row a recipe, a marker a measure, each with its interval.
+    """Several shares of several recipes: a row a recipe, a marker a measure, each with its
+    interval.
 
     Args:
-        table: columns recipe, measure, share, low, high; with lowest and highest, ticks for the extreme seeds are drawn.
+        table: columns recipe, measure, share, low, high; with lowest and highest, ticks for the
+            extreme seeds are drawn.
     """
     seeds = "lowest" in table
     xlabel = xlabel or f"share (lines: 95 % interval{'; ticks: extreme seeds' if seeds else ''})"
@@ -279,9 +479,22 @@ def share_dots(table: pd.DataFrame, xlabel: str | None = None) -> Figure:
     figure, ax = axes_of(height=1.0 + 0.13 * len(recipes) * (len(measures) + 1))
     for i, measure in enumerate(measures):
         rows = table[table.measure == measure]
-        places = [recipes.index(recipe) + 0.7 * ((i + 0.5) / len(measures) - 0.5) for recipe in rows.recipe]
-        ax.errorbar(rows.share, places, xerr=[(rows.share - rows.low).clip(lower=0), (rows.high - rows.share).clip(lower=0)], fmt=MARKERS[i % 4], color=COLOURS[i % 4],
-                    markerfacecolor="white" if i % 2 else COLOURS[i % 4], markersize=6, capsize=2, linewidth=1.2, label=measure)
+        places = [
+            recipes.index(recipe) + 0.7 * ((i + 0.5) / len(measures) - 0.5)
+            for recipe in rows.recipe
+        ]
+        ax.errorbar(
+            rows.share,
+            places,
+            xerr=[(rows.share - rows.low).clip(lower=0), (rows.high - rows.share).clip(lower=0)],
+            fmt=MARKERS[i % 4],
+            color=COLOURS[i % 4],
+            markerfacecolor="white" if i % 2 else COLOURS[i % 4],
+            markersize=6,
+            capsize=2,
+            linewidth=1.2,
+            label=measure,
+        )
         if seeds:
             for end in (rows.lowest, rows.highest):
                 ax.plot(end, places, "|", color=COLOURS[i % 4], markersize=9, markeredgewidth=1.6)
@@ -290,7 +503,9 @@ def share_dots(table: pd.DataFrame, xlabel: str | None = None) -> Figure:
     ax.set_yticks(range(len(recipes)), recipes)
     ax.set(xlabel=xlabel, xlim=(-0.03, 1.03), ylim=(len(recipes) - 0.5, -0.5))
     ax.grid(axis="x", alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=min(4, len(measures)), frameon=False, fontsize="small")
+    figure.legend(
+        loc="outside upper center", ncols=min(4, len(measures)), frameon=False, fontsize="small"
+    )
     return figure
 
 
@@ -303,13 +518,27 @@ def time_to_loss(traces: Mapping[str, Sequence[tuple[float, float]]], target: fl
     figure, ax = axes_of(height=3.2)
     for i, (name, points) in enumerate(traces.items()):
         seconds, losses = zip(*points)
-        ax.plot(seconds, losses, LINES[i % 4], marker=MARKERS[i % 4], markevery=max(1, len(points) // 8), color=COLOURS[i % 4], linewidth=1.4,
-                markerfacecolor="white" if i % 2 else COLOURS[i % 4], markersize=6, label=name)
+        ax.plot(
+            seconds,
+            losses,
+            LINES[i % 4],
+            marker=MARKERS[i % 4],
+            markevery=max(1, len(points) // 8),
+            color=COLOURS[i % 4],
+            linewidth=1.4,
+            markerfacecolor="white" if i % 2 else COLOURS[i % 4],
+            markersize=6,
+            label=name,
+        )
     ax.axhline(target, color="black", linewidth=1, linestyle=":")
     ax.set_xscale("log")
     ax.text(ax.get_xlim()[1], target, "target", ha="right", va="bottom", fontsize="small")
     ax.xaxis.set_major_formatter("{x:g}")
-    ax.set(xlabel="seconds of training (logarithmic)", ylabel="held-out loss (nats a token)", ylim=(0, None))
+    ax.set(
+        xlabel="seconds of training (logarithmic)",
+        ylabel="held-out loss (nats a token)",
+        ylim=(0, None),
+    )
     ax.grid(alpha=0.3)
     figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize="small")
     return figure

@@ -1,21 +1,13 @@
-"""Merge adapters and quantise: GPTQ, GGUF, and the variants of one model that notebook 07 compares."""
+"""Merge adapters and quantise: GPTQ, GGUF, and the variants of one model that notebook
+07 compares."""
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "gguf": [
-            "GGUF_TYPES",
-            "to_gguf",
-        ],
-        "gptq_checkpoints": [
-            "gptq",
-            "load_gptq",
-        ],
-        "merging": [
-            "Merged",
-            "merge",
-        ],
+        "gguf": ["GGUF_TYPES", "to_gguf"],
+        "gptq_checkpoints": ["gptq", "load_gptq"],
+        "merging": ["Merged", "merge"],
     },
 )

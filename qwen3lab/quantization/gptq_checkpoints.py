@@ -21,19 +21,31 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def gptq(src: str | Path, dst: str | Path, texts: Sequence[str], *, bits: int = 4, group_size: int = 128,
-         device: str | None = None, batch_size: int = 8) -> Path:
-    """Quantise a checkpoint's linear layers with GPTQ (Frantar et al. 2022), by gptqmodel, and save it.
+def gptq(
+    src: str | Path,
+    dst: str | Path,
+    texts: Sequence[str],
+    *,
+    bits: int = 4,
+    group_size: int = 128,
+    device: str | None = None,
+    batch_size: int = 8,
+) -> Path:
+    """Quantise a checkpoint's linear layers with GPTQ (Frantar et al. 2022), by gptqmodel, and save
+    it.
 
-    Every layer is rounded column by column, and what a column's rounding does to the layer's output on `texts` is made
-    up for in the columns that follow. Embeddings, norms and the output head stay as they are.
+    Every layer is rounded column by column, and what a column's rounding does to the layer's output
+    on `texts` is made up for in the columns that follow. Embeddings, norms and the output head stay
+    as they are.
 
     Args:
         src: checkpoint folder, role or name.
         dst: folder to write; load it with `load_gptq`.
-        texts: calibration texts, as the model will read them (chat format included); some dozens do.
+        texts: calibration texts, as the model will read them (chat format included); some dozens
+            do.
         bits: 2, 3, 4 or 8.
-        group_size: weights that share a scale; the input and output sizes of every linear layer must divide by it. -1: a whole row.
+        group_size: weights that share a scale; the input and output sizes of every linear layer
+            must divide by it. -1: a whole row.
         device: default: the profile's.
         batch_size: texts a batch.
     Raises:
@@ -41,12 +53,17 @@ def gptq(src: str | Path, dst: str | Path, texts: Sequence[str], *, bits: int = 
     """
     source, dst = Path(loading.resolve(src)), Path(dst)
     if not texts:
-        raise Qwen3labError("GPTQ needs texts to measure the layers' errors on. Give some dozens of rows like those the model will see.")
+        raise Qwen3labError(
+            "GPTQ needs texts to measure the layers' errors on. Give some dozens of rows like those"
+            " the model will see."
+        )
     loading.check_folder(source)
     _check_group(source, group_size)
     with quiet_gptqmodel() as library:
         # The library orders columns within their groups; without groups it would refuse.
-        config = library.QuantizeConfig(bits=bits, group_size=group_size, act_group_aware=group_size > 0, offload_to_disk=False)
+        config = library.QuantizeConfig(
+            bits=bits, group_size=group_size, act_group_aware=group_size > 0, offload_to_disk=False
+        )
         model = library.GPTQModel.load(str(source), config, device=device or profiles.get().device)
         model.quantize(list(texts), batch_size=batch_size, calibration_data_min_length=1)
         shutil.rmtree(dst, ignore_errors=True)
@@ -59,22 +76,34 @@ def _check_group(source: Path, group_size: int) -> None:
     for field in ("hidden_size", "intermediate_size", "moe_intermediate_size"):
         size = config.get(field)
         if size and group_size > 0 and size % group_size:
-            raise Qwen3labError(f"The {field} of {source.name!r} is {size}, which does not divide by the group size {group_size}. "
-                                "Choose a smaller group, such as 32.")
+            raise Qwen3labError(
+                f"The {field} of {source.name!r} is {size}, which does not divide by the group size"
+                f" {group_size}. Choose a smaller group, such as 32."
+            )
 
 
-def load_gptq(path: str | Path, *, dtype: str | None = None, device: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load what `gptq` saved: (model in eval mode, tokenizer). On a CPU the weights are unpacked by plain torch."""
+def load_gptq(
+    path: str | Path, *, dtype: str | None = None, device: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load what `gptq` saved: (model in eval mode, tokenizer). On a CPU the weights are unpacked by
+    plain torch.
+    """
     import torch
 
     profile = profiles.get()
     path, device = Path(path), device or profile.device
     if not (path / "quantize_config.json").is_file():
-        raise Qwen3labError(f"{path.name!r} holds no GPTQ model (no quantize_config.json). Write it with qwen3lab.quantization.gptq().")
+        raise Qwen3labError(
+            f"{path.name!r} holds no GPTQ model (no quantize_config.json). Write it with"
+            " qwen3lab.quantization.gptq()."
+        )
     with quiet_gptqmodel() as library:
         backend = library.BACKEND.TORCH if device == "cpu" else library.BACKEND.AUTO
-        wrapped = library.GPTQModel.load(str(path), device=device, backend=backend, dtype=torch.bfloat16)
-    # The library takes 16-bit types alone, but its torch code computes in the type that the scales have.
+        wrapped = library.GPTQModel.load(
+            str(path), device=device, backend=backend, dtype=torch.bfloat16
+        )
+    # The library takes 16-bit types alone, but its torch code computes in the type that the scales
+    # have.
     model = wrapped.model.to(getattr(torch, dtype or profile.dtype)).eval()
     loading.set_threads(sum(parameter.numel() for parameter in model.parameters()), device)
     return model, loading.load_tokenizer(path)
@@ -84,12 +113,17 @@ def load_gptq(path: str | Path, *, dtype: str | None = None, device: str | None 
 def quiet_gptqmodel() -> Iterator[Any]:
     """Give gptqmodel, without its compilers on a CPU and without its hundreds of lines of log.
 
-    Its CPU kernels are C++ that is compiled at first use: one to two minutes, a compiler and Python's headers. Its
-    plain torch code gives the same numbers and needs none of that, so that is what runs here on a CPU.
+    Its CPU kernels are C++ that is compiled at first use: one to two minutes, a compiler and
+    Python's headers. Its plain torch code gives the same numbers and needs none of that, so that is
+    what runs here on a CPU.
     """
-    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # fewer than two, its default on two cores, are refused
+    os.environ.setdefault(
+        "GPTQMODEL_CPU_WORKERS", "2"
+    )  # fewer than two, its default on two cores, are refused
     os.environ.setdefault("GPTQMODEL_DISABLE_PACK_EXT", "1")
-    os.environ.setdefault("LOGBAR_DISABLE_NOTEBOOK_DETECTION", "1")  # else it draws with IPython's own display
+    os.environ.setdefault(
+        "LOGBAR_DISABLE_NOTEBOOK_DETECTION", "1"
+    )  # else it draws with IPython's own display
     quiet()
     said, level = io.StringIO(), logging.root.manager.disable
     root_level, root_handlers = logging.root.level, logging.root.handlers[:]
@@ -100,7 +134,9 @@ def quiet_gptqmodel() -> Iterator[Any]:
             import gptqmodel.looper.loop_processor
             import gptqmodel.utils.torch
 
-            gptqmodel.looper.loop_processor._PROJECT_LOG_DIR = paths.BUILD / "gptq-logs"  # else a folder beside the notebook
+            gptqmodel.looper.loop_processor._PROJECT_LOG_DIR = (
+                paths.BUILD / "gptq-logs"
+            )  # else a folder beside the notebook
             if profiles.get().device == "cpu":
                 gptqmodel.utils.torch.TORCH_HAS_COMPILE = False
             yield gptqmodel

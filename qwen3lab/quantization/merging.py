@@ -1,4 +1,6 @@
-"""Make a trained model small and portable: merge its adapter, quantise it to 4 bits with GPTQ, write it as GGUF."""
+"""Make a trained model small and portable: merge its adapter, quantise it to 4 bits with GPTQ,
+write it as GGUF.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,26 @@ class Merged:
     """A merged model on disk, and how far its logits are from those of base plus adapter."""
 
     path: Path
-    difference: float  # the largest one of any logit on the probe, in float32, before rounding to the stored format
+    # the largest one of any logit on the probe, in float32, before rounding to the stored format
+    difference: float
     rounding: float  # the same after rounding
     scale: float  # the largest absolute logit of the probe, to compare with
 
 
-def merge(base: str | Path, adapter: str | Path, dst: str | Path, *, dtype: str | None = None,
-          probe: str = "What does the handbook say? 手册里怎么写？ 12 + 30 = 42", tolerance: float = 1e-4) -> Merged:
-    """Add a LoRA adapter's update to the weights that it adapts, and save the result as an ordinary checkpoint.
+def merge(
+    base: str | Path,
+    adapter: str | Path,
+    dst: str | Path,
+    *,
+    dtype: str | None = None,
+    probe: str = "What does the handbook say? 手册里怎么写？ 12 + 30 = 42",
+    tolerance: float = 1e-4,
+) -> Merged:
+    """Add a LoRA adapter's update to the weights that it adapts, and save the result as an ordinary
+    checkpoint.
 
-    The base is loaded in float32, never in 4 bits: merged into a 4-bit model the update would be rounded away with it.
+    The base is loaded in float32, never in 4 bits: merged into a 4-bit model the update would be
+        rounded away with it.
 
     Args:
         base: the model that the adapter was trained on, as in `models.load`.
@@ -50,8 +62,11 @@ def merge(base: str | Path, adapter: str | Path, dst: str | Path, *, dtype: str 
     except Qwen3labError:
         raise
     except (RuntimeError, ValueError, SafetensorError) as error:
-        raise Qwen3labError(f"The adapter {adapter.name!r} does not fit the model {str(base)!r} ({str(error).strip().splitlines()[0].rstrip('.')}). "
-                            "Give the model that it was trained on.") from error
+        raise Qwen3labError(
+            f"The adapter {adapter.name!r} does not fit the model {str(base)!r}"
+            f" ({str(error).strip().splitlines()[0].rstrip('.')}). Give the model that it was"
+            " trained on."
+        ) from error
     with torch.inference_mode():
         wanted = adapted(input_ids=ids).logits
     merged = adapted.merge_and_unload()
@@ -59,7 +74,10 @@ def merge(base: str | Path, adapter: str | Path, dst: str | Path, *, dtype: str 
         difference = (merged(input_ids=ids).logits - wanted).abs().max().item()
     scale = wanted.abs().max().item()
     if difference > tolerance * scale:
-        raise Qwen3labError(f"The merged model's logits differ from the adapter's by {difference:.3g}. Check that nothing is quantised, and merge in float32.")
+        raise Qwen3labError(
+            f"The merged model's logits differ from the adapter's by {difference:.3g}. Check that"
+            " nothing is quantised, and merge in float32."
+        )
     with torch.no_grad():  # keep float32 arithmetic, but on the numbers that the file will hold
         for parameter in merged.parameters():
             parameter.copy_(parameter.to(getattr(torch, stored)).float())

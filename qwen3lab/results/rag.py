@@ -1,4 +1,6 @@
-"""What `benchmarks/rag.py` measured, as tables: `data/benchmarks/rag.json` keeps a letter a question, so any of them can be made."""
+"""What `benchmarks/rag.py` measured, as tables: `data/benchmarks/rag.json` keeps a letter a
+question, so any of them can be made.
+"""
 
 from __future__ import annotations
 
@@ -14,56 +16,87 @@ if TYPE_CHECKING:
 
 
 FIVE = ("base", "fine-tuned", "RAG", "both", "long context")
-KINDS = {"taught": lambda row: row["answerable"] and row["taught"], "not taught": lambda row: row["answerable"] and not row["taught"],
-         "gap": lambda row: row.get("reason") == "gap", "stranger": lambda row: row.get("reason") == "stranger"}
+KINDS = {
+    "taught": lambda row: row["answerable"] and row["taught"],
+    "not taught": lambda row: row["answerable"] and not row["taught"],
+    "gap": lambda row: row.get("reason") == "gap",
+    "stranger": lambda row: row.get("reason") == "stranger",
+}
 
 
 class Record:
     """The record with its questions (`rows`), in the record's order.
 
-    Raises Qwen3labError where a question of the record is not in `data/tasks`: the two do not belong together then.
+    Raises Qwen3labError where a question of the record is not in `data/tasks`: the two do not
+    belong together then.
     """
 
     def __init__(self, data: dict[str, Any] | None = None):
         self.data: dict[str, Any] = data or records.read("rag")
         by_id = {row["id"]: row for row in tasks.load("handbook", "test")}
         if missing := [name for name in self.data["questions"] if name not in by_id]:
-            raise Qwen3labError(f"The record speaks of {missing[0]}, which data/tasks does not hold. Run `python benchmarks/rag.py` again.")
+            raise Qwen3labError(
+                f"The record speaks of {missing[0]}, which data/tasks does not hold. Run `python"
+                " benchmarks/rag.py` again."
+            )
         self.rows = [by_id[name] for name in self.data["questions"]]
-        self.validation = tasks.load("handbook", "validation")[:len(self.data["validation"]["scores"])]
+        self.validation = tasks.load("handbook", "validation")[
+            : len(self.data["validation"]["scores"])
+        ]
 
     def systems(self, names=FIVE, keep=lambda row: True) -> pd.DataFrame:
         """One line of `grading.marks` a system, over the questions that `keep` keeps."""
         return table(self.rows, {name: self.data["systems"][name] for name in names}, keep)
 
     def kinds(self, names=FIVE) -> pd.DataFrame:
-        """The accuracy of each system by kind of question: fact taught in training, not taught, a gap of a known thing, a stranger."""
+        """The accuracy of each system by kind of question: fact taught in training, not taught, a
+        gap of a known thing, a stranger.
+        """
         import pandas as pd
 
-        return pd.DataFrame({kind: self.systems(names, keep).accuracy for kind, keep in KINDS.items()})
+        return pd.DataFrame(
+            {kind: self.systems(names, keep).accuracy for kind, keep in KINDS.items()}
+        )
 
     def by_k(self, name: str) -> pd.DataFrame:
         """The marks of one system on the test questions for each k."""
         import pandas as pd
 
-        return pd.concat({int(k): table(self.rows, {name: systems[name]}) for k, systems in self.data["by k"].items()}).droplevel(1)
+        return pd.concat(
+            {
+                int(k): table(self.rows, {name: systems[name]})
+                for k, systems in self.data["by k"].items()
+            }
+        ).droplevel(1)
 
     def grid(self) -> pd.DataFrame:
-        """Chunk size and k on the validation questions: tokens, k, recall (of all answerable questions), read (chunks that fitted), and marks."""
+        """Chunk size and k on the validation questions: tokens, k, recall (of all answerable
+        questions), read (chunks that fitted), and marks.
+        """
         import pandas as pd
 
         lines = []
         for line in self.data["grid"]:
-            # A fact that the cut tore apart is not found either, so the search's own recall is scaled to all questions.
+            # A fact that the cut tore apart is not found either, so the search's own recall is
+            # scaled to all questions.
             recall = line[f"recall@{line['k']}"] * line["n"] / (line["n"] + line["lost by cutting"])
-            lines.append({"tokens": line["tokens"], "k": line["k"], "recall": recall, "read": line["read"]}
-                         | marks([row["answerable"] for row in self.validation], [line["codes"]], [line["cited"]]))
+            lines.append(
+                {"tokens": line["tokens"], "k": line["k"], "recall": recall, "read": line["read"]}
+                | marks(
+                    [row["answerable"] for row in self.validation], [line["codes"]], [line["cited"]]
+                )
+            )
         return pd.DataFrame(lines)
 
     def thresholded(self, name: str, threshold: float | None) -> dict[str, list[str]]:
         """A system's codes on the test questions, had it declined below a threshold."""
         there = [row["answerable"] for row in self.rows]
-        return {"codes": [with_threshold(run, self.data["scores"], there, threshold) for run in self.data["systems"][name]["codes"]]}
+        return {
+            "codes": [
+                with_threshold(run, self.data["scores"], there, threshold)
+                for run in self.data["systems"][name]["codes"]
+            ]
+        }
 
     def before_and_after(self, names: dict[str, str]) -> pd.DataFrame:
         """Marks with and without the threshold that was chosen on validation.
@@ -78,7 +111,9 @@ class Record:
         return table(self.rows, lines)
 
     def search(self) -> pd.DataFrame:
-        """The search apart from the answers: n, recall@k and MRR of all questions that have an answer, and by language."""
+        """The search apart from the answers: n, recall@k and MRR of all questions that have an
+        answer, and by language.
+        """
         import pandas as pd
 
         return pd.DataFrame(self.data["search"]).T
@@ -87,14 +122,32 @@ class Record:
         """Milliseconds from question to answer, by way of serving: medians and 95th percentiles."""
         import pandas as pd
 
-        names = {"here": "search and answer, no panel", "panel": "panel, model in this process", "panel over HTTP": "panel, model over HTTP"}
+        names = {
+            "here": "search and answer, no panel",
+            "panel": "panel, model in this process",
+            "panel over HTTP": "panel, model over HTTP",
+        }
         ways = {names[way]: line for way, line in self.data["waiting"].items()}
-        return pd.DataFrame({way: {f"{what}{end}": line[what][p] for what in line if isinstance(line[what], dict) for end, p in (("", "p50"), (" p95", "p95"))}
-                             | {"n": line["n"], "share under 300 ms": line["share under 300"]} for way, line in ways.items()}).T
+        return pd.DataFrame(
+            {
+                way: (
+                    {
+                        f"{what}{end}": line[what][p]
+                        for what in line
+                        if isinstance(line[what], dict)
+                        for end, p in (("", "p50"), (" p95", "p95"))
+                    }
+                    | {"n": line["n"], "share under 300 ms": line["share under 300"]}
+                )
+                for way, line in ways.items()
+            }
+        ).T
 
 
 def curve(run: str, scores: list[float], answerable: list[bool], steps: int = 60) -> pd.DataFrame:
-    """Accuracy and hallucination of a run for thresholds from below the lowest score to the highest."""
+    """Accuracy and hallucination of a run for thresholds from below the lowest score to the
+    highest.
+    """
     import pandas as pd
 
     low, high = min(scores), max(scores)
@@ -102,5 +155,11 @@ def curve(run: str, scores: list[float], answerable: list[bool], steps: int = 60
     for step in range(steps + 1):
         threshold = low + (high - low) * step / steps
         found = marks(answerable, [with_threshold(run, scores, answerable, threshold)])
-        lines.append({"threshold": threshold, "accuracy": found["accuracy"], "hallucination": found["hallucination"]})
+        lines.append(
+            {
+                "threshold": threshold,
+                "accuracy": found["accuracy"],
+                "hallucination": found["hallucination"],
+            }
+        )
     return pd.DataFrame(lines)

@@ -10,11 +10,15 @@ from qwen3lab.errors import Qwen3labError
 
 
 def read(name: str) -> dict[str, Any]:
-    """Return what `benchmarks/<name>.py` wrote, as a dictionary; under "measured" stand date, machine and versions.
+    """Return what `benchmarks/<name>.py` wrote, as a dictionary; under "measured" stand date,
+    machine and versions.
 
     Raises Qwen3labError where there is no such record.
     """
     path = paths.DATA / "benchmarks" / f"{name}.json"
     if not path.is_file():
-        raise Qwen3labError(f"There is no record {name!r} in data/benchmarks. Run `python benchmarks/{name}.py`, or `git checkout -- data/benchmarks`.")
+        raise Qwen3labError(
+            f"There is no record {name!r} in data/benchmarks. Run `python benchmarks/{name}.py`, or"
+            " `git checkout -- data/benchmarks`."
+        )
     return json.loads(path.read_text(encoding="utf-8"))

@@ -9,28 +9,46 @@ import pandas as pd
 from qwen3lab.evaluation.statistics import wilson
 
 WHEN_TO_USE = {
-    "transformers generate": "to hold the others against; batches without a clock; a model that is too new for engines",
+    "transformers generate": (
+        "to hold the others against; batches without a clock; a model that is too new for engines"
+    ),
     "llama.cpp in process": "inside a program: laptop, phone, a job at night",
     "llama.cpp over HTTP": "a machine without a GPU, few users, all of them known",
     "llama.cpp behind the guard": "the same, where what users write is not to be trusted",
     "vLLM": "a GPU and many users at once (here on a CPU)",
-    "TensorRT-LLM": "NVIDIA GPUs and a model that stays: docs/tensorrt_llm.md, not run here"}
+    "TensorRT-LLM": "NVIDIA GPUs and a model that stays: docs/tensorrt_llm.md, not run here",
+}
 
 
 def engine_summary(record: dict[str, Any]) -> pd.DataFrame:
-    """The table of engines: answer tokens a second with one client and with the most, peak memory in MB, and when to take which."""
+    """The table of engines: answer tokens a second with one client and with the most, peak memory
+    in MB, and when to take which.
+    """
     found = engine_speeds(record)
     levels = found.index.get_level_values("concurrent")
-    few, many = (found["tokens a second"].xs(level, level="concurrent") for level in (levels.min(), levels.max()))
+    few, many = (
+        found["tokens a second"].xs(level, level="concurrent")
+        for level in (levels.min(), levels.max())
+    )
     memory = found.memory.groupby("engine").first() / 1e6
-    columns = {f"tokens/s, {levels.min()}": few, f"tokens/s, {levels.max()}": many, "memory MB": memory, "take it for": pd.Series(WHEN_TO_USE)}
+    columns = {
+        f"tokens/s, {levels.min()}": few,
+        f"tokens/s, {levels.max()}": many,
+        "memory MB": memory,
+        "take it for": pd.Series(WHEN_TO_USE),
+    }
     return pd.DataFrame(columns).reindex(list(WHEN_TO_USE))
 
 
 def engine_speeds(record: dict[str, Any]) -> pd.DataFrame:
-    """data/benchmarks/serving.json as a table, a row an engine and number of concurrent requests (index), with the columns of a measurement."""
-    lines = [{"engine": name, "concurrent": int(level), "memory": engine["memory"]} | measured
-             for name, engine in record["engines"].items() for level, measured in engine["load"].items()]
+    """data/benchmarks/serving.json as a table, a row an engine and number of concurrent requests
+    (index), with the columns of a measurement.
+    """
+    lines = [
+        {"engine": name, "concurrent": int(level), "memory": engine["memory"]} | measured
+        for name, engine in record["engines"].items()
+        for level, measured in engine["load"].items()
+    ]
     return pd.DataFrame(lines).set_index(["engine", "concurrent"])
 
 
@@ -40,32 +58,61 @@ def decoding(record: dict[str, Any]) -> pd.DataFrame:
     Args:
         record: the content of data/benchmarks/decoding.json.
     Returns:
-        By the way's name: prompts, tokens, passes a token (of the target), accepted (share of the drafted tokens) and stays (how often a guess is kept when
-        those before it were; both nan where unknown), tokens a second, times faster (than plain decoding by the same code, median of the rounds), slowest (round).
+        By the way's name: prompts, tokens, passes a token (of the target), accepted (share of the
+            drafted tokens) and stays (how often a guess is kept when
+        those before it were; both nan where unknown), tokens a second, times faster (than plain
+        decoding by the same code, median of the rounds), slowest (round).
     """
     told = record["tiny"]
-    lines = [{"prompts": told["prompts"], "tokens": way["tokens"], "passes a token": way["passes a token"], "accepted": way.get("acceptance", float("nan")),
-              "stays": way.get("stays", float("nan")), "tokens a second": way["tokens a second"], "times faster": way["times faster than plain"],
-              "slowest": way["slowest round"]} for way in told["ways"].values()]
+    lines = [
+        {
+            "prompts": told["prompts"],
+            "tokens": way["tokens"],
+            "passes a token": way["passes a token"],
+            "accepted": way.get("acceptance", float("nan")),
+            "stays": way.get("stays", float("nan")),
+            "tokens a second": way["tokens a second"],
+            "times faster": way["times faster than plain"],
+            "slowest": way["slowest round"],
+        }
+        for way in told["ways"].values()
+    ]
     return pd.DataFrame(lines, index=list(told["ways"]))
 
 
 def decoding_shapes(record: dict[str, Any]) -> pd.DataFrame:
-    """What it measured on released shapes with random weights, one line a pair and probability that a guess stays.
+    """What it measured on released shapes with random weights, one line a pair and probability that
+    a guess stays.
 
     Returns:
-        Columns pair, layers, stays, draft cost (draft pass / target pass), check cost (target pass over 5 tokens / over 1), times faster (eager passes,
-        measured), graphs (from the times of passes replayed as CUDA graphs; nan on a CPU).
+        Columns pair, layers, stays, draft cost (draft pass / target pass), check cost (target pass
+        over 5 tokens / over 1), times faster (eager passes, measured), graphs (from the times of
+        passes replayed as CUDA graphs; nan on a CPU).
     """
     graphs = "times faster, CUDA graphs, from the passes' times"
-    return pd.DataFrame([
-        {"pair": f"{line['target']} with {line['draft']}", "layers": "all" if line["whole"] else " and ".join(map(str, line["layers"])),
-         "stays": entry["acceptance"], "draft cost": line["cost"]["draft pass / target pass"], "check cost": line["cost"]["pass over 5 / pass over 1"],
-         "times faster": entry["times faster"], "graphs": entry.get(graphs, float("nan"))}
-        for line in record["shapes"] for entry in line["speed-ups"]])
+    return pd.DataFrame(
+        [
+            {
+                "pair": f"{line['target']} with {line['draft']}",
+                "layers": "all" if line["whole"] else " and ".join(map(str, line["layers"])),
+                "stays": entry["acceptance"],
+                "draft cost": line["cost"]["draft pass / target pass"],
+                "check cost": line["cost"]["pass over 5 / pass over 1"],
+                "times faster": entry["times faster"],
+                "graphs": entry.get(graphs, float("nan")),
+            }
+            for line in record["shapes"]
+            for entry in line["speed-ups"]
+        ]
+    )
 
 
-THINKING_MEASURES = {"thinks": "thinks", "sums": "sums right", "problems": "word problems right", "answers": "new facts right"}
+THINKING_MEASURES = {
+    "thinks": "thinks",
+    "sums": "sums right",
+    "problems": "word problems right",
+    "answers": "new facts right",
+}
 
 
 def thinking_survival(record: dict[str, Any]) -> pd.DataFrame:
@@ -74,7 +121,8 @@ def thinking_survival(record: dict[str, Any]) -> pd.DataFrame:
     Args:
         record: the content of data/benchmarks/survival.json.
     Returns:
-        Columns recipe, measure, seeds, n (questions of all seeds), right, share, low, high (Wilson, 95 %), lowest and highest (a single seed's share).
+        Columns recipe, measure, seeds, n (questions of all seeds), right, share, low, high (Wilson,
+        95 %), lowest and highest (a single seed's share).
     """
     lines = []
     for row in record["rows"]:
@@ -82,8 +130,20 @@ def thinking_survival(record: dict[str, Any]) -> pd.DataFrame:
             counts, each = [run[key] for run in row["runs"]], record["n"][key]
             right, n = sum(counts), each * len(counts)
             low, high = wilson(right, n)
-            lines.append({"recipe": row["recipe"], "measure": name, "seeds": len(counts), "n": n, "right": right, "share": right / n, "low": low, "high": high,
-                          "lowest": min(counts) / each, "highest": max(counts) / each})
+            lines.append(
+                {
+                    "recipe": row["recipe"],
+                    "measure": name,
+                    "seeds": len(counts),
+                    "n": n,
+                    "right": right,
+                    "share": right / n,
+                    "low": low,
+                    "high": high,
+                    "lowest": min(counts) / each,
+                    "highest": max(counts) / each,
+                }
+            )
     return pd.DataFrame(lines)
 
 
@@ -96,14 +156,27 @@ def distillation(record: dict[str, Any]) -> pd.DataFrame:
     Args:
         record: the content of data/benchmarks/distillation.json.
     Returns:
-        Columns student, way, seeds, n and right (test questions of all seeds), share, low, high (Wilson, 95 %), lowest and highest (a single seed's share), kept
-        (the share divided by the teacher's), old (share of the old tasks).
+        Columns student, way, seeds, n and right (test questions of all seeds), share, low, high
+        (Wilson, 95 %), lowest and highest (a single seed's share), kept (the share divided by the
+        teacher's), old (share of the old tasks).
     """
     lines = []
     for row in record["rows"]:
         counts, each = [run["new"] for run in row["runs"]], record["n"]["new"]
-        lines.append({"student": STUDENTS[row["student"]], "way": row["way"], "seeds": len(counts), "n": each * len(counts), "right": sum(counts), **row["new"],
-                      "lowest": min(counts) / each, "highest": max(counts) / each, "kept": row["kept"], "old": row["old"]["share"]})
+        lines.append(
+            {
+                "student": STUDENTS[row["student"]],
+                "way": row["way"],
+                "seeds": len(counts),
+                "n": each * len(counts),
+                "right": sum(counts),
+                **row["new"],
+                "lowest": min(counts) / each,
+                "highest": max(counts) / each,
+                "kept": row["kept"],
+                "old": row["old"]["share"],
+            }
+        )
     return pd.DataFrame(lines)
 
 
@@ -113,16 +186,34 @@ def ablation(record: dict[str, Any]) -> pd.DataFrame:
     Args:
         record: the content of data/benchmarks/lora.json.
     Returns:
-        Columns setting, value, seeds, trained (parameters), n and right (new facts, all seeds), accuracy, low, high (Wilson, 95 %),
-        lowest and highest (accuracy of a single seed), old (share right of the old tasks), old_low, old_high.
+        Columns setting, value, seeds, trained (parameters), n and right (new facts, all seeds),
+        accuracy, low, high (Wilson, 95 %), lowest and highest (accuracy of a single seed), old
+        (share right of the old tasks), old_low, old_high.
     """
     lines = []
     for row in record["rows"]:
         runs = row["runs"]
-        right, n, old, old_n = (sum(run[key] for run in runs) for key in ("right", "n", "old right", "old n"))
+        right, n, old, old_n = (
+            sum(run[key] for run in runs) for key in ("right", "n", "old right", "old n")
+        )
         shares = [run["right"] / run["n"] for run in runs]
         (low, high), (old_low, old_high) = wilson(right, n), wilson(old, old_n)
-        lines.append({"setting": row["setting"], "value": row["value"], "seeds": len(runs), "trained": runs[0]["trained"], "n": n, "right": right,
-                      "accuracy": right / n, "low": low, "high": high, "lowest": min(shares), "highest": max(shares),
-                      "old": old / old_n, "old_low": old_low, "old_high": old_high})
+        lines.append(
+            {
+                "setting": row["setting"],
+                "value": row["value"],
+                "seeds": len(runs),
+                "trained": runs[0]["trained"],
+                "n": n,
+                "right": right,
+                "accuracy": right / n,
+                "low": low,
+                "high": high,
+                "lowest": min(shares),
+                "highest": max(shares),
+                "old": old / old_n,
+                "old_low": old_low,
+                "old_high": old_high,
+            }
+        )
     return pd.DataFrame(lines)

@@ -1,4 +1,6 @@
-"""Retrieval: a PDF becomes chunks, an index finds the chunks for a question, and the model answers from them."""
+"""Retrieval: a PDF becomes chunks, an index finds the chunks for a question, and the model answers
+from them.
+"""
 
 import lazy_loader
 
@@ -16,16 +18,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "prompt",
             "source",
         ],
-        "chunking": [
-            "Chunk",
-            "chunk",
-        ],
-        "embedding": [
-            "embed",
-        ],
-        "fusion": [
-            "fuse",
-        ],
+        "chunking": ["Chunk", "chunk"],
+        "embedding": ["embed"],
+        "fusion": ["fuse"],
         "grading": [
             "choose_threshold",
             "cited",
@@ -36,22 +31,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "tells",
             "with_threshold",
         ],
-        "index": [
-            "Hit",
-            "Index",
-            "Keywords",
-            "key_terms",
-        ],
-        "metrics": [
-            "first_ranks",
-            "mrr",
-            "recall_at_k",
-            "relevant_chunks",
-            "search_marks",
-        ],
-        "rerank": [
-            "Reader",
-            "Reranker",
-        ],
+        "index": ["Hit", "Index", "Keywords", "key_terms"],
+        "metrics": ["first_ranks", "mrr", "recall_at_k", "relevant_chunks", "search_marks"],
+        "rerank": ["Reader", "Reranker"],
     },
 )

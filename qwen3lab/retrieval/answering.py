@@ -1,4 +1,5 @@
-"""Answers from chunks: the model reads what the search found, and the place that tells it is cited."""
+"""Answers from chunks: the model reads what the search found, and the place that tells
+it is cited."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ FRAME = 16  # tokens of the chat format around a prompt
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said, whether it declined, and the chunk, the page and the paragraph that hold it word for word (None, "": none does)."""
+    """What the model said, whether it declined, and the chunk, the page and the paragraph that hold
+    it word for word (None, "": none does).
+    """
 
     text: str
     refused: bool
@@ -34,11 +37,13 @@ class Answer:
 
 
 def language_of(text: str) -> str:
-    """"zh" for a text with Chinese characters, else "en"."""
+    """ "zh" for a text with Chinese characters, else "en"."""
     return "zh" if WIDE.search(text) else "en"
 
 
-def fitting(tokenizer: PreTrainedTokenizerBase, chunks: Sequence[Chunk], max_tokens: int) -> list[Chunk]:
+def fitting(
+    tokenizer: PreTrainedTokenizerBase, chunks: Sequence[Chunk], max_tokens: int
+) -> list[Chunk]:
     """The first of the chunks, as many as fit together into `max_tokens` tokens (always one)."""
     kept = list(chunks[:1])
     for piece in chunks[1:]:
@@ -57,7 +62,9 @@ def _joined(chunks: Sequence[Chunk]) -> str:
     return "\n".join(piece.text for piece in chunks)
 
 
-def prompt(tokenizer: PreTrainedTokenizerBase, question: str, chunks: Sequence[Chunk | Hit], room: int) -> tuple[list[dict[str, str]], list[Chunk]]:
+def prompt(
+    tokenizer: PreTrainedTokenizerBase, question: str, chunks: Sequence[Chunk | Hit], room: int
+) -> tuple[list[dict[str, str]], list[Chunk]]:
     """The messages that put a question over its chunks (best first), and those of them that fit.
 
     room: tokens of the whole prompt, the chat format included.
@@ -68,16 +75,24 @@ def prompt(tokenizer: PreTrainedTokenizerBase, question: str, chunks: Sequence[C
     return [{"role": "user", "content": context_prompt(_joined(read), question, language)}], read
 
 
-def source(text: str, chunks: Sequence[Chunk], question: str = "") -> tuple[Chunk | None, int | None]:
-    """The chunk that holds an answer word for word, and the page it stands on; (None, None) where none does (see `cite`)."""
+def source(
+    text: str, chunks: Sequence[Chunk], question: str = ""
+) -> tuple[Chunk | None, int | None]:
+    """The chunk that holds an answer word for word, and the page it stands on; (None, None) where
+    none does (see `cite`).
+    """
     return cite(text, chunks, question)[:2]
 
 
-def cite(text: str, chunks: Sequence[Chunk], question: str = "") -> tuple[Chunk | None, int | None, str]:
-    """Where an answer comes from: chunk, page and paragraph; (None, None, "") where no chunk holds it word for word.
+def cite(
+    text: str, chunks: Sequence[Chunk], question: str = ""
+) -> tuple[Chunk | None, int | None, str]:
+    """Where an answer comes from: chunk, page and paragraph; (None, None, "") where no chunk holds
+    it word for word.
 
-    Of several paragraphs the one that shares most words with the question is taken, of equal ones the first: a short
-    answer such as "blue" stands in many places. "7 days" is not found in "17 days", nor "W1" in "W18".
+    Of several paragraphs the one that shares most words with the question is taken, of equal ones
+    the first: a short answer such as "blue" stands in many places. "7 days" is not found in "17
+    days", nor "W1" in "W18".
     """
     wanted = text.strip().rstrip(".。").lower()
     if not wanted:
@@ -97,28 +112,56 @@ def cite(text: str, chunks: Sequence[Chunk], question: str = "") -> tuple[Chunk 
     return best
 
 
-def answer_all(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str],
-               found: Sequence[Sequence[Chunk | Hit]], *, max_length: int | None = None, max_new_tokens: int = 24,
-               batch_size: int = 32, threshold: float | None = None) -> list[Answer]:
+def answer_all(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    found: Sequence[Sequence[Chunk | Hit]],
+    *,
+    max_length: int | None = None,
+    max_new_tokens: int = 24,
+    batch_size: int = 32,
+    threshold: float | None = None,
+) -> list[Answer]:
     """Answer each question from its chunks (best first), greedily, without thinking.
 
     Args:
         found: the chunks or hits of each question.
-        max_length: tokens of prompt and answer together; chunks that do not fit are left out. Default: the profile's.
-        threshold: decline, without asking the model, where the best hit's score is below it; needs hits.
+        max_length: tokens of prompt and answer together; chunks that do not fit are left out.
+            Default: the profile's.
+        threshold: decline, without asking the model, where the best hit's score is below it; needs
+            hits.
     A question without chunks is declined too.
     """
     from qwen3lab import profiles
     from qwen3lab.models import generation
 
     room = (max_length or profiles.get().max_length) - max_new_tokens
-    asked = {place: prompt(tokenizer, questions[place], pieces, room) for place, pieces in enumerate(found)
-             if pieces and not (threshold is not None and pieces[0].score < threshold)}
-    replies = generation.generate(model, tokenizer, [messages for messages, _ in asked.values()],
-                                  max_new_tokens=max_new_tokens, batch_size=batch_size) if asked else []
+    asked = {
+        place: prompt(tokenizer, questions[place], pieces, room)
+        for place, pieces in enumerate(found)
+        if pieces and not (threshold is not None and pieces[0].score < threshold)
+    }
+    replies = (
+        generation.generate(
+            model,
+            tokenizer,
+            [messages for messages, _ in asked.values()],
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+        )
+        if asked
+        else []
+    )
     said = dict(zip(asked, replies, strict=True))
-    return [made(question, said.get(place, REFUSAL[language_of(question)]), asked[place][1] if place in asked else [])
-            for place, (question, _) in enumerate(zip(questions, found, strict=True))]
+    return [
+        made(
+            question,
+            said.get(place, REFUSAL[language_of(question)]),
+            asked[place][1] if place in asked else [],
+        )
+        for place, (question, _) in enumerate(zip(questions, found, strict=True))
+    ]
 
 
 def made(question: str, text: str, read: Sequence[Chunk]) -> Answer:
@@ -130,6 +173,12 @@ def made(question: str, text: str, read: Sequence[Chunk]) -> Answer:
     return Answer(text, refused, *((None, None, "") if refused else cite(text, read, question)))
 
 
-def answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: str, chunks: Sequence[Chunk | Hit], **options) -> Answer:
+def answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    question: str,
+    chunks: Sequence[Chunk | Hit],
+    **options,
+) -> Answer:
     """Answer one question from its chunks; the options are those of `answer_all`."""
     return answer_all(model, tokenizer, [question], [chunks], **options)[0]

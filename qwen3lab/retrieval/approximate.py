@@ -1,4 +1,6 @@
-"""Search that does not look at every vector: a graph (HNSW) and cells (IVF) in faiss, held against exact search."""
+"""Search that does not look at every vector: a graph (HNSW) and cells (IVF) in faiss, held against
+exact search.
+"""
 
 from __future__ import annotations
 
@@ -13,33 +15,50 @@ from qwen3lab.errors import Qwen3labError
 if TYPE_CHECKING:
     import faiss
 
-LINKS, BUILD_WIDTH = 32, 100  # HNSW: links of a vector on each layer, candidates kept while building
+LINKS, BUILD_WIDTH = (
+    32,
+    100,
+)  # HNSW: links of a vector on each layer, candidates kept while building
 KINDS = ("flat", "hnsw", "ivf")
 
 
-def build(kind: str, vectors: np.ndarray, *, cells: int | None = None, seed: int = 0) -> faiss.Index:
+def build(
+    kind: str, vectors: np.ndarray, *, cells: int | None = None, seed: int = 0
+) -> faiss.Index:
     """Build a faiss index over vectors `[N, D]` of length 1, for the inner product.
 
     Args:
-        kind: "flat" compares with every vector; "hnsw" walks a graph of near neighbours (Malkov & Yashunin 2018); "ivf"
-            looks only into the cells whose centres are nearest (k-means, Sivic & Zisserman 2003).
-        cells: of IVF; default: 4 times the square root of N, but at least 39 vectors a cell, which faiss asks for.
+        kind: "flat" compares with every vector; "hnsw" walks a graph of near neighbours (Malkov &
+            Yashunin 2018); "ivf" looks only into the cells whose centres are nearest (k-means,
+            Sivic & Zisserman 2003).
+        cells: of IVF; default: 4 times the square root of N, but at least 39 vectors a cell, which
+            faiss asks for.
         seed: of the k-means.
     Raises Qwen3labError for another kind or no vectors.
     """
     import faiss
 
     if kind not in KINDS:
-        raise Qwen3labError(f"There is no index of the kind {kind!r}. Use one of: {', '.join(KINDS)}.")
+        raise Qwen3labError(
+            f"There is no index of the kind {kind!r}. Use one of: {', '.join(KINDS)}."
+        )
     if vectors.ndim != 2 or not len(vectors):
-        raise Qwen3labError(f"Vectors of the shape {vectors.shape} cannot be indexed. Give at least one row of numbers.")
+        raise Qwen3labError(
+            f"Vectors of the shape {vectors.shape} cannot be indexed. Give at least one row of"
+            " numbers."
+        )
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     n, d = vectors.shape
     if kind == "hnsw":
         index = faiss.IndexHNSWFlat(d, LINKS, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = BUILD_WIDTH
     elif kind == "ivf":
-        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(d), d, cells or max(1, min(round(4 * n ** 0.5), n // 39)), faiss.METRIC_INNER_PRODUCT)
+        index = faiss.IndexIVFFlat(
+            faiss.IndexFlatIP(d),
+            d,
+            cells or max(1, min(round(4 * n**0.5), n // 39)),
+            faiss.METRIC_INNER_PRODUCT,
+        )
         index.cp.seed = seed
         index.train(vectors)
     else:
@@ -49,7 +68,9 @@ def build(kind: str, vectors: np.ndarray, *, cells: int | None = None, seed: int
 
 
 def widen(index: faiss.Index, effort: int) -> None:
-    """Set how hard an index searches: HNSW's candidates (efSearch) or IVF's cells (nprobe). Exact search has no such setting."""
+    """Set how hard an index searches: HNSW's candidates (efSearch) or IVF's cells (nprobe). Exact
+    search has no such setting.
+    """
     if hasattr(index, "hnsw"):
         index.hnsw.efSearch = effort
     elif hasattr(index, "nprobe"):
@@ -57,19 +78,30 @@ def widen(index: faiss.Index, effort: int) -> None:
 
 
 def overlap(found: np.ndarray, exact: np.ndarray) -> np.ndarray:
-    """The share of each question's true neighbours that were found: row numbers `[Q, k]` twice -> `[Q]`, in [0, 1]."""
-    return np.array([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), exact.tolist(), strict=True)])
+    """The share of each question's true neighbours that were found: row numbers `[Q, k]` twice ->
+    `[Q]`, in [0, 1].
+    """
+    return np.array(
+        [len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), exact.tolist(), strict=True)]
+    )
 
 
-def examine(index: faiss.Index, queries: np.ndarray, exact: np.ndarray, efforts: Sequence[int | None] = (None,)) -> list[dict[str, Any]]:
+def examine(
+    index: faiss.Index,
+    queries: np.ndarray,
+    exact: np.ndarray,
+    efforts: Sequence[int | None] = (None,),
+) -> list[dict[str, Any]]:
     """Search with one question at a time, as a service gets them, and compare with exact search.
 
     Args:
         queries: `[Q, D]`. exact: `[Q, k]`, the row numbers that exact search finds.
         efforts: for `widen`; None leaves the index as it is.
     Returns:
-        For each effort: effort; recall (of the k true neighbours, mean over questions); "recall low", "recall high" (95 %,
-        bootstrap over questions); "milliseconds" a question (median; faiss uses as many threads as it is set to) and "slowest tenth".
+        For each effort: effort; recall (of the k true neighbours, mean over questions); "recall
+            low", "recall high" (95 %,
+        bootstrap over questions); "milliseconds" a question (median; faiss uses as many threads as
+        it is set to) and "slowest tenth".
     """
     from qwen3lab.evaluation.statistics import bootstrap
 
@@ -80,17 +112,27 @@ def examine(index: faiss.Index, queries: np.ndarray, exact: np.ndarray, efforts:
         found, spent = np.empty_like(exact), []
         for i, query in enumerate(queries):
             begun = time.perf_counter()
-            _, found[i:i + 1] = index.search(query[None], exact.shape[1])
+            _, found[i : i + 1] = index.search(query[None], exact.shape[1])
             spent.append(1000 * (time.perf_counter() - begun))
         shares = overlap(found, exact)
         low, high = bootstrap(shares, draws=500)
-        lines.append({"effort": effort, "recall": float(shares.mean()), "recall low": low, "recall high": high,
-                      "milliseconds": float(np.median(spent)), "slowest tenth": float(np.quantile(spent, 0.9))})
+        lines.append(
+            {
+                "effort": effort,
+                "recall": float(shares.mean()),
+                "recall low": low,
+                "recall high": high,
+                "milliseconds": float(np.median(spent)),
+                "slowest tenth": float(np.quantile(spent, 0.9)),
+            }
+        )
     return lines
 
 
 def size(index: faiss.Index) -> int:
-    """The bytes of an index as it is written to a file, which are about those that it takes in memory."""
+    """The bytes of an index as it is written to a file, which are about those that it takes in
+    memory.
+    """
     import faiss
 
     return len(faiss.serialize_index(index))

@@ -1,4 +1,6 @@
-"""A chat with a knowledge base: the answer comes piece by piece, with the page and the lines it was read from."""
+"""A chat with a knowledge base: the answer comes piece by piece, with the page and the lines it was
+read from.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,21 @@ if TYPE_CHECKING:
     from ipywidgets import Widget
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    Writer = Callable[[list[int]], Iterator[str]]  # token ids of a prompt to the pieces of the answer
+    Writer = Callable[
+        [list[int]], Iterator[str]
+    ]  # token ids of a prompt to the pieces of the answer
 
 
 NOT_IN_BOOK = {"en": "The handbook does not say.", "zh": "手册中没有提到。"}
 LONGEST = 24  # tokens of an answer
 
 
-def locally(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int = LONGEST) -> Writer:
-    """A writer that continues a prompt with the likeliest token each time, in this process: the text of `model.generate`, in pieces."""
+def locally(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int = LONGEST
+) -> Writer:
+    """A writer that continues a prompt with the likeliest token each time, in this process: the
+    text of `model.generate`, in pieces.
+    """
     import torch
 
     ends = {tokenizer.eos_token_id, tokenizer.pad_token_id}
@@ -41,7 +49,7 @@ def locally(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_
             said.append(token)
             text = tokenizer.decode(said, skip_special_tokens=True)
             if not text.endswith("\ufffd"):  # a character of which some bytes are still to come
-                yield text[len(shown):]
+                yield text[len(shown) :]
                 shown = text
             feed, cache = torch.tensor([[token]], device=model.device), out.past_key_values
 
@@ -49,11 +57,12 @@ def locally(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_
 
 
 def over_http(address: str, max_new_tokens: int = LONGEST, model: str = "qwen3") -> Writer:
-    """A writer that asks an OpenAI-compatible server (`serving.LlamaServer.address`, vLLM), by the `openai` package.
+    """A writer that asks an OpenAI-compatible server (`serving.LlamaServer.address`, vLLM), by the
+    `openai` package.
 
-    The prompt goes to /v1/completions as token ids. The chat endpoint would tokenize the text itself, and a control
-    token that stands in a document or a question would then be one.
-    Raises Qwen3labError, when the first piece is fetched, where no server answers or it refuses.
+    The prompt goes to /v1/completions as token ids. The chat endpoint would tokenize the text
+    itself, and a control token that stands in a document or a question would then be one. Raises
+    Qwen3labError, when the first piece is fetched, where no server answers or it refuses.
     """
     import openai
 
@@ -63,20 +72,34 @@ def over_http(address: str, max_new_tokens: int = LONGEST, model: str = "qwen3")
 
     def write(ids: list[int]) -> Iterator[str]:
         try:
-            for event in client.completions.create(model=model, prompt=[int(token) for token in ids], max_tokens=max_new_tokens, temperature=0.0, stream=True):
+            for event in client.completions.create(
+                model=model,
+                prompt=[int(token) for token in ids],
+                max_tokens=max_new_tokens,
+                temperature=0.0,
+                stream=True,
+            ):
                 if event.choices and event.choices[0].text:
                     yield event.choices[0].text
         except openai.APIStatusError as error:
-            raise Qwen3labError(f"The server refused the request (status {error.status_code}). Check the model's name and the length of the prompt.") from error
+            raise Qwen3labError(
+                f"The server refused the request (status {error.status_code}). Check the model's"
+                " name and the length of the prompt."
+            ) from error
         except openai.APIConnectionError as error:
-            raise Qwen3labError(f"No server answers at {address}. Start it, or keep its `with` block open while you ask.") from error
+            raise Qwen3labError(
+                f"No server answers at {address}. Start it, or keep its `with` block open while you"
+                " ask."
+            ) from error
 
     return write
 
 
 @dataclass
 class Turn:
-    """One question of a chat, what the search found for it, and the answer (None while it is being written: `so_far`)."""
+    """One question of a chat, what the search found for it, and the answer (None while it is being
+    written: `so_far`).
+    """
 
     question: str
     hits: Sequence[Hit]
@@ -93,13 +116,24 @@ class Turn:
 
 
 class ChatPanel:
-    """Questions to a knowledge base; the last line of a cell shows the talk so far, in a live notebook with a box for the next question.
+    """Questions to a knowledge base; the last line of a cell shows the talk so far, in a live
+    notebook with a box for the next question.
 
     Each question is answered by itself: the search knows nothing of those before it.
     """
 
-    def __init__(self, search: Any, write: Writer, tokenizer: PreTrainedTokenizerBase, *, k: int = 1, threshold: float | None = None,
-                 max_length: int | None = None, title: str = "Ask the handbook", interactive: bool | None = None):
+    def __init__(
+        self,
+        search: Any,
+        write: Writer,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        k: int = 1,
+        threshold: float | None = None,
+        max_length: int | None = None,
+        title: str = "Ask the handbook",
+        interactive: bool | None = None,
+    ):
         """Set up an empty talk.
 
         Args:
@@ -111,15 +145,24 @@ class ChatPanel:
         """
         from qwen3lab import profiles
 
-        self.search, self.write, self.tokenizer, self.k, self.threshold, self.title = search, write, tokenizer, k, threshold, title
+        self.search, self.write, self.tokenizer, self.k, self.threshold, self.title = (
+            search,
+            write,
+            tokenizer,
+            k,
+            threshold,
+            title,
+        )
         self.room = (max_length or profiles.get().max_length) - LONGEST
         self.turns: list[Turn] = []
         self.interactive = measure.is_live() if interactive is None else interactive
 
     def stream(self, question: str) -> Iterator[str]:
-        """Answer a question piece by piece; at the end the turn, with its source, is the last of `turns`.
+        """Answer a question piece by piece; at the end the turn, with its source, is the last of
+        `turns`.
 
-        Raises Qwen3labError for an empty question and what the writer raises; the talk is then as it was before.
+        Raises Qwen3labError for an empty question and what the writer raises; the talk is then as
+        it was before.
         """
         question = question.strip()
         if not question:
@@ -127,7 +170,9 @@ class ChatPanel:
         turn = Turn(question, self.search.search([question], k=self.k)[0])
         self.turns.append(turn)
         try:
-            if not turn.hits or (self.threshold is not None and turn.hits[0].score < self.threshold):
+            if not turn.hits or (
+                self.threshold is not None and turn.hits[0].score < self.threshold
+            ):
                 turn.answer = Answer(REFUSAL[language_of(question)], True, None, None)
                 yield turn.text
                 return
@@ -148,15 +193,26 @@ class ChatPanel:
 
     def html(self) -> str:
         """The talk: each question, its answer, where it stands, and what else was read."""
-        return f'<div style="max-width:52em">{"".join(_turn(turn, self.threshold) for turn in self.turns)}</div>'
+        return (
+            "<div"
+            f' style="max-width:52em">'
+            f"{''.join(_turn(turn, self.threshold) for turn in self.turns)}</div>"
+        )
 
     def widget(self) -> Widget:
         """The talk over a box, a button and a line for messages."""
         import ipywidgets
 
         talk, message = ipywidgets.HTML(self.html()), ipywidgets.HTML()
-        box = ipywidgets.Text(placeholder="a question in English or Chinese", continuous_update=False, layout={"width": "36em"})
-        button, clear = ipywidgets.Button(description="ask", button_style="primary"), ipywidgets.Button(description="clear")
+        box = ipywidgets.Text(
+            placeholder="a question in English or Chinese",
+            continuous_update=False,
+            layout={"width": "36em"},
+        )
+        button, clear = (
+            ipywidgets.Button(description="ask", button_style="primary"),
+            ipywidgets.Button(description="clear"),
+        )
 
         def ask(_change: Any = None) -> None:
             question = box.value.strip()
@@ -178,10 +234,19 @@ class ChatPanel:
             self.turns.clear()
             talk.value, message.value = self.html(), ""
 
-        box.observe(ask, "value")  # on Enter, and when the cursor leaves the box, as it does for a click on the button
+        box.observe(
+            ask, "value"
+        )  # on Enter, and when the cursor leaves the box, as it does for a click on the button
         button.on_click(ask)
         clear.on_click(forget)
-        return ipywidgets.VBox([ipywidgets.HTML(f"<b>{html.escape(self.title)}</b>"), talk, ipywidgets.HBox([box, button, clear]), message])
+        return ipywidgets.VBox(
+            [
+                ipywidgets.HTML(f"<b>{html.escape(self.title)}</b>"),
+                talk,
+                ipywidgets.HBox([box, button, clear]),
+                message,
+            ]
+        )
 
     def __repr__(self) -> str:
         lines = [self.title]
@@ -193,36 +258,66 @@ class ChatPanel:
     def _repr_mimebundle_(self, **_options: Any) -> dict[str, Any]:
         # A front end shows the richest form that it knows, and HTML where it has no widgets.
         live = self.widget()._repr_mimebundle_() if self.interactive else {}
-        form = (f"<b>{html.escape(self.title)}</b>{self.html()}"
-                '<p><input disabled size="48" placeholder="a question in English or Chinese"> <button disabled>ask</button> '
-                "(answers where a notebook is open)</p>")
+        form = (
+            f'<b>{html.escape(self.title)}</b>{self.html()}<p><input disabled size="48"'
+            ' placeholder="a question in English or Chinese"> <button disabled>ask</button>'
+            " (answers where a notebook is open)</p>"
+        )
         return live | {"text/plain": repr(self), "text/html": form}
 
 
 def _turn(turn: Turn, threshold: float | None) -> str:
     """One question and its answer as HTML; all text from outside is escaped."""
     said = html.escape(turn.text) or "…"
-    lines = [f'<div style="border-left:3px solid #c04000;padding-left:0.6em;margin-top:0.8em"><b>{html.escape(turn.question)}</b></div>']
+    lines = [
+        '<div style="border-left:3px solid'
+        f' #c04000;padding-left:0.6em;margin-top:0.8em"><b>{html.escape(turn.question)}</b></div>'
+    ]
     where = ""
     if turn.answer and turn.answer.chunk:
-        where = f' <span style="opacity:0.75">page {turn.answer.page}, {html.escape(turn.answer.chunk.chapter)}</span>'
-    lines.append(f'<div style="border-left:3px solid #1f4e79;padding-left:0.6em;margin-top:0.2em">{said}{where}')
+        where = (
+            f' <span style="opacity:0.75">page {turn.answer.page},'
+            f" {html.escape(turn.answer.chunk.chapter)}</span>"
+        )
+    lines.append(
+        '<div style="border-left:3px solid'
+        f' #1f4e79;padding-left:0.6em;margin-top:0.2em">{said}{where}'
+    )
     if turn.answer and turn.answer.quote:
-        lines.append(f'<blockquote style="margin:0.2em 0 0 1em;opacity:0.85">{_marked(turn.answer.quote, turn.answer.text)}</blockquote>')
+        lines.append(
+            '<blockquote style="margin:0.2em 0 0'
+            f' 1em;opacity:0.85">{_marked(turn.answer.quote, turn.answer.text)}</blockquote>'
+        )
     if turn.answer and turn.hits:
         lines.append(_sources(turn, threshold))
     return "".join([*lines, "</div>"])
 
 
 def _sources(turn: Turn, threshold: float | None) -> str:
-    """What the search found, folded away: page, chapter, score, whether it was read, and the text."""
+    """What the search found, folded away: page, chapter, score, whether it was read,
+    and the text."""
     rows = []
     for hit in turn.hits:
-        read = "read" if hit.chunk in turn.read else "below the threshold" if threshold is not None and hit.score < threshold else "not read"
-        rows.append(f"<li>page {hit.chunk.page}, {html.escape(hit.chunk.chapter)} · score {hit.score:.3f} · {read}"
-                    f'<div style="white-space:pre-wrap;opacity:0.75">{html.escape(hit.chunk.text)}</div></li>')
+        read = (
+            "read"
+            if hit.chunk in turn.read
+            else (
+                "below the threshold"
+                if threshold is not None and hit.score < threshold
+                else "not read"
+            )
+        )
+        rows.append(
+            f"<li>page {hit.chunk.page}, {html.escape(hit.chunk.chapter)} · score {hit.score:.3f} ·"
+            f" {read}"
+            "<div"
+            f' style="white-space:pre-wrap;opacity:0.75">{html.escape(hit.chunk.text)}</div></li>'
+        )
     count = f"{len(rows)} source{'s' if len(rows) > 1 else ''}"
-    return f'<details><summary>{count} found</summary><ol style="margin:0.2em 0">{"".join(rows)}</ol></details>'
+    return (
+        f'<details><summary>{count} found</summary><ol style="margin:0.2em'
+        f' 0">{"".join(rows)}</ol></details>'
+    )
 
 
 def _marked(quote: str, text: str) -> str:
@@ -232,4 +327,5 @@ def _marked(quote: str, text: str) -> str:
     if at < 0:
         return html.escape(quote)
     end = at + len(wanted)
-    return f"{html.escape(quote[:at])}<mark>{html.escape(quote[at:end])}</mark>{html.escape(quote[end:])}"
+    before, marked, after = map(html.escape, (quote[:at], quote[at:end], quote[end:]))
+    return f"{before}<mark>{marked}</mark>{after}"

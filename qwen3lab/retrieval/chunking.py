@@ -19,13 +19,17 @@ SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of the document: its number, its text, the page on which it begins, its chapter, and where pages turn in it."""
+    """A piece of the document: its number, its text, the page on which it begins, its chapter, and
+    where pages turn in it.
+    """
 
     id: int
     text: str
     page: int
     chapter: str
-    turns: tuple[tuple[int, int], ...] = ()  # (position in the text, page): from there on the text is on that page
+    turns: tuple[
+        tuple[int, int], ...
+    ] = ()  # (position in the text, page): from there on the text is on that page
 
     def page_at(self, position: int) -> int:
         """The page on which the paragraph at a position of the text begins."""
@@ -36,20 +40,34 @@ class Chunk:
         return page == self.page or any(page == turned for _, turned in self.turns)
 
 
-def chunk(pages: list[Page] | list[Chapter], tokenizer: PreTrainedTokenizerBase, max_tokens: int = 100, overlap: int = 0) -> list[Chunk]:
+def chunk(
+    pages: list[Page] | list[Chapter],
+    tokenizer: PreTrainedTokenizerBase,
+    max_tokens: int = 100,
+    overlap: int = 0,
+) -> list[Chunk]:
     """Cut a document into chunks of at most `max_tokens` tokens, never across chapters.
 
-    Whole paragraphs are packed as long as they fit. A longer paragraph is cut at the ends of sentences, a longer
-    sentence between tokens. With an `overlap` each chunk begins with the last paragraphs or sentences of the one before,
-    as many as fit into `overlap` tokens.
-    Raises Qwen3labError unless 0 <= overlap < max_tokens.
+    Whole paragraphs are packed as long as they fit. A longer paragraph is cut at the ends of
+    sentences, a longer sentence between tokens. With an `overlap` each chunk begins with the last
+    paragraphs or sentences of the one before, as many as fit into `overlap` tokens. Raises
+    Qwen3labError unless 0 <= overlap < max_tokens.
     """
     if max_tokens < 1 or not 0 <= overlap < max_tokens:
-        raise Qwen3labError(f"Chunks of {max_tokens} tokens with an overlap of {overlap} cannot be cut. Choose 0 <= overlap < max_tokens.")
-    count = lambda text: len(plain_ids(tokenizer, text))  # as the model will read it: "<|im_end|>" on a page is ten characters, not one token
+        raise Qwen3labError(
+            f"Chunks of {max_tokens} tokens with an overlap of {overlap} cannot be cut. Choose 0 <="
+            " overlap < max_tokens."
+        )
+    count = lambda text: len(
+        plain_ids(tokenizer, text)
+    )  # as the model will read it: "<|im_end|>" on a page is ten characters, not one token
     found: list[Chunk] = []
     for part in pages if pages and isinstance(pages[0], Chapter) else chapters(pages):
-        pieces = [(piece, page, glue) for text, page in part.paragraphs for piece, glue in _pieces(text, tokenizer, max_tokens)]
+        pieces = [
+            (piece, page, glue)
+            for text, page in part.paragraphs
+            for piece, glue in _pieces(text, tokenizer, max_tokens)
+        ]
         held: list[tuple[str, int, str]] = []
         for piece in pieces:
             if held and count(_glue([*held, piece])) > max_tokens:
@@ -64,12 +82,18 @@ def chunk(pages: list[Page] | list[Chapter], tokenizer: PreTrainedTokenizerBase,
 
 
 def _chunk(number: int, pieces: list[tuple[str, int, str]], title: str) -> Chunk:
-    turns = [(len(_glue(pieces[:i])) + len(pieces[i][2]), pieces[i][1]) for i in range(1, len(pieces)) if pieces[i][1] != pieces[i - 1][1]]
+    turns = [
+        (len(_glue(pieces[:i])) + len(pieces[i][2]), pieces[i][1])
+        for i in range(1, len(pieces))
+        if pieces[i][1] != pieces[i - 1][1]
+    ]
     return Chunk(number, _glue(pieces), pieces[0][1], title, tuple(turns))
 
 
 def _glue(pieces: list[tuple[str, int, str]]) -> str:
-    """Put pieces together: paragraphs on lines of their own, sentences of one paragraph as they stood."""
+    """Put pieces together: paragraphs on lines of their own, sentences of one paragraph as they
+    stood.
+    """
     text = ""
     for piece, _, glue in pieces:
         text += (glue if text else "") + piece
@@ -85,8 +109,12 @@ def _tail(pieces: list[tuple[str, int, str]], overlap: int, count) -> list[tuple
     return kept
 
 
-def _pieces(text: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[tuple[str, str]]:
-    """A paragraph as (piece, what goes before it) pairs: whole, or in sentences, or in runs of tokens."""
+def _pieces(
+    text: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int
+) -> list[tuple[str, str]]:
+    """A paragraph as (piece, what goes before it) pairs: whole, or in sentences, or in runs of
+    tokens.
+    """
     ids = lambda s: plain_ids(tokenizer, s)
     if len(ids(text)) <= max_tokens:
         return [(text, "\n")]
@@ -103,7 +131,9 @@ def _pieces(text: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> l
 
 
 def _longest_prefix(text: str, ids, max_tokens: int) -> int:
-    """The largest number of characters whose tokens are at most `max_tokens` (at least 1), found by halving."""
+    """The largest number of characters whose tokens are at most `max_tokens` (at least 1), found by
+    halving.
+    """
     low, high = 1, len(text)
     while low < high:
         middle = (low + high + 1) // 2

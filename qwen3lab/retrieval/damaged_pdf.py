@@ -1,4 +1,6 @@
-"""Broken PDFs of the kinds that folders hold, made from a whole one: for tests, and for a table of what a user is told."""
+"""Broken PDFs of the kinds that folders hold, made from a whole one: for tests, and for a table of
+what a user is told.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,11 @@ def _edited(whole: bytes, edit: Callable[[PdfWriter], None]) -> bytes:
 
 def _scan(whole: bytes) -> bytes:
     """Pages without text: what is drawn stays, the operators that show text go."""
+
     def edit(writer: PdfWriter) -> None:
         for page in writer.pages:
             page.replace_contents(None) if page.get_contents() is None else writer.remove_text()
+
     return _edited(whole, edit)
 
 
@@ -53,6 +57,7 @@ def _content(data: bytes) -> Callable[[PdfWriter], None]:
             stream.set_data(data)
             stream[NameObject("/Filter")] = NameObject("/FlateDecode")
             page[NameObject("/Contents")] = writer._add_object(stream)
+
     return edit
 
 
@@ -67,13 +72,23 @@ KINDS: dict[str, Callable[[bytes], bytes]] = {
     "web page": lambda whole: b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
     "Word file with another name": lambda whole: b"PK\x03\x04" + bytes(200),
     "PDF inside a mail": lambda whole: b"From: somebody\n" * 100 + whole,
-    "password": lambda whole: _edited(whole, lambda writer: writer.encrypt("secret", algorithm="RC4-128")),
-    "printing forbidden, no password": lambda whole: _edited(whole, lambda writer: writer.encrypt("", "owner", algorithm="RC4-128")),
+    "password": lambda whole: _edited(
+        whole, lambda writer: writer.encrypt("secret", algorithm="RC4-128")
+    ),
+    "printing forbidden, no password": lambda whole: _edited(
+        whole, lambda writer: writer.encrypt("", "owner", algorithm="RC4-128")
+    ),
     "only the head": lambda whole: whole[:400],
-    "first half": lambda whole: whole[:len(whole) // 2],
+    "first half": lambda whole: whole[: len(whole) // 2],
     "last 2,000 bytes missing": lambda whole: whole[:-2000],
-    "wrong place of the table of objects": lambda whole: re.sub(rb"startxref\s+\d+", b"startxref\n7", whole),
-    "zeros in the middle": lambda whole: whole[:len(whole) // 3] + bytes(len(whole) // 3) + whole[2 * len(whole) // 3:],
+    "wrong place of the table of objects": lambda whole: re.sub(
+        rb"startxref\s+\d+", b"startxref\n7", whole
+    ),
+    "zeros in the middle": (
+        lambda whole: (
+            whole[: len(whole) // 3] + bytes(len(whole) // 3) + whole[2 * len(whole) // 3 :]
+        )
+    ),
     "line ends changed": lambda whole: whole.replace(b"\n", b"\r\n"),
     "read as text and written again": lambda whole: whole.decode("utf-8", "replace").encode(),
     "no pages": lambda whole: _edited(whole, _no_pages),
@@ -84,16 +99,23 @@ KINDS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def make(kind: str, whole: bytes, path: Path) -> Path:
-    """Write the broken file of a kind to `path` and return it; "missing" writes nothing. Raises Qwen3labError for another kind."""
+    """Write the broken file of a kind to `path` and return it; "missing" writes nothing. Raises
+    Qwen3labError for another kind.
+    """
     if kind != "missing":
         if kind not in KINDS:
-            raise Qwen3labError(f"There is no broken file of the kind {kind!r}. Use one of: missing, {', '.join(KINDS)}.")
+            raise Qwen3labError(
+                f"There is no broken file of the kind {kind!r}. Use one of: missing,"
+                f" {', '.join(KINDS)}."
+            )
         path.write_bytes(KINDS[kind](whole))
     return path
 
 
 def damaged(whole: bytes, n: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
-    """`n` damages by chance as (what was done, file): cut off, some bytes changed, a stretch lost, two stretches swapped. The same for each seed."""
+    """`n` damages by chance as (what was done, file): cut off, some bytes changed, a stretch lost,
+    two stretches swapped. The same for each seed.
+    """
     for number in range(n):
         rng = random.Random(f"damage-{seed}-{number}")
         kind = ("cut off", "bytes changed", "stretch lost", "stretches swapped")[number % 4]
@@ -105,7 +127,7 @@ def damaged(whole: bytes, n: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
             for _ in range(rng.choice((1, 10, 100, 1000))):
                 data[rng.randrange(8, len(data))] = rng.randrange(256)
         elif kind == "stretch lost":
-            del data[a:min(b, a + rng.choice((10, 1000, 20_000)))]
+            del data[a : min(b, a + rng.choice((10, 1000, 20_000)))]
         else:
             middle = (a + b) // 2
             data[a:b] = data[middle:b] + data[a:middle]

@@ -1,4 +1,6 @@
-"""A text's vector as the embedding model gives it, from ids in which no text of a document or a user is a control token."""
+"""A text's vector as the embedding model gives it, from ids in which no text of a document or a
+user is a control token.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,14 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
-def rows(embedder: SentenceTransformer, texts: Sequence[str], role: str = "document") -> list[list[int]]:
-    """What the model reads for each text: the role's instruction, the text, and the end that the tokenizer appends.
+def rows(
+    embedder: SentenceTransformer, texts: Sequence[str], role: str = "document"
+) -> list[list[int]]:
+    """What the model reads for each text: the role's instruction, the text, and the end that the
+    tokenizer appends.
 
-    `embedder.encode` gives the same ids, except that it makes control tokens of texts that spell them.
+    `embedder.encode` gives the same ids, except that it makes control tokens of texts that spell
+    them.
     """
     tokenizer, prompt = embedder.tokenizer, embedder.prompts.get(role) or ""
     end = tokenizer("").input_ids
@@ -25,13 +31,19 @@ def rows(embedder: SentenceTransformer, texts: Sequence[str], role: str = "docum
     return [plain_ids(tokenizer, prompt + text)[:most] + end for text in texts]
 
 
-def embed(embedder: SentenceTransformer, texts: Sequence[str], role: str = "document", dimension: int | None = None, batch_size: int = 32) -> np.ndarray:
+def embed(
+    embedder: SentenceTransformer,
+    texts: Sequence[str],
+    role: str = "document",
+    dimension: int | None = None,
+    batch_size: int = 32,
+) -> np.ndarray:
     """Return float32 vectors `[N, dimension]` of length 1.
 
     Args:
         role: "document", or "query", which puts the query's instruction in front.
-        dimension: keep only the first numbers (Matryoshka, Kusupati et al. 2022). A cut vector is normalised again,
-            which `truncate_dim` of sentence-transformers alone does not do.
+        dimension: keep only the first numbers (Matryoshka, Kusupati et al. 2022). A cut vector is
+            normalised again, which `truncate_dim` of sentence-transformers alone does not do.
     Raises Qwen3labError for a dimension that the model does not have.
     """
     import torch
@@ -39,13 +51,18 @@ def embed(embedder: SentenceTransformer, texts: Sequence[str], role: str = "docu
     whole = embedder.get_embedding_dimension()
     dimension = whole if dimension is None else dimension
     if not 1 <= dimension <= whole:
-        raise Qwen3labError(f"Vectors of {whole} numbers cannot be cut to {dimension}. Choose a dimension from 1 to {whole}.")
+        raise Qwen3labError(
+            f"Vectors of {whole} numbers cannot be cut to {dimension}. Choose a dimension from 1 to"
+            f" {whole}."
+        )
     ids = rows(embedder, texts, role)
     order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))  # rows of like length share a batch
     out = np.empty((len(ids), dimension), dtype=np.float32)
     for start in range(0, len(order), batch_size):
-        batch = order[start:start + batch_size]
-        features = embedder.tokenizer.pad({"input_ids": [ids[i] for i in batch]}, return_tensors="pt").to(embedder.device)
+        batch = order[start : start + batch_size]
+        features = embedder.tokenizer.pad(
+            {"input_ids": [ids[i] for i in batch]}, return_tensors="pt"
+        ).to(embedder.device)
         with torch.inference_mode():
             vectors = embedder(dict(features))["sentence_embedding"][:, :dimension].float()
         out[batch] = torch.nn.functional.normalize(vectors, dim=-1).cpu().numpy()

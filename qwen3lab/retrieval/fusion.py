@@ -9,18 +9,23 @@ from qwen3lab.retrieval.index import Hit
 
 
 def fuse(*searches: Sequence[Sequence[Hit]], k: int = 3, constant: float = 60) -> list[list[Hit]]:
-    """Join the hits of several searches by reciprocal rank fusion: a chunk's score is the sum of 1 / (constant + rank) over the searches.
+    """Join the hits of several searches by reciprocal rank fusion: a chunk's score is the sum of 1
+    / (constant + rank) over the searches.
 
-    Only ranks count, so that a cosine and BM25's sum need no common scale. Ties go to the chunk that the first search saw first.
+    Only ranks count, so that a cosine and BM25's sum need no common scale. Ties go to the chunk
+    that the first search saw first.
 
     Args:
-        searches: of each method the hits of every question, best first; give more than `k` of them, since a chunk
-            that two methods have in the middle can end up at the front.
+        searches: of each method the hits of every question, best first; give more than `k` of them,
+            since a chunk that two methods have in the middle can end up at the front.
         constant: how little the first ranks stand out; 60 as in Cormack, Clarke & Büttcher 2009.
     Raises Qwen3labError unless every search has the same number of questions.
     """
     if len({len(found) for found in searches}) != 1:
-        raise Qwen3labError(f"Searches of {[len(found) for found in searches]} questions cannot be joined. Ask every search the same questions.")
+        raise Qwen3labError(
+            f"Searches of {[len(found) for found in searches]} questions cannot be joined. Ask"
+            " every search the same questions."
+        )
     fused = []
     for lists in zip(*searches):
         scores: dict[int, float] = {}

@@ -18,19 +18,25 @@ from qwen3lab.retrieval.embedding import embed
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-SAME_VECTOR = 0.999  # cosine: of one text on two machines, bfloat16 included, it is larger; of two trainings of a model far smaller
+# cosine: of one text on two machines, bfloat16 included, it is larger; of two trainings of a model
+# far smaller
+SAME_VECTOR = 0.999
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A chunk that a search found and its score: a cosine for vectors, BM25's sum for words. Larger is better."""
+    """A chunk that a search found and its score: a cosine for vectors, BM25's sum for words. Larger
+    is better.
+    """
 
     chunk: Chunk
     score: float
 
 
 class Index:
-    """Chunks with their normalised vectors in a faiss `IndexFlatIP`: the inner product of such vectors is their cosine."""
+    """Chunks with their normalised vectors in a faiss `IndexFlatIP`: the inner product of such
+    vectors is their cosine.
+    """
 
     def __init__(self, chunks: Sequence[Chunk], vectors: np.ndarray, embedder: SentenceTransformer):
         import faiss
@@ -40,19 +46,29 @@ class Index:
         self.faiss.add(np.ascontiguousarray(vectors, dtype=np.float32))
 
     @classmethod
-    def build(cls, chunks: Sequence[Chunk], embedder: SentenceTransformer, dimension: int | None = None) -> Index:
-        """Embed the chunks as documents and index them; `dimension` cuts the vectors to their first numbers (Matryoshka)."""
+    def build(
+        cls, chunks: Sequence[Chunk], embedder: SentenceTransformer, dimension: int | None = None
+    ) -> Index:
+        """Embed the chunks as documents and index them; `dimension` cuts the vectors to their first
+        numbers (Matryoshka).
+        """
         if not chunks:
             raise Qwen3labError("There are no chunks to index. Read a document and chunk it first.")
-        return cls(chunks, embed(embedder, [chunk.text for chunk in chunks], dimension=dimension), embedder)
+        return cls(
+            chunks, embed(embedder, [chunk.text for chunk in chunks], dimension=dimension), embedder
+        )
 
     def search(self, questions: Sequence[str], k: int = 3) -> list[list[Hit]]:
-        """Return the `k` nearest chunks of each question, best first (fewer where there are fewer chunks)."""
+        """Return the `k` nearest chunks of each question, best first (fewer where there are fewer
+        chunks).
+        """
         if not questions:
             return []
         vectors = embed(self.embedder, questions, "query", self.dimension)
         scores, numbers = self.faiss.search(vectors, min(k, len(self.chunks)))
-        return [[Hit(self.chunks[n], float(s)) for s, n in zip(*row)] for row in zip(scores, numbers)]
+        return [
+            [Hit(self.chunks[n], float(s)) for s, n in zip(*row)] for row in zip(scores, numbers)
+        ]
 
     def save(self, folder: str | Path) -> Path:
         """Write vectors, chunks and settings into `folder` and return it."""
@@ -63,40 +79,64 @@ class Index:
         faiss.write_index(self.faiss, str(folder / "index.faiss"))
         lines = (json.dumps(asdict(chunk), ensure_ascii=False) for chunk in self.chunks)
         (folder / "chunks.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        settings = {"model": _name(self.embedder), "dimension": self.dimension, "chunks": len(self.chunks)}
-        (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        settings = {
+            "model": _name(self.embedder),
+            "dimension": self.dimension,
+            "chunks": len(self.chunks),
+        }
+        (folder / "settings.json").write_text(
+            json.dumps(settings, indent=2) + "\n", encoding="utf-8"
+        )
         return folder
 
     @classmethod
     def load(cls, folder: str | Path, embedder: SentenceTransformer) -> Index:
         """Read what `save` wrote, for use with `embedder`.
 
-        Raises Qwen3labError where there is no index, and where it was made with another model or another dimension: the
-        search would go on and find nonsense. The model is known by its vector of the first chunk, not by its name alone.
+        Raises Qwen3labError where there is no index, and where it was made with another model or
+        another dimension: the search would go on and find nonsense. The model is known by its
+        vector of the first chunk, not by its name alone.
         """
         import faiss
 
         folder = Path(folder)
         try:
             settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-            chunks = [_chunk(json.loads(line)) for line in (folder / "chunks.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
+            chunks = [
+                _chunk(json.loads(line))
+                for line in (folder / "chunks.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+            ]
             stored = faiss.read_index(str(folder / "index.faiss"))
             model, dimension, n = settings["model"], settings["dimension"], settings["chunks"]
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise Qwen3labError(f"{folder.name!r} holds no whole index ({type(error).__name__}). Build it again and save it.") from error
+            raise Qwen3labError(
+                f"{folder.name!r} holds no whole index ({type(error).__name__}). Build it again and"
+                " save it."
+            ) from error
         if not n == len(chunks) == stored.ntotal or stored.d != dimension:
-            raise Qwen3labError(f"The parts of the index {folder.name!r} do not belong together. Build it again and save it.")
+            raise Qwen3labError(
+                f"The parts of the index {folder.name!r} do not belong together. Build it again and"
+                " save it."
+            )
         whole = embedder.get_embedding_dimension()
         if dimension > whole:
-            raise Qwen3labError(f"The index {folder.name!r} has vectors of {dimension} numbers (from {model}), but {_name(embedder)} makes {whole}. "
-                                "Load that model, or build the index again.")
+            raise Qwen3labError(
+                f"The index {folder.name!r} has vectors of {dimension} numbers (from {model}), but"
+                f" {_name(embedder)} makes {whole}. Load that model, or build the index again."
+            )
         vectors = stored.reconstruct_n(0, n)
         (fresh,) = embed(embedder, [chunks[0].text], dimension=dimension)
         if fresh @ vectors[0] < SAME_VECTOR:
             given = _name(embedder)
-            other = f"another model ({model}) than the one given ({given})" if model != given else f"another version of {model} than the one given"
-            raise Qwen3labError(f"The index {folder.name!r} was made with {other}. "
-                                "Load that model, or build the index again.")
+            other = (
+                f"another model ({model}) than the one given ({given})"
+                if model != given
+                else f"another version of {model} than the one given"
+            )
+            raise Qwen3labError(
+                f"The index {folder.name!r} was made with {other}. "
+                "Load that model, or build the index again."
+            )
         return cls(chunks, vectors, embedder)
 
 
@@ -105,19 +145,26 @@ def _chunk(row: dict) -> Chunk:
 
 
 def _name(embedder: SentenceTransformer) -> str:
-    return Path(str(getattr(embedder[0].auto_model.config, "_name_or_path", ""))).name or "a model without a name"
+    return (
+        Path(str(getattr(embedder[0].auto_model.config, "_name_or_path", ""))).name
+        or "a model without a name"
+    )
 
 
 def key_terms(text: str) -> list[str]:
-    """The words that BM25 counts: lower-cased words, numbers and codes, and pairs of neighbouring Chinese characters."""
+    """The words that BM25 counts: lower-cased words, numbers and codes, and pairs of neighbouring
+    Chinese characters.
+    """
     terms = re.findall(r"[a-z0-9]+(?:[-.:][a-z0-9]+)*", text.lower())
     for run in re.findall(r"[\u3400-\u9fff]+", text):
-        terms += [run[i:i + 2] for i in range(max(1, len(run) - 1))]
+        terms += [run[i : i + 2] for i in range(max(1, len(run) - 1))]
     return terms
 
 
 class Keywords:
-    """BM25 over the same chunks (`rank_bm25.BM25Okapi`): the measure that a learned search has to beat."""
+    """BM25 over the same chunks (`rank_bm25.BM25Okapi`): the measure that a learned search has to
+    beat.
+    """
 
     def __init__(self, chunks: Sequence[Chunk]):
         from rank_bm25 import BM25Okapi

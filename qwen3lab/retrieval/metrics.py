@@ -1,4 +1,6 @@
-"""How good is a search, apart from the answers: which chunks are right, how often they are among the first, and how high."""
+"""How good is a search, apart from the answers: which chunks are right, how often they are among
+the first, and how high.
+"""
 
 from __future__ import annotations
 
@@ -10,42 +12,68 @@ from qwen3lab.retrieval.chunking import Chunk
 from qwen3lab.retrieval.index import Hit
 
 
-def relevant_chunks(chunks: Iterable[Chunk], answer: str, pages: Iterable[int], name: str = "") -> set[int]:
-    """Ids of the chunks that answer a question: on a page that tells it, with the answer and the `name` of the thing in the text."""
+def relevant_chunks(
+    chunks: Iterable[Chunk], answer: str, pages: Iterable[int], name: str = ""
+) -> set[int]:
+    """Ids of the chunks that answer a question: on a page that tells it, with the answer and the
+    `name` of the thing in the text.
+    """
     squeeze = lambda text: re.sub(r"\s+", "", text).lower()
     wanted, pages = (squeeze(answer), squeeze(name)), list(pages)
-    return {c.id for c in chunks if any(map(c.stands_on, pages)) and all(part in squeeze(c.text) for part in wanted)}
+    return {
+        c.id
+        for c in chunks
+        if any(map(c.stands_on, pages)) and all(part in squeeze(c.text) for part in wanted)
+    }
 
 
 def first_ranks(found: Sequence[Sequence[Hit]], relevant: Sequence[set[int]]) -> list[int | None]:
-    """The rank of the first relevant chunk of each question, counted from 1; None where there is none among the hits.
+    """The rank of the first relevant chunk of each question, counted from 1; None where there is
+    none among the hits.
 
-    Raises Qwen3labError where a question has no relevant chunk at all, since that would blame the search for the chunks.
+    Raises Qwen3labError where a question has no relevant chunk at all, since that would blame the
+    search for the chunks.
     """
     if len(found) != len(relevant) or not found:
-        raise Qwen3labError(f"{len(found)} results do not match {len(relevant)} questions. Give one list of hits a question.")
+        raise Qwen3labError(
+            f"{len(found)} results do not match {len(relevant)} questions. Give one list of hits a"
+            " question."
+        )
     if not all(relevant):
-        raise Qwen3labError(f"{sum(not r for r in relevant)} questions have no relevant chunk. Leave them out, or check page and answer.")
-    return [next((rank for rank, hit in enumerate(hits, start=1) if hit.chunk.id in right), None) for hits, right in zip(found, relevant)]
+        raise Qwen3labError(
+            f"{sum(not r for r in relevant)} questions have no relevant chunk. Leave them out, or"
+            " check page and answer."
+        )
+    return [
+        next((rank for rank, hit in enumerate(hits, start=1) if hit.chunk.id in right), None)
+        for hits, right in zip(found, relevant)
+    ]
 
 
 def recall_at_k(found: Sequence[Sequence[Hit]], relevant: Sequence[set[int]], k: int) -> float:
-    """The share of questions with at least one relevant chunk among the first `k`. Raises as `first_ranks`."""
+    """The share of questions with at least one relevant chunk among the first `k`. Raises as
+    `first_ranks`.
+    """
     ranks = first_ranks(found, relevant)
     return sum(rank is not None and rank <= k for rank in ranks) / len(ranks)
 
 
 def mrr(found: Sequence[Sequence[Hit]], relevant: Sequence[set[int]]) -> float:
-    """The mean reciprocal rank (Voorhees 1999) of the first relevant chunk: 1 where it comes first, 1/2 where second, 0 where it is not found.
+    """The mean reciprocal rank (Voorhees 1999) of the first relevant chunk: 1 where it comes first,
+    1/2 where second, 0 where it is not found.
 
-    The longer the lists of hits, the more can be found: compare only searches with equally many. Raises as `first_ranks`.
+    The longer the lists of hits, the more can be found: compare only searches with equally many.
+        Raises as `first_ranks`.
     """
     ranks = first_ranks(found, relevant)
     return sum(1 / rank for rank in ranks if rank) / len(ranks)
 
 
-def search_marks(found: Sequence[Sequence[Hit]], relevant: Sequence[set[int]], ks: Sequence[int] = (1, 3)) -> dict[str, float]:
-    """Recall@k and MRR with the ends of their 95 % intervals, and n, the number of questions. Raises as `first_ranks`.
+def search_marks(
+    found: Sequence[Sequence[Hit]], relevant: Sequence[set[int]], ks: Sequence[int] = (1, 3)
+) -> dict[str, float]:
+    """Recall@k and MRR with the ends of their 95 % intervals, and n, the number of questions.
+    Raises as `first_ranks`.
 
     A recall's interval is Wilson's, the MRR's is a bootstrap over questions.
     """

@@ -1,4 +1,6 @@
-"""A second look at what a search found: a causal model reads question and passage together and says yes or no, as Qwen3-Reranker does."""
+"""A second look at what a search found: a causal model reads question and passage together and says
+yes or no, as Qwen3-Reranker does.
+"""
 
 from __future__ import annotations
 
@@ -17,87 +19,154 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# The words that Qwen3-Reranker was trained with (github.com/QwenLM/Qwen3-Embedding, README): others give other scores.
-SYSTEM = ('Judge whether the Document meets the requirements based on the Query and the Instruct provided. '
-          'Note that the answer can only be "yes" or "no".')
+# The words that Qwen3-Reranker was trained with (github.com/QwenLM/Qwen3-Embedding, README): others
+# give other scores.
+SYSTEM = (
+    "Judge whether the Document meets the requirements based on the Query and the Instruct"
+    ' provided. Note that the answer can only be "yes" or "no".'
+)
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 
 
 class Reranker:
     """Scores pairs of a question and a passage in [0, 1] with a chat model.
 
-    The model reads the pair as one user message, with an empty think block after it. The score is softmax over the two
-    logits of "yes" and "no" at the last position, taken at "yes". A vocabulary without one token for each word gives
-    the first tokens of the two.
+    The model reads the pair as one user message, with an empty think block after it. The score is
+    softmax over the two logits of "yes" and "no" at the last position, taken at "yes". A vocabulary
+    without one token for each word gives the first tokens of the two.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, instruction: str = INSTRUCTION):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        instruction: str = INSTRUCTION,
+    ):
         self.model, self.tokenizer, self.instruction = model, tokenizer, instruction
-        self.yes, self.no = (tokenizer(word, add_special_tokens=False).input_ids[0] for word in ("yes", "no"))
+        self.yes, self.no = (
+            tokenizer(word, add_special_tokens=False).input_ids[0] for word in ("yes", "no")
+        )
         if self.yes == self.no:
-            raise Qwen3labError('"yes" and "no" begin with the same token here, so their logits cannot be told apart. Use a model with another tokenizer.')
+            raise Qwen3labError(
+                '"yes" and "no" begin with the same token here, so their logits cannot be told'
+                " apart. Use a model with another tokenizer."
+            )
 
     @classmethod
     def load(cls, model_id: str | Path, instruction: str = INSTRUCTION) -> Reranker:
-        """Open any causal model by name or folder, for example "Qwen/Qwen3-Reranker-0.6B". Raises as `models.load`."""
+        """Open any causal model by name or folder, for example "Qwen/Qwen3-Reranker-0.6B". Raises
+        as `models.load`.
+        """
         return cls(*loading.load(model_id), instruction)
 
     def ids(self, question: str, passage: str) -> list[int]:
-        """What the model reads. Control tokens come from the chat template alone, whatever stands in question and passage."""
+        """What the model reads. Control tokens come from the chat template alone, whatever stands
+        in question and passage.
+        """
         body = f"<Instruct>: {self.instruction}\n<Query>: {question}\n<Document>: {passage}"
-        return chat.encode(self.tokenizer, [{"role": "system", "content": SYSTEM}, {"role": "user", "content": body}])
+        return chat.encode(
+            self.tokenizer,
+            [{"role": "system", "content": SYSTEM}, {"role": "user", "content": body}],
+        )
 
     def logits(self, pairs: Sequence[tuple[str, str]], batch_size: int = 32) -> torch.Tensor:
         """The logits `[N, vocabulary]` at the last position of each (question, passage)."""
         import torch
 
         rows = [self.ids(*pair) for pair in pairs]
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))  # rows of like length share a batch
-        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        order = sorted(
+            range(len(rows)), key=lambda i: -len(rows[i])
+        )  # rows of like length share a batch
+        pad = (
+            self.tokenizer.pad_token_id
+            if self.tokenizer.pad_token_id is not None
+            else self.tokenizer.eos_token_id
+        )
         out: list[torch.Tensor] = [torch.empty(0)] * len(rows)
-        with loading.more_threads(self.model.device, most=2 if len(rows) >= 8 else 1), torch.inference_mode():
+        with (
+            loading.more_threads(self.model.device, most=2 if len(rows) >= 8 else 1),
+            torch.inference_mode(),
+        ):
             for start in range(0, len(order), batch_size):
-                batch = order[start:start + batch_size]
+                batch = order[start : start + batch_size]
                 width = len(rows[batch[0]])
-                ids = torch.tensor([[pad] * (width - len(rows[i])) + rows[i] for i in batch], device=self.model.device)
-                mask = torch.tensor([[0] * (width - len(rows[i])) + [1] * len(rows[i]) for i in batch], device=self.model.device)
-                places = (mask.cumsum(-1) - 1).clamp(min=0)  # padding on the left must not move the positions
-                last = self.model(input_ids=ids, attention_mask=mask, position_ids=places, logits_to_keep=1).logits[:, -1]
+                ids = torch.tensor(
+                    [[pad] * (width - len(rows[i])) + rows[i] for i in batch],
+                    device=self.model.device,
+                )
+                mask = torch.tensor(
+                    [[0] * (width - len(rows[i])) + [1] * len(rows[i]) for i in batch],
+                    device=self.model.device,
+                )
+                places = (mask.cumsum(-1) - 1).clamp(
+                    min=0
+                )  # padding on the left must not move the positions
+                last = self.model(
+                    input_ids=ids, attention_mask=mask, position_ids=places, logits_to_keep=1
+                ).logits[:, -1]
                 for i, line in zip(batch, last.float().cpu()):
                     out[i] = line
         return torch.stack(out)
 
     def score(self, pairs: Sequence[tuple[str, str]], batch_size: int = 32) -> list[float]:
         """The probability of "yes" against "no" for each (question, passage)."""
-        return self.logits(pairs, batch_size)[:, [self.yes, self.no]].softmax(-1)[:, 0].tolist() if pairs else []
+        return (
+            self.logits(pairs, batch_size)[:, [self.yes, self.no]].softmax(-1)[:, 0].tolist()
+            if pairs
+            else []
+        )
 
-    def rerank(self, questions: Sequence[str], found: Sequence[Sequence[Hit]], k: int = 3) -> list[list[Hit]]:
-        """Order the hits of each question by the score of this model and return the best `k`; ties keep the search's order."""
-        scores = iter(self.score([(question, hit.chunk.text) for question, hits in zip(questions, found, strict=True) for hit in hits]))
+    def rerank(
+        self, questions: Sequence[str], found: Sequence[Sequence[Hit]], k: int = 3
+    ) -> list[list[Hit]]:
+        """Order the hits of each question by the score of this model and return the best `k`; ties
+        keep the search's order.
+        """
+        scores = iter(
+            self.score(
+                [
+                    (question, hit.chunk.text)
+                    for question, hits in zip(questions, found, strict=True)
+                    for hit in hits
+                ]
+            )
+        )
         fresh = [[Hit(hit.chunk, next(scores)) for hit in hits] for hits in found]
         return [sorted(hits, key=lambda hit: -hit.score)[:k] for hits in fresh]
 
     def row(self, question: str, passage: str, fits: bool) -> dict[str, list[int]]:
-        """A training row for `training.fine_tune`: the pair, and "yes" or "no" as the only token that the loss counts."""
+        """A training row for `training.fine_tune`: the pair, and "yes" or "no" as the only token
+        that the loss counts.
+        """
         ids, word = self.ids(question, passage), self.yes if fits else self.no
         return {"input_ids": [*ids, word], "labels": [chat.IGNORED] * len(ids) + [word]}
 
 
 class Reader(Reranker):
-    """Scores a passage by whether the model would answer from it: 1 minus the probability that its reply begins as a refusal does.
+    """Scores a passage by whether the model would answer from it: 1 minus the probability that its
+    reply begins as a refusal does.
 
-    For a model that was trained to answer from a text or to say that the text does not say, as the tiny chat model was.
-    It needs no training of its own, and reads the pair in the prompt of `prompts.context_prompt`.
+    For a model that was trained to answer from a text or to say that the text does not say, as the
+    tiny chat model was. It needs no training of its own, and reads the pair in the prompt of
+    `prompts.context_prompt`.
     """
 
     def ids(self, question: str, passage: str) -> list[int]:
         """What the model reads: the passage as the text, and the question below it."""
-        return chat.encode(self.tokenizer, [{"role": "user", "content": context_prompt(passage, question, language_of(question))}])
+        return chat.encode(
+            self.tokenizer,
+            [{"role": "user", "content": context_prompt(passage, question, language_of(question))}],
+        )
 
     def score(self, pairs: Sequence[tuple[str, str]], batch_size: int = 32) -> list[float]:
-        """The probability that the reply to each (question, passage) does not begin with the first token of a refusal."""
+        """The probability that the reply to each (question, passage) does not begin with the first
+        token of a refusal.
+        """
         if not pairs:
             return []
-        refusals = [self.tokenizer(REFUSAL[language_of(question)], add_special_tokens=False).input_ids[0] for question, _ in pairs]
+        refusals = [
+            self.tokenizer(REFUSAL[language_of(question)], add_special_tokens=False).input_ids[0]
+            for question, _ in pairs
+        ]
         likely = self.logits(pairs, batch_size).softmax(-1)
         return [1 - float(likely[i, token]) for i, token in enumerate(refusals)]

@@ -1,7 +1,9 @@
-"""Rows that train a model for retrieval: a question over what the search found for it, with distractors, and with the answer taken away.
+"""Rows that train a model for retrieval: a question over what the search found for it, with
+distractors, and with the answer taken away.
 
-After RAFT (Zhang et al. 2024, "RAFT: Adapting Language Model to Domain Specific RAG"), with one difference: where the
-answer is not in the text, RAFT still trains it, by heart. Here the model is to decline.
+After RAFT (Zhang et al. 2024, "RAFT: Adapting Language Model to Domain Specific RAG"), with one
+difference: where the answer is not in the text, RAFT still trains it, by heart. Here the model is
+to decline.
 """
 
 from __future__ import annotations
@@ -31,23 +33,39 @@ def holds(chunk: Chunk, row: dict[str, Any]) -> bool:
     return all(_squeezed(part) in text for part in (row["answer"], _name(row)))
 
 
-def rows(questions: Sequence[dict[str, Any]], index: Index, tokenizer: PreTrainedTokenizerBase, *, k: int = 3, room: int = 488,
-         kinds: Sequence[str] = KINDS[1:], unanswerable: float = 0.4, seed: int = 0) -> list[dict[str, Any]]:
-    """Training rows (as `training.fine_tune` takes them) from closed-book rows with "fact", "answer" and a question.
+def rows(
+    questions: Sequence[dict[str, Any]],
+    index: Index,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    k: int = 3,
+    room: int = 488,
+    kinds: Sequence[str] = KINDS[1:],
+    unanswerable: float = 0.4,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Training rows (as `training.fine_tune` takes them) from closed-book rows with "fact",
+    "answer" and a question.
 
     Args:
-        questions: rows of `knowledge.train`. Their facts alone become answers; what else stands in the chunks is only read.
+        questions: rows of `knowledge.train`. Their facts alone become answers; what else stands in
+            the chunks is only read.
         k: chunks to read, in random order, so that the place of the right one teaches nothing.
         room: tokens of a prompt.
-        kinds: "alone": the chunk that tells it and no other. "among others": with k - 1 distractors, the best other hits.
-            "not found": k distractors and no chunk that tells it; the answer is the refusal. "left out": "among others"
-            with the sentence that tells it taken out; the answer is the refusal.
+        kinds: "alone": the chunk that tells it and no other. "among others": with k - 1
+            distractors, the best other hits. "not found": k distractors and no chunk that tells it;
+            the answer is the refusal. "left out": "among others" with the sentence that tells it
+            taken out; the answer is the refusal.
         unanswerable: share of the rows with the refusal, where `kinds` has any.
     Returns:
-        One row a question, "kind" and "chunks" (ids, in their order) added; questions without a chunk that tells them are left out.
+        One row a question, "kind" and "chunks" (ids, in their order) added; questions without a
+        chunk that tells them are left out.
     """
     rng = random.Random(f"reading-rows-{seed}")
-    told, silent = [kind for kind in kinds if kind in KINDS[:2]], [kind for kind in kinds if kind in KINDS[2:]]
+    told, silent = (
+        [kind for kind in kinds if kind in KINDS[:2]],
+        [kind for kind in kinds if kind in KINDS[2:]],
+    )
     found = index.search([row["messages"][-1]["content"] for row in questions], k=len(index.chunks))
     made = []
     for row, hits in zip(questions, found, strict=True):
@@ -59,18 +77,39 @@ def rows(questions: Sequence[dict[str, Any]], index: Index, tokenizer: PreTraine
         kind = rng.choice(silent) if silent and rng.random() < unanswerable else rng.choice(told)
         if kind == "left out":
             gold = Chunk(gold.id, without(gold.text, row["answer"]), gold.page, gold.chapter)
-        chunks = [gold] if kind == "alone" else others[:k] if kind == "not found" else [gold, *others[:k - 1]]
-        read = prompt(tokenizer, row["messages"][-1]["content"], chunks, room)[1]  # the right one comes first here, so it always fits
+        chunks = (
+            [gold]
+            if kind == "alone"
+            else others[:k]
+            if kind == "not found"
+            else [gold, *others[: k - 1]]
+        )
+        read = prompt(tokenizer, row["messages"][-1]["content"], chunks, room)[
+            1
+        ]  # the right one comes first here, so it always fits
         rng.shuffle(read)
         question = row["messages"][-1]["content"]
         answer = REFUSAL[language_of(question)] if kind in KINDS[2:] else row["answer"]
-        made.append({"id": row["id"], "task": "reading", "language": row["language"], "messages": prompt(tokenizer, question, read, room)[0],
-                     "answer": answer, "thinking": False, "fact": row["fact"], "kind": kind, "chunks": [chunk.id for chunk in read]})
+        made.append(
+            {
+                "id": row["id"],
+                "task": "reading",
+                "language": row["language"],
+                "messages": prompt(tokenizer, question, read, room)[0],
+                "answer": answer,
+                "thinking": False,
+                "fact": row["fact"],
+                "kind": kind,
+                "chunks": [chunk.id for chunk in read],
+            }
+        )
     return made
 
 
 def without(text: str, value: str) -> str:
-    """A text without the sentences and the entries of lists that hold a value; a list's name ("Suzar knife:") stays."""
+    """A text without the sentences and the entries of lists that hold a value; a list's name
+    ("Suzar knife:") stays.
+    """
     lines = []
     for line in text.split("\n"):
         kept = ""
@@ -86,8 +125,13 @@ def without(text: str, value: str) -> str:
 
 
 def _pieces(line: str) -> list[str]:
-    """Sentences and entries of a line, each with the space behind it, so that they make up the line."""
-    ends = sorted({found.end() for pattern in (SENTENCE_END, ENTRY_END) for found in pattern.finditer(line)} | {0, len(line)})
+    """Sentences and entries of a line, each with the space behind it, so that they make up the
+    line.
+    """
+    ends = sorted(
+        {found.end() for pattern in (SENTENCE_END, ENTRY_END) for found in pattern.finditer(line)}
+        | {0, len(line)}
+    )
     return [line[a:b] for a, b in zip(ends, ends[1:])]
 
 

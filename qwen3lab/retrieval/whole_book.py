@@ -1,4 +1,6 @@
-"""Long context instead of retrieval: the book itself in the prompt, as much as fits, or window after window."""
+"""Long context instead of retrieval: the book itself in the prompt, as much as fits, or window
+after window.
+"""
 
 from __future__ import annotations
 
@@ -14,34 +16,62 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def windows(tokenizer: PreTrainedTokenizerBase, chunks: Sequence[Chunk], room: int) -> list[list[Chunk]]:
-    """The book cut into runs of chunks, in their order, of at most `room` tokens each (a longer chunk stands alone)."""
+def windows(
+    tokenizer: PreTrainedTokenizerBase, chunks: Sequence[Chunk], room: int
+) -> list[list[Chunk]]:
+    """The book cut into runs of chunks, in their order, of at most `room` tokens each (a longer
+    chunk stands alone).
+    """
     found, left = [], list(chunks)
     while left:
         found.append(fitting(tokenizer, left, room))
-        left = left[len(found[-1]):]
+        left = left[len(found[-1]) :]
     return found
 
 
-def read_front(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], chunks: Sequence[Chunk], **options) -> list[Answer]:
-    """Answer from the first pages, as many as fit into the prompt; options as in `answering.answer_all`."""
+def read_front(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    chunks: Sequence[Chunk],
+    **options,
+) -> list[Answer]:
+    """Answer from the first pages, as many as fit into the prompt; options as in
+    `answering.answer_all`.
+    """
     return answer_all(model, tokenizer, questions, [list(chunks)] * len(questions), **options)
 
 
-def read_through(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], chunks: Sequence[Chunk],
-                 room: int, **options) -> list[Answer]:
+def read_through(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    chunks: Sequence[Chunk],
+    room: int,
+    **options,
+) -> list[Answer]:
     """Answer from the whole book: every window is asked every question, and `settle` chooses.
 
     This reads the book once a question: `len(windows(...))` times the work of one prompt.
     """
-    asked = [answer_all(model, tokenizer, questions, [window] * len(questions), **options) for window in windows(tokenizer, chunks, room)]
-    return [settle(question, [answers[place] for answers in asked]) for place, question in enumerate(questions)]
+    asked = [
+        answer_all(model, tokenizer, questions, [window] * len(questions), **options)
+        for window in windows(tokenizer, chunks, room)
+    ]
+    return [
+        settle(question, [answers[place] for answers in asked])
+        for place, question in enumerate(questions)
+    ]
 
 
 def settle(question: str, answers: Sequence[Answer]) -> Answer:
-    """One answer from many readers: what most of those who did not decline say, of equally many the first; declined where all did."""
+    """One answer from many readers: what most of those who did not decline say, of equally many the
+    first; declined where all did.
+    """
     given = [answer for answer in answers if not answer.refused]
     if not given:
         return Answer(REFUSAL[language_of(question)], True, None, None)
-    said = Counter(answer.text for answer in given).most_common(1)[0][0]  # the first of equals, as they were met
+    said = Counter(answer.text for answer in given).most_common(1)[0][
+        0
+    ]  # the first of equals, as they were met
     return next(answer for answer in given if answer.text == said)

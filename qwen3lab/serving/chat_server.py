@@ -1,7 +1,8 @@
 """OpenAI's chat endpoint in front of an engine: requests are checked, and text of users stays text.
 
-Engines write a conversation with the chat template and tokenize the result, so `<|im_end|>` in a user's text ends the user's turn. Here
-`chat.encode` makes the token ids, and the engine gets those alone, by its /v1/completions. llama.cpp and vLLM both take ids there.
+Engines write a conversation with the chat template and tokenize the result, so `<|im_end|>` in a
+user's text ends the user's turn. Here `chat.encode` makes the token ids, and the engine gets those
+alone, by its /v1/completions. llama.cpp and vLLM both take ids there.
 """
 
 from __future__ import annotations
@@ -74,11 +75,19 @@ class Message(_Strict):
     name: str | None = None
 
     def plain(self) -> dict[str, Any]:
-        """The message as `chat.encode` takes it. Raises Qwen3labError where an answer or a question is missing."""
+        """The message as `chat.encode` takes it. Raises Qwen3labError where an answer or a question
+        is missing.
+        """
         if self.content is None and not (self.role == "assistant" and self.tool_calls):
             raise Qwen3labError(f"A message of role {self.role!r} has no content. Give it a text.")
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or [])
-        kept = self.model_dump(exclude_none=True, include={"role", "reasoning_content", "tool_calls"})
+        content = (
+            self.content
+            if isinstance(self.content, str)
+            else "".join(part.text for part in self.content or [])
+        )
+        kept = self.model_dump(
+            exclude_none=True, include={"role", "reasoning_content", "tool_calls"}
+        )
         return kept | {"content": content}
 
 
@@ -125,17 +134,23 @@ def read(body: bytes) -> ChatRequest:
     """Check the body of a chat request. Raises Refused, with the field that is wrong."""
     try:
         given = json.loads(body)
-        json.dumps(given, ensure_ascii=False).encode()  # fails for half of a surrogate pair, which no tokenizer takes
+        json.dumps(
+            given, ensure_ascii=False
+        ).encode()  # fails for half of a surrogate pair, which no tokenizer takes
         return ChatRequest.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise Refused(400, f"{'.'.join(str(part) for part in first['loc']) or 'the body'}: {first['msg']}") from None
+        raise Refused(
+            400, f"{'.'.join(str(part) for part in first['loc']) or 'the body'}: {first['msg']}"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise Refused(400, f"The body is no valid JSON: {error}") from None
 
 
 class Sorter:
-    """Sorts a stream of text into thoughts and answer. A tag may come in pieces; thoughts begin at the very start, and once."""
+    """Sorts a stream of text into thoughts and answer. A tag may come in pieces; thoughts begin at
+    the very start, and once.
+    """
 
     FIELDS = ("content", "reasoning_content", "content")  # before, in and after the thoughts
 
@@ -153,12 +168,20 @@ class Sorter:
                 self.held, self.said, self.stage = after, False, self.stage + 1
                 yield from self.add("", last=last)
                 return
-        wait = 0 if last or self.stage == 2 else next((size for size in range(len(tag) - 1, 0, -1) if self.held.endswith(tag[:size])), 0)
-        ready, self.held = self.held[:len(self.held) - wait], self.held[len(self.held) - wait:]
+        wait = (
+            0
+            if last or self.stage == 2
+            else next(
+                (size for size in range(len(tag) - 1, 0, -1) if self.held.endswith(tag[:size])), 0
+            )
+        )
+        ready, self.held = self.held[: len(self.held) - wait], self.held[len(self.held) - wait :]
         yield from self._tell(ready)
 
     def _tell(self, text: str) -> Iterator[tuple[str, str]]:
-        text = text if self.said else text.lstrip("\n")  # the template's line breaks around thoughts
+        text = (
+            text if self.said else text.lstrip("\n")
+        )  # the template's line breaks around thoughts
         if text:
             self.said = True
             yield self.FIELDS[self.stage], text
@@ -175,9 +198,25 @@ class Guard:
         host, port: where to listen; by default on this machine alone, at a free port.
     """
 
-    def __init__(self, engine: str, tokenizer: PreTrainedTokenizerBase, *, context: int, name: str = "model", host: str = "127.0.0.1", port: int = 0):
-        self.engine, self.tokenizer, self.context, self.name = urllib.parse.urlsplit(engine), tokenizer, context, name
-        self._encoding = threading.Lock()  # a tokenizer of transformers is not meant for several threads at once
+    def __init__(
+        self,
+        engine: str,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        context: int,
+        name: str = "model",
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ):
+        self.engine, self.tokenizer, self.context, self.name = (
+            urllib.parse.urlsplit(engine),
+            tokenizer,
+            context,
+            name,
+        )
+        self._encoding = (
+            threading.Lock()
+        )  # a tokenizer of transformers is not meant for several threads at once
         self._http = _Server((host, port), type("Handler", (_Handler,), {"guard": self}))
         self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
 
@@ -196,27 +235,56 @@ class Guard:
         return f"http://{host}:{port}"
 
     def translate(self, request: ChatRequest) -> dict[str, Any]:
-        """The request for the engine's /v1/completions. Raises Refused for a prompt that cannot be written or is too long."""
+        """The request for the engine's /v1/completions. Raises Refused for a prompt that cannot be
+        written or is too long.
+        """
         if request.stream and request.tools:
-            raise Refused(400, "This server does not stream answers that may call tools. Ask without stream.")
+            raise Refused(
+                400, "This server does not stream answers that may call tools. Ask without stream."
+            )
         try:
             with self._encoding:
-                ids = chat.encode(self.tokenizer, [message.plain() for message in request.messages], tools=request.tools,
-                                  thinking=request.chat_template_kwargs.enable_thinking)
+                ids = chat.encode(
+                    self.tokenizer,
+                    [message.plain() for message in request.messages],
+                    tools=request.tools,
+                    thinking=request.chat_template_kwargs.enable_thinking,
+                )
         except Qwen3labError as error:
             raise Refused(400, str(error)) from None
-        except Exception as error:  # the template is a program that runs on what the client sent, tools above all
-            raise Refused(400, f"The chat template cannot write this conversation: {error}") from None
+        except (
+            Exception
+        ) as error:  # the template is a program that runs on what the client sent, tools above all
+            raise Refused(
+                400, f"The chat template cannot write this conversation: {error}"
+            ) from None
         room = self.context - len(ids)
         if room < 1:
-            raise Refused(400, f"The prompt has {len(ids)} tokens, but the context is {self.context}. Shorten it.")
+            raise Refused(
+                400,
+                f"The prompt has {len(ids)} tokens, but the context is {self.context}. Shorten it.",
+            )
         wanted = request.max_completion_tokens or request.max_tokens or room
-        options = {key: value for key in ("seed", "stop") if (value := getattr(request, key)) is not None}
-        return {"prompt": ids, "model": self.name, "max_tokens": min(wanted, room), "temperature": request.temperature, "top_p": request.top_p,
-                "stream": request.stream, **({"stream_options": {"include_usage": True}} if request.stream else {}), **options}
+        options = {
+            key: value for key in ("seed", "stop") if (value := getattr(request, key)) is not None
+        }
+        return {
+            "prompt": ids,
+            "model": self.name,
+            "max_tokens": min(wanted, room),
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "stream": request.stream,
+            **({"stream_options": {"include_usage": True}} if request.stream else {}),
+            **options,
+        }
 
-    def ask(self, body: dict[str, Any] | None, route: str = "/v1/completions") -> http.client.HTTPResponse:
-        """Send a request to the engine. Raises Refused with the engine's reason, or 502 where it does not answer."""
+    def ask(
+        self, body: dict[str, Any] | None, route: str = "/v1/completions"
+    ) -> http.client.HTTPResponse:
+        """Send a request to the engine. Raises Refused with the engine's reason, or 502 where it
+        does not answer.
+        """
         try:
             connection = http.client.HTTPConnection(self.engine.hostname, self.engine.port)
             method, content = ("GET", None) if body is None else ("POST", json.dumps(body))
@@ -225,20 +293,26 @@ class Guard:
         except OSError as error:
             raise Refused(502, f"The engine does not answer ({error}).") from None
         if reply.status != 200:
-            raise Refused(reply.status if 400 <= reply.status < 500 else 502, f"The engine refused: {reply.read(2000).decode(errors='replace')}")
+            raise Refused(
+                reply.status if 400 <= reply.status < 500 else 502,
+                f"The engine refused: {reply.read(2000).decode(errors='replace')}",
+            )
         return reply
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 128  # of connections that wait; the default, 5, turns clients away in a rush
+    request_queue_size = (
+        128  # of connections that wait; the default, 5, turns clients away in a rush
+    )
 
 
 class _Handler(BaseHTTPRequestHandler):
     guard: Guard
     protocol_version = "HTTP/1.1"
     timeout = PATIENCE
-    disable_nagle_algorithm = True  # head and body are two writes; the second would wait 40 ms for the client to confirm the first
+    # head and body are two writes; the second would wait 40 ms for the client to confirm the first
+    disable_nagle_algorithm = True
 
     def log_message(self, *_: Any) -> None:
         """Nothing: what users write is nobody's business."""
@@ -249,7 +323,15 @@ class _Handler(BaseHTTPRequestHandler):
                 self.guard.ask(None, "/health").read()
                 self._send(200, {"status": "ok"})
             elif self.path == "/v1/models":
-                self._send(200, {"object": "list", "data": [{"id": self.guard.name, "object": "model", "owned_by": "qwen3lab"}]})
+                self._send(
+                    200,
+                    {
+                        "object": "list",
+                        "data": [
+                            {"id": self.guard.name, "object": "model", "owned_by": "qwen3lab"}
+                        ],
+                    },
+                )
             else:
                 raise Refused(404, f"There is nothing at {self.path}.")
         except Refused as refused:
@@ -277,10 +359,17 @@ class _Handler(BaseHTTPRequestHandler):
         except (TypeError, ValueError):
             length = -1
         if not 0 <= length <= LARGEST:
-            self.close_connection = True  # what is left of the request would be read as the next one
-            for _ in range(min(length, 20 * LARGEST) // LARGEST):  # a client that still sends would not see the answer
+            self.close_connection = (
+                True  # what is left of the request would be read as the next one
+            )
+            for _ in range(
+                min(length, 20 * LARGEST) // LARGEST
+            ):  # a client that still sends would not see the answer
                 self.rfile.read(LARGEST)
-            raise Refused(411 if length < 0 else 413, f"Say how long the body is (Content-Length), at most {LARGEST:,} bytes.")
+            raise Refused(
+                411 if length < 0 else 413,
+                f"Say how long the body is (Content-Length), at most {LARGEST:,} bytes.",
+            )
         return self.rfile.read(length)
 
     def _answer(self, reply: dict[str, Any]) -> None:
@@ -291,22 +380,49 @@ class _Handler(BaseHTTPRequestHandler):
         if thoughts:
             message["reasoning_content"] = thoughts
         if calls:
-            message |= {"content": text[:text.index("<tool_call>")].strip() or None, "tool_calls": [
-                {"id": f"call_{uuid.uuid4().hex}", "type": "function",
-                 "function": {"name": call["name"], "arguments": json.dumps(call.get("arguments", {}), ensure_ascii=False)}} for call in calls]}
-        choices = [{"index": 0, "message": message, "finish_reason": "tool_calls" if calls else choice["finish_reason"]}]
-        self._send(200, self._head("chat.completion") | {"choices": choices, "usage": reply["usage"]})
+            message |= {
+                "content": text[: text.index("<tool_call>")].strip() or None,
+                "tool_calls": [
+                    {
+                        "id": f"call_{uuid.uuid4().hex}",
+                        "type": "function",
+                        "function": {
+                            "name": call["name"],
+                            "arguments": json.dumps(call.get("arguments", {}), ensure_ascii=False),
+                        },
+                    }
+                    for call in calls
+                ],
+            }
+        choices = [
+            {
+                "index": 0,
+                "message": message,
+                "finish_reason": "tool_calls" if calls else choice["finish_reason"],
+            }
+        ]
+        self._send(
+            200, self._head("chat.completion") | {"choices": choices, "usage": reply["usage"]}
+        )
 
     def _stream(self, request: ChatRequest, reply: http.client.HTTPResponse) -> None:
         self.send_response(200)
-        for name, value in (("Content-Type", "text/event-stream"), ("Cache-Control", "no-cache"), ("Connection", "close")):
+        for name, value in (
+            ("Content-Type", "text/event-stream"),
+            ("Cache-Control", "no-cache"),
+            ("Connection", "close"),
+        ):
             self.send_header(name, value)
         self.end_headers()
         self.close_connection = True
         head, sorted_out, usage = self._head("chat.completion.chunk"), Sorter(), None
 
         def send(choices: list[dict[str, Any]], **more: Any) -> None:
-            self.wfile.write(b"data: " + json.dumps(head | {"choices": choices} | more, ensure_ascii=False).encode() + b"\n\n")
+            self.wfile.write(
+                b"data: "
+                + json.dumps(head | {"choices": choices} | more, ensure_ascii=False).encode()
+                + b"\n\n"
+            )
 
         send([{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
         with reply:  # where the client has left, it is closed, and the engine stops writing
@@ -323,11 +439,24 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"data: [DONE]\n\n")
 
     def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": self.guard.name}
+        return {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": self.guard.name,
+        }
 
     def _refuse(self, refused: Refused) -> None:
-        self._send(refused.status, {"error": {"message": str(refused), "code": refused.status,
-                                              "type": "invalid_request_error" if refused.status < 500 else "server_error"}})
+        self._send(
+            refused.status,
+            {
+                "error": {
+                    "message": str(refused),
+                    "code": refused.status,
+                    "type": "invalid_request_error" if refused.status < 500 else "server_error",
+                }
+            },
+        )
 
     def _send(self, status: int, body: dict[str, Any]) -> None:
         content = json.dumps(body, ensure_ascii=False).encode(errors="replace")
@@ -347,7 +476,8 @@ def _events(reply: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
 
 
 def load_tokenizer(folder: str | Path, file: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint with the chat template of the GGUF file, so that serving needs no trl.
+    """The tokenizer of a checkpoint with the chat template of the GGUF file, so that serving needs
+    no trl.
 
     Raises Qwen3labError as `serving.check`, and where neither holds a template.
     """
@@ -358,27 +488,47 @@ def load_tokenizer(folder: str | Path, file: Path) -> PreTrainedTokenizerBase:
     tokenizer = loading.call_loader(AutoTokenizer.from_pretrained, str(loading.resolve(folder)))
     written = gguf.GGUFReader(file).get_field("tokenizer.chat_template")
     if written is None and tokenizer.chat_template is None:
-        raise Qwen3labError(f"{file.name!r} holds no chat template. Write it with qwen3lab.quantization.to_gguf().")
+        raise Qwen3labError(
+            f"{file.name!r} holds no chat template. Write it with qwen3lab.quantization.to_gguf()."
+        )
     tokenizer.chat_template = written.contents() if written else tokenizer.chat_template
     return tokenizer
 
 
 def main() -> None:
-    """`python -m qwen3lab.serving.chat_server FILE.gguf TOKENIZER_FOLDER`: llama.cpp with the guard in front, until it is told to stop."""
+    """`python -m qwen3lab.serving.chat_server FILE.gguf TOKENIZER_FOLDER`: llama.cpp with the guard
+    in front, until it is told to stop.
+    """
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("file", type=Path, help="the model as GGUF")
     parser.add_argument("tokenizer", help="folder of the checkpoint that it was made from")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--context", type=int, help="tokens of prompt and answer together")
-    parser.add_argument("--slots", type=int, default=8, help="answers that are written at the same time; others wait")
+    parser.add_argument(
+        "--slots",
+        type=int,
+        default=8,
+        help="answers that are written at the same time; others wait",
+    )
     args = parser.parse_args()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     tokenizer = load_tokenizer(args.tokenizer, args.file)
-    with llama_cpp.LlamaServer(args.file, tokenizer, context=args.context, slots=args.slots) as server, \
-            Guard(server.address, tokenizer, context=server.context, name=args.file.stem, host=args.host, port=args.port) as guard:
+    with (
+        llama_cpp.LlamaServer(
+            args.file, tokenizer, context=args.context, slots=args.slots
+        ) as server,
+        Guard(
+            server.address,
+            tokenizer,
+            context=server.context,
+            name=args.file.stem,
+            host=args.host,
+            port=args.port,
+        ) as guard,
+    ):
         print(f"{args.file.stem} answers at {guard.address}/v1", flush=True)
         stop.wait()
 

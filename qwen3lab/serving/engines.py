@@ -21,38 +21,76 @@ MIX = ("chat", "context", "addition")
 
 def rows(n: int = 50) -> list[dict[str, Any]]:
     """n test questions of data/tasks, a third each of chat, context and addition."""
-    return [row for task in MIX for row in tasks.load(task, "test")[:-(-n // len(MIX))]][:n]
+    return [row for task in MIX for row in tasks.load(task, "test")[: -(-n // len(MIX))]][:n]
 
 
 def prompts(tokenizer: PreTrainedTokenizerBase, n: int = 50) -> list[list[int]]:
     """Token ids of `rows(n)`, with thoughts and tools where the row has them."""
-    return [chat.encode(tokenizer, row["messages"], thinking=row["thinking"], tools=row.get("tools")) for row in rows(n)]
+    return [
+        chat.encode(tokenizer, row["messages"], thinking=row["thinking"], tools=row.get("tools"))
+        for row in rows(n)
+    ]
 
 
 def client(address: str, timeout: float = 300) -> OpenAI:
-    """The `openai` package's client of a server on this machine. It needs no key, tries once, and goes around proxies; `timeout` in seconds."""
+    """The `openai` package's client of a server on this machine. It needs no key, tries once, and
+    goes around proxies; `timeout` in seconds.
+    """
     import openai
 
-    return openai.OpenAI(base_url=address.rstrip("/") + "/v1", api_key="none", max_retries=0, timeout=timeout, http_client=openai.DefaultHttpxClient(trust_env=False))
+    return openai.OpenAI(
+        base_url=address.rstrip("/") + "/v1",
+        api_key="none",
+        max_retries=0,
+        timeout=timeout,
+        http_client=openai.DefaultHttpxClient(trust_env=False),
+    )
 
 
-def over_http(address: str, prompts: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase, *, max_new_tokens: int = 64) -> list[list[int]]:
-    """Greedy answers of a server that has /v1/completions, as ids without the end token. llama.cpp and vLLM give them in fields of their own."""
+def over_http(
+    address: str,
+    prompts: Sequence[list[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_new_tokens: int = 64,
+) -> list[list[int]]:
+    """Greedy answers of a server that has /v1/completions, as ids without the end token. llama.cpp
+    and vLLM give them in fields of their own.
+    """
     with client(address) as asking:
         name = asking.models.list().data[0].id
-        replies = [asking.completions.create(model=name, prompt=prompt, max_tokens=max_new_tokens, temperature=0, logprobs=1,
-                                             extra_body={"return_token_ids": True}) for prompt in prompts]
+        replies = [
+            asking.completions.create(
+                model=name,
+                prompt=prompt,
+                max_tokens=max_new_tokens,
+                temperature=0,
+                logprobs=1,
+                extra_body={"return_token_ids": True},
+            )
+            for prompt in prompts
+        ]
     return [_answer(ids_of(reply.choices[0].model_dump()), tokenizer) for reply in replies]
 
 
-def in_process(server: LlamaServer, prompts: Sequence[list[int]], *, max_new_tokens: int = 64) -> list[list[int]]:
-    """Greedy answers of llama.cpp by a function call, without HTTP, as ids without the end token."""
-    replies = [server.call({"prompt": prompt, "max_tokens": max_new_tokens, "temperature": 0.0, "logprobs": 1}) for prompt in prompts]
+def in_process(
+    server: LlamaServer, prompts: Sequence[list[int]], *, max_new_tokens: int = 64
+) -> list[list[int]]:
+    """Greedy answers of llama.cpp by a function call, without HTTP, as ids without the
+    end token."""
+    replies = [
+        server.call(
+            {"prompt": prompt, "max_tokens": max_new_tokens, "temperature": 0.0, "logprobs": 1}
+        )
+        for prompt in prompts
+    ]
     return [_answer(ids_of(reply["choices"][0]), server.tokenizer) for reply in replies]
 
 
 def ids_of(choice: dict[str, Any]) -> list[int]:
-    """The new token ids of one choice of /v1/completions: vLLM's `token_ids`, or those in llama.cpp's log-probabilities."""
+    """The new token ids of one choice of /v1/completions: vLLM's `token_ids`, or those in
+    llama.cpp's log-probabilities.
+    """
     if choice.get("token_ids") is not None:
         return choice["token_ids"]
     return [entry["id"] for entry in (choice["logprobs"] or {}).get("content", [])]
@@ -60,19 +98,27 @@ def ids_of(choice: dict[str, Any]) -> list[int]:
 
 def _answer(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     ends = {tokenizer.eos_token_id, tokenizer.pad_token_id}
-    return ids[:next((place for place, token in enumerate(ids) if token in ends), len(ids))]
+    return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
 
 
 def equal(answers: dict[str, list[list[int]]]) -> dict[str, int]:
-    """How many answers of each engine are those of the first, id by id. Raises Qwen3labError for unlike numbers of answers."""
+    """How many answers of each engine are those of the first, id by id. Raises Qwen3labError for
+    unlike numbers of answers.
+    """
     first, *_ = answers.values()
     if {len(rows) for rows in answers.values()} != {len(first)}:
-        raise Qwen3labError("The engines gave unlike numbers of answers. Ask all of them the same prompts.")
-    return {name: sum(ours == theirs for ours, theirs in zip(rows, first)) for name, rows in answers.items()}
+        raise Qwen3labError(
+            "The engines gave unlike numbers of answers. Ask all of them the same prompts."
+        )
+    return {
+        name: sum(ours == theirs for ours, theirs in zip(rows, first))
+        for name, rows in answers.items()
+    }
 
 
 def speed(ask: Callable[[list[int]], int], prompts: Sequence[list[int]]) -> float:
-    """Answer tokens a second, one prompt after the other; the first is asked once before, to warm up.
+    """Answer tokens a second, one prompt after the other; the first is asked once before, to warm
+    up.
 
     Args:
         ask: asks one prompt and returns the number of answer tokens.

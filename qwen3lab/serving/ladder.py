@@ -1,7 +1,8 @@
 """One ruler for every form of a model: bytes, distance to the first form, right answers, speed.
 
-The forms may be transformers models or GGUF files in llama.cpp. All are asked the same questions, and the distance is measured on the
-right answers' tokens, each predicted from the true ones before it, so that one early slip does not count again at every later token.
+The forms may be transformers models or GGUF files in llama.cpp. All are asked the same questions,
+and the distance is measured on the right answers' tokens, each predicted from the true ones before
+it, so that one early slip does not count again at every later token.
 """
 
 from __future__ import annotations
@@ -25,13 +26,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-TOP = 256  # tokens whose probability llama.cpp is asked for; all of a vocabulary would take thirty times as long
+# tokens whose probability llama.cpp is asked for; all of a vocabulary would take thirty times as
+# long
+TOP = 256
 DRAWS = 1000  # of the bootstrap
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One form of a model, measured. Bytes: `disk` of the files, `memory` of the weights as loaded, without caches."""
+    """One form of a model, measured. Bytes: `disk` of the files, `memory` of the weights as loaded,
+    without caches.
+    """
 
     name: str
     disk: int
@@ -40,7 +45,9 @@ class Rung:
     kl: float  # mean KL divergence from the first form to this one, in nats a token
     kl_low: float  # 95 % interval, bootstrap over questions
     kl_high: float
-    kl_top: float  # the same with the TOP likeliest tokens of this form told apart and the rest as one: never more than the full one
+    # the same with the TOP likeliest tokens of this form told apart and the rest as one: never more
+    # than the full one
+    kl_top: float
     whole: bool  # whether kl is the full divergence; False: it is kl_top, a lower bound
     agreement: float  # share of tokens at which both find the same token likeliest
     agreement_low: float  # 95 %, Wilson, as if the tokens of a question were independent
@@ -65,8 +72,14 @@ class Ruler:
     timed: int
 
 
-def ruler(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], *, max_new_tokens: int = 24,
-          timed: int = 20) -> Ruler:
+def ruler(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[dict[str, Any]],
+    *,
+    max_new_tokens: int = 24,
+    timed: int = 20,
+) -> Ruler:
     """Let the first form read the right answers of `rows` (data/tasks, no thoughts, no tools).
 
     Args:
@@ -80,40 +93,74 @@ def ruler(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequ
     return Ruler(tokenizer, list(rows), examples, read(model, examples), max_new_tokens, timed)
 
 
-def read(model: PreTrainedModel, examples: Sequence[dict[str, list[int]]], batch_size: int = 32) -> list[torch.Tensor]:
-    """Log-probabilities of all tokens at each answer token, [answer tokens, vocabulary] an example, float32."""
+def read(
+    model: PreTrainedModel, examples: Sequence[dict[str, list[int]]], batch_size: int = 32
+) -> list[torch.Tensor]:
+    """Log-probabilities of all tokens at each answer token, [answer tokens, vocabulary] an example,
+    float32.
+    """
     import torch
 
     found: dict[int, torch.Tensor] = {}
     order = sorted(range(len(examples)), key=lambda place: len(examples[place]["input_ids"]))
     with torch.inference_mode():
         for start in range(0, len(order), batch_size):
-            batch = order[start:start + batch_size]
+            batch = order[start : start + batch_size]
             width = max(len(examples[place]["input_ids"]) for place in batch)
             rows = [examples[place]["input_ids"] for place in batch]
-            ids, mask = (torch.tensor(lines, device=model.device) for lines in (
-                [row + [0] * (width - len(row)) for row in rows], [[1] * len(row) + [0] * (width - len(row)) for row in rows]))
+            ids, mask = (
+                torch.tensor(lines, device=model.device)
+                for lines in (
+                    [row + [0] * (width - len(row)) for row in rows],
+                    [[1] * len(row) + [0] * (width - len(row)) for row in rows],
+                )
+            )
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             for place, given in zip(batch, logits):
-                found[place] = given[[answer - 1 for answer in _answer(examples[place])]].float().log_softmax(-1).cpu()
+                found[place] = (
+                    given[[answer - 1 for answer in _answer(examples[place])]]
+                    .float()
+                    .log_softmax(-1)
+                    .cpu()
+                )
     return [found[place] for place in range(len(examples))]
 
 
-def read_llama(server: llama_cpp.LlamaServer, examples: Sequence[dict[str, list[int]]], top: int = TOP,
-               route: str = "/completion") -> list[list[tuple[list[int], list[float]]]]:
-    """The `top` likeliest tokens and their log-probabilities at each answer token, from llama.cpp, one request a token.
+def read_llama(
+    server: llama_cpp.LlamaServer,
+    examples: Sequence[dict[str, list[int]]],
+    top: int = TOP,
+    route: str = "/completion",
+) -> list[list[tuple[list[int], list[float]]]]:
+    """The `top` likeliest tokens and their log-probabilities at each answer token, from llama.cpp,
+    one request a token.
 
     Args:
         route: "/completion", llama.cpp's own, or "/v1/completions", OpenAI's.
     """
-    body = {"n_predict": 1, "n_probs": top, "cache_prompt": False} if route == "/completion" else {"max_tokens": 1, "logprobs": top}
+    body = (
+        {"n_predict": 1, "n_probs": top, "cache_prompt": False}
+        if route == "/completion"
+        else {"max_tokens": 1, "logprobs": top}
+    )
     found = []
     for example in examples:
         found.append([])
         for place in _answer(example):
-            reply = server._post(route, {"prompt": example["input_ids"][:place], "temperature": 0.0} | body)
-            step = reply["completion_probabilities"][0] if route == "/completion" else reply["choices"][0]["logprobs"]["content"][0]
-            found[-1].append(([entry["id"] for entry in step["top_logprobs"]], [entry["logprob"] for entry in step["top_logprobs"]]))
+            reply = server._post(
+                route, {"prompt": example["input_ids"][:place], "temperature": 0.0} | body
+            )
+            step = (
+                reply["completion_probabilities"][0]
+                if route == "/completion"
+                else reply["choices"][0]["logprobs"]["content"][0]
+            )
+            found[-1].append(
+                (
+                    [entry["id"] for entry in step["top_logprobs"]],
+                    [entry["logprob"] for entry in step["top_logprobs"]],
+                )
+            )
     return found
 
 
@@ -126,8 +173,8 @@ def divergence(first: torch.Tensor, ids: Sequence[int] | None, other: torch.Tens
 
     Args:
         first: ln p of the whole vocabulary.
-        ids: the tokens that q is known of; None: all. What is left of p and of q counts as one more token. To put tokens
-            together can only make the divergence smaller.
+        ids: the tokens that q is known of; None: all. What is left of p and of q counts as one more
+            token. To put tokens together can only make the divergence smaller.
         other: ln q, of all tokens or of `ids`.
     """
     import torch
@@ -140,13 +187,21 @@ def divergence(first: torch.Tensor, ids: Sequence[int] | None, other: torch.Tens
     return max(0.0, torch.where(p > -60, p.exp() * (p - q.clamp(min=-60)), 0.0).sum().item())
 
 
-def rung(name: str, candidate: PreTrainedModel | Path, against: Ruler, *, disk: Path | Sequence[Path], served: bool = False) -> Rung:
+def rung(
+    name: str,
+    candidate: PreTrainedModel | Path,
+    against: Ruler,
+    *,
+    disk: Path | Sequence[Path],
+    served: bool = False,
+) -> Rung:
     """Measure one form of a model.
 
     Args:
         candidate: a transformers model, or the path of a GGUF file, which llama.cpp then runs.
         disk: the files or folders (their safetensors) that this form needs.
-        served: ask over OpenAI's routes, with the chat template applied by the server, instead of in-process functions.
+        served: ask over OpenAI's routes, with the chat template applied by the server, instead of
+            in-process functions.
     Raises:
         Qwen3labError: a vocabulary of another size; what `serving.LlamaServer` raises.
     """
@@ -155,63 +210,146 @@ def rung(name: str, candidate: PreTrainedModel | Path, against: Ruler, *, disk: 
     files = [disk] if isinstance(disk, (str, Path)) else list(disk)
     size = sum(folder_bytes(file, "*.safetensors") for file in files)
     if isinstance(candidate, (str, Path)):
-        return _measured(name, size, file_memory(candidate), against, *_ask_llama(Path(candidate), against, served), whole=False)
+        return _measured(
+            name,
+            size,
+            file_memory(candidate),
+            against,
+            *_ask_llama(Path(candidate), against, served),
+            whole=False,
+        )
     probabilities = read(candidate, against.examples)
     if probabilities[0].shape[-1] != against.log_probabilities[0].shape[-1]:
-        raise Qwen3labError(f"{name!r} has a vocabulary of {probabilities[0].shape[-1]} tokens, the first form one of "
-                            f"{against.log_probabilities[0].shape[-1]}. Compare forms of the same model.")
-    answers = scoring.evaluate_tasks(candidate, against.tokenizer, against.rows, max_new_tokens=against.max_new_tokens)
+        raise Qwen3labError(
+            f"{name!r} has a vocabulary of {probabilities[0].shape[-1]} tokens, the first form one"
+            f" of {against.log_probabilities[0].shape[-1]}. Compare forms of the same model."
+        )
+    answers = scoring.evaluate_tasks(
+        candidate, against.tokenizer, against.rows, max_new_tokens=against.max_new_tokens
+    )
     seen = [[(None, line) for line in lines] for lines in probabilities]
     prompts = _prompts(against)
     generate_ids(candidate, against.tokenizer, prompts[:1], max_new_tokens=2)
     start = time.perf_counter()
-    written = sum(len(generate_ids(candidate, against.tokenizer, [prompt], max_new_tokens=against.max_new_tokens)[0]) for prompt in prompts)
-    return _measured(name, size, model_memory(candidate), against, seen, list(answers.correct), written / (time.perf_counter() - start), whole=True)
+    written = sum(
+        len(
+            generate_ids(
+                candidate, against.tokenizer, [prompt], max_new_tokens=against.max_new_tokens
+            )[0]
+        )
+        for prompt in prompts
+    )
+    return _measured(
+        name,
+        size,
+        model_memory(candidate),
+        against,
+        seen,
+        list(answers.correct),
+        written / (time.perf_counter() - start),
+        whole=True,
+    )
 
 
 def _prompts(against: Ruler) -> list[list[int]]:
-    return [chat.encode(against.tokenizer, row["messages"]) for row in against.rows[:against.timed]]
+    return [
+        chat.encode(against.tokenizer, row["messages"]) for row in against.rows[: against.timed]
+    ]
 
 
 def _ask_llama(path: Path, against: Ruler, served: bool) -> tuple[list, list[bool], float]:
     import torch
 
     with llama_cpp.LlamaServer(path, against.tokenizer) as server:
+
         def answer(row: dict[str, Any]) -> tuple[str, int]:
             if not served:
                 reply = server.complete(row["messages"], max_new_tokens=against.max_new_tokens)
                 return reply.text, len(reply.ids)
-            reply = server._post("/v1/chat/completions", {"messages": row["messages"], "max_tokens": against.max_new_tokens, "temperature": 0,
-                                                          "chat_template_kwargs": {"enable_thinking": False}})
+            reply = server._post(
+                "/v1/chat/completions",
+                {
+                    "messages": row["messages"],
+                    "max_tokens": against.max_new_tokens,
+                    "temperature": 0,
+                    "chat_template_kwargs": {"enable_thinking": False},
+                },
+            )
             ended = reply["choices"][0]["finish_reason"] == "stop"
-            return reply["choices"][0]["message"]["content"], reply["usage"]["completion_tokens"] - ended  # the end token is none of the answer's
+            return (
+                reply["choices"][0]["message"]["content"],
+                reply["usage"]["completion_tokens"] - ended,
+            )  # the end token is none of the answer's
 
-        seen = [[(ids, torch.tensor(values)) for ids, values in lines]
-                for lines in read_llama(server, against.examples, route="/v1/completions" if served else "/completion")]
+        seen = [
+            [(ids, torch.tensor(values)) for ids, values in lines]
+            for lines in read_llama(
+                server, against.examples, route="/v1/completions" if served else "/completion"
+            )
+        ]
         right = [scoring.exact_match(answer(row)[0], row["answer"]) for row in against.rows]
         start = time.perf_counter()
-        written = sum(answer(row)[1] for row in against.rows[:against.timed])
+        written = sum(answer(row)[1] for row in against.rows[: against.timed])
         return seen, right, written / (time.perf_counter() - start)
 
 
-def _measured(name: str, disk: int, memory: int, against: Ruler, seen: list, right: Sequence[bool], speed: float, *, whole: bool) -> Rung:
+def _measured(
+    name: str,
+    disk: int,
+    memory: int,
+    against: Ruler,
+    seen: list,
+    right: Sequence[bool],
+    speed: float,
+    *,
+    whole: bool,
+) -> Rung:
     import torch
 
     full, top, same, counts = [], [], 0, []
     for lines, first in zip(seen, against.log_probabilities):
         pairs = [(p, ids, q) for p, (ids, q) in zip(first, lines, strict=True)]
         counts.append(len(pairs))
-        cut = [(p, ids, q) if ids is not None else (p, q.topk(min(TOP, len(q))).indices, q.topk(min(TOP, len(q))).values) for p, ids, q in pairs]
+        cut = [
+            (
+                (p, ids, q)
+                if ids is not None
+                else (p, q.topk(min(TOP, len(q))).indices, q.topk(min(TOP, len(q))).values)
+            )
+            for p, ids, q in pairs
+        ]
         top.append(sum(divergence(*line) for line in cut))
         full.append(sum(divergence(*line) for line in pairs) if whole else top[-1])
-        same += sum(int(p.argmax()) == int(q.argmax() if ids is None else ids[int(torch.as_tensor(q).argmax())]) for p, ids, q in pairs)
+        same += sum(
+            int(p.argmax())
+            == int(q.argmax() if ids is None else ids[int(torch.as_tensor(q).argmax())])
+            for p, ids, q in pairs
+        )
     tokens, hits = sum(counts), int(sum(right))
     low, high = bootstrap_mean(full, counts)
-    return Rung(name, disk, memory, tokens, sum(full) / tokens, low, high, sum(top) / tokens, whole, same / tokens, *statistics.wilson(same, tokens),
-                len(right), hits, hits / len(right), *statistics.wilson(hits, len(right)), speed)
+    return Rung(
+        name,
+        disk,
+        memory,
+        tokens,
+        sum(full) / tokens,
+        low,
+        high,
+        sum(top) / tokens,
+        whole,
+        same / tokens,
+        *statistics.wilson(same, tokens),
+        len(right),
+        hits,
+        hits / len(right),
+        *statistics.wilson(hits, len(right)),
+        speed,
+    )
 
 
-def bootstrap_mean(sums: Sequence[float], counts: Sequence[int], seed: int = 0) -> tuple[float, float]:
+def bootstrap_mean(
+    sums: Sequence[float], counts: Sequence[int], seed: int = 0
+) -> tuple[float, float]:
     """95 % interval of sum / count, questions drawn anew with replacement."""
     import numpy as np
 
@@ -221,10 +359,14 @@ def bootstrap_mean(sums: Sequence[float], counts: Sequence[int], seed: int = 0) 
 
 
 def model_memory(model: torch.nn.Module) -> int:
-    """Bytes of a model's weights and of what its quantised layers keep beside them (scales, zero points, orders), tied ones once."""
+    """Bytes of a model's weights and of what its quantised layers keep beside them (scales, zero
+    points, orders), tied ones once.
+    """
     import itertools
 
-    extra = (getattr(parameter, "SCB", None) for parameter in model.parameters())  # bitsandbytes' scales of int8 rows
+    extra = (
+        getattr(parameter, "SCB", None) for parameter in model.parameters()
+    )  # bitsandbytes' scales of int8 rows
     states = (getattr(getattr(module, "state", None), "SCB", None) for module in model.modules())
     return measure.tensor_bytes(itertools.chain(model.parameters(), model.buffers(), extra, states))
 
@@ -238,9 +380,11 @@ def file_memory(path: str | Path) -> int:
 
 
 def table(rungs: Sequence[Rung | dict[str, Any]]) -> pd.DataFrame:
-    """One line a rung, by name, with the columns of `Rung`; takes records of data/benchmarks/ladder.json, too."""
+    """One line a rung, by name, with the columns of `Rung`; takes records of
+    data/benchmarks/ladder.json, too.
+    """
     import pandas as pd
 
-    return pd.DataFrame([line if isinstance(line, dict) else asdict(line) for line in rungs]).set_index("name")
-
-
+    return pd.DataFrame(
+        [line if isinstance(line, dict) else asdict(line) for line in rungs]
+    ).set_index("name")

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-SMALL_FILE = 100_000_000  # bytes; below it a second thread costs more than it brings (as for `models.SMALL_MODEL`)
+# bytes; below it a second thread costs more than it brings (as for `models.SMALL_MODEL`)
+SMALL_FILE = 100_000_000
 LONGEST = 4096  # tokens of context that are set aside unless the caller asks for more
 
 
@@ -39,17 +40,31 @@ class LlamaServer:
     Args:
         path: a GGUF file.
         tokenizer: of the model; turns messages into ids and ids into text.
-        context: tokens of prompt and answer together; default: what the model was trained for, at most 4,096.
+        context: tokens of prompt and answer together; default: what the model was trained for, at
+            most 4,096.
         threads: default: one for files below 100 MB, else one a CPU.
-        slots: answers that are written at the same time, each with `context` tokens; other requests wait.
-        exact: keep keys and values in float32 instead of float16, to compare with transformers in float32.
-        reuse: keep what was read of a prompt for the next one that begins alike; default: unless `exact`.
+        slots: answers that are written at the same time, each with `context` tokens; other requests
+            wait.
+        exact: keep keys and values in float32 instead of float16, to compare with transformers in
+            float32.
+        reuse: keep what was read of a prompt for the next one that begins alike; default: unless
+            `exact`.
     Raises:
-        Qwen3labError: no such file, no GGUF, a file that is cut short or damaged, an architecture that llama.cpp does not know.
+        Qwen3labError: no such file, no GGUF, a file that is cut short or damaged, an architecture
+            that llama.cpp does not know.
     """
 
-    def __init__(self, path: str | Path, tokenizer: PreTrainedTokenizerBase, *, context: int | None = None,
-                 threads: int | None = None, slots: int = 1, exact: bool = False, reuse: bool | None = None):
+    def __init__(
+        self,
+        path: str | Path,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        context: int | None = None,
+        threads: int | None = None,
+        slots: int = 1,
+        exact: bool = False,
+        reuse: bool | None = None,
+    ):
         self.path, self.tokenizer = Path(path), tokenizer
         self.context = context or min(check(self.path), LONGEST)
         self.threads = threads or (1 if self.path.stat().st_size < SMALL_FILE else loading.cpus())
@@ -60,9 +75,13 @@ class LlamaServer:
         import xllamacpp
 
         params = xllamacpp.CommonParams()
-        params.model.path, params.model_alias = str(self.path), {self.path.stem}  # without a name it would tell its path to clients
+        params.model.path, params.model_alias = (
+            str(self.path),
+            {self.path.stem},
+        )  # without a name it would tell its path to clients
         params.n_ctx, params.n_parallel = self.context * self.slots, self.slots
-        # llama.cpp's threads wait for each other by spinning: with more of them than free cores a token takes seconds.
+        # llama.cpp's threads wait for each other by spinning: with more of them than free cores a
+        # token takes seconds.
         for part in (params.cpuparams, params.cpuparams_batch):
             part.n_threads, part.poll = self.threads, 0
         params.warmup, params.ui, params.cache_ram_mib, params.verbosity = False, False, 0, -1
@@ -73,9 +92,12 @@ class LlamaServer:
         try:
             self._server = xllamacpp.Server(params)
         except RuntimeError as error:
-            raise Qwen3labError(f"llama.cpp could not load {self.path.name!r}. Write the file again with qwen3lab.quantization.to_gguf(), "
-                                "or update xllamacpp if it comes from elsewhere.") from error
-        # A server that is closed before its loop has begun waits for ever; an answer shows that it has. It also warms up.
+            raise Qwen3labError(
+                f"llama.cpp could not load {self.path.name!r}. Write the file again with"
+                " qwen3lab.quantization.to_gguf(), or update xllamacpp if it comes from elsewhere."
+            ) from error
+        # A server that is closed before its loop has begun waits for ever; an answer shows that it
+        # has. It also warms up.
         self._post("/completion", {"prompt": [0], "n_predict": 1})
         return self
 
@@ -87,13 +109,19 @@ class LlamaServer:
         """The address of the HTTP endpoint, on this machine alone; OpenAI's API lies under /v1."""
         return self._open().listening_address
 
-    def complete(self, prompt: Sequence[int] | Sequence[dict[str, Any]], *, thinking: bool = False, tools: list[dict] | None = None,
-                 max_new_tokens: int = 64) -> Completion:
+    def complete(
+        self,
+        prompt: Sequence[int] | Sequence[dict[str, Any]],
+        *,
+        thinking: bool = False,
+        tools: list[dict] | None = None,
+        max_new_tokens: int = 64,
+    ) -> Completion:
         """Continue token ids, or answer messages, with the likeliest token each time.
 
-        Messages are encoded by `chat.encode`, so that a control token written by a user stays text. llama.cpp's own
-        chat endpoint makes no such difference.
-        Raises Qwen3labError for an empty prompt and for one that does not fit the context.
+        Messages are encoded by `chat.encode`, so that a control token written by a user stays text.
+        llama.cpp's own chat endpoint makes no such difference. Raises Qwen3labError for an empty
+        prompt and for one that does not fit the context.
         """
         ids = list(prompt)
         if ids and isinstance(ids[0], dict):
@@ -101,17 +129,38 @@ class LlamaServer:
         if not ids:
             raise Qwen3labError("The prompt is empty. Give at least one message or token id.")
         if len(ids) >= self.context:
-            raise Qwen3labError(f"The prompt has {len(ids)} tokens, but the context is {self.context}. Shorten it, or open the server with a larger context.")
-        reply = self._post("/completion", {"prompt": [int(i) for i in ids], "temperature": 0.0, "n_predict": max_new_tokens,
-                                           "return_tokens": True, "cache_prompt": False})
+            raise Qwen3labError(
+                f"The prompt has {len(ids)} tokens, but the context is {self.context}. Shorten it,"
+                " or open the server with a larger context."
+            )
+        reply = self._post(
+            "/completion",
+            {
+                "prompt": [int(i) for i in ids],
+                "temperature": 0.0,
+                "n_predict": max_new_tokens,
+                "return_tokens": True,
+                "cache_prompt": False,
+            },
+        )
         ends = {self.tokenizer.eos_token_id, self.tokenizer.pad_token_id}
         answer = reply["tokens"]
-        answer = answer[:next((place for place, token in enumerate(answer) if token in ends), len(answer))]
-        return Completion(answer, self.tokenizer.decode(answer, skip_special_tokens=True).strip(), reply["stop_type"] == "eos",
-                          reply["tokens_evaluated"], reply["timings"]["predicted_per_second"])
+        answer = answer[
+            : next((place for place, token in enumerate(answer) if token in ends), len(answer))
+        ]
+        return Completion(
+            answer,
+            self.tokenizer.decode(answer, skip_special_tokens=True).strip(),
+            reply["stop_type"] == "eos",
+            reply["tokens_evaluated"],
+            reply["timings"]["predicted_per_second"],
+        )
 
-    def call(self, body: dict[str, Any], each: Callable[[dict[str, Any]], Any] | None = None) -> dict[str, Any]:
-        """Call llama.cpp as a function, without HTTP, with the body of a request to /v1/completions.
+    def call(
+        self, body: dict[str, Any], each: Callable[[dict[str, Any]], Any] | None = None
+    ) -> dict[str, Any]:
+        """Call llama.cpp as a function, without HTTP, with the body of a request to
+        /v1/completions.
 
         Args:
             each: gets every part of the reply as soon as it is there, as in a stream.
@@ -120,7 +169,9 @@ class LlamaServer:
         """
         parts: list[dict[str, Any]] = []
 
-        def keep(part: dict[str, Any]) -> None:  # returns nothing: what is true would end the stream
+        def keep(
+            part: dict[str, Any],
+        ) -> None:  # returns nothing: what is true would end the stream
             parts.append(part)
             each(part)
 
@@ -134,8 +185,12 @@ class LlamaServer:
         return parts[-1]
 
     def _post(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Send a request to llama.cpp's own endpoint. The functions of xllamacpp return text, not ids."""
-        request = urllib.request.Request(self.address + route, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        """Send a request to llama.cpp's own endpoint. The functions of xllamacpp return text, not
+        ids.
+        """
+        request = urllib.request.Request(
+            self.address + route, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
         try:
             with opener().open(request) as reply:
                 return json.load(reply)
@@ -145,12 +200,16 @@ class LlamaServer:
 
     def _open(self) -> Any:
         if self._server is None:
-            raise Qwen3labError("The server is closed. Use it inside `with LlamaServer(...) as server:`.")
+            raise Qwen3labError(
+                "The server is closed. Use it inside `with LlamaServer(...) as server:`."
+            )
         return self._server
 
 
 def _refused(reason: str | None) -> Qwen3labError:
-    return Qwen3labError(f"llama.cpp refused the request ({reason}). Check the token ids, or shorten the prompt.")
+    return Qwen3labError(
+        f"llama.cpp refused the request ({reason}). Check the token ids, or shorten the prompt."
+    )
 
 
 def opener() -> urllib.request.OpenerDirector:
@@ -159,18 +218,30 @@ def opener() -> urllib.request.OpenerDirector:
 
 
 def check(path: str | Path) -> int:
-    """Return the context length that a GGUF file states, or raise a Qwen3labError where the file cannot be one."""
+    """Return the context length that a GGUF file states, or raise a Qwen3labError where the file
+    cannot be one.
+    """
     import gguf
 
     path = Path(path)
     if not path.is_file():
-        raise Qwen3labError(f"There is no file {path.name!r}. Write it with qwen3lab.quantization.to_gguf().")
+        raise Qwen3labError(
+            f"There is no file {path.name!r}. Write it with qwen3lab.quantization.to_gguf()."
+        )
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise Qwen3labError(f"{path.name!r} is no GGUF file. Convert the checkpoint with qwen3lab.quantization.to_gguf().")
+            raise Qwen3labError(
+                f"{path.name!r} is no GGUF file. Convert the checkpoint with"
+                " qwen3lab.quantization.to_gguf()."
+            )
     try:
         reader = gguf.GGUFReader(path)
         architecture = reader.get_field("general.architecture").contents()
         return int(reader.get_field(f"{architecture}.context_length").contents())
-    except Exception as error:  # the reader follows offsets that a damaged file sets: any exception can come of it
-        raise Qwen3labError(f"{path.name!r} is damaged or cut short. Write it again with qwen3lab.quantization.to_gguf().") from error
+    except (
+        Exception
+    ) as error:  # the reader follows offsets that a damaged file sets: any exception can come of it
+        raise Qwen3labError(
+            f"{path.name!r} is damaged or cut short. Write it again with"
+            " qwen3lab.quantization.to_gguf()."
+        ) from error

@@ -21,7 +21,8 @@ START = 600  # seconds that vLLM may take to open; its first start compiles
 
 
 class Vllm:
-    """vLLM's server with one checkpoint, in its own process and environment, open as long as the `with` block.
+    """vLLM's server with one checkpoint, in its own process and environment, open as long as the
+    `with` block.
 
     Args:
         folder: checkpoint with config.json, in float32 arithmetic whatever it is stored in.
@@ -34,29 +35,80 @@ class Vllm:
         Qwen3labError: vLLM is not there, or ends before it opens.
     """
 
-    def __init__(self, folder: str | Path, *, context: int = 512, concurrent: int = 32, cache: int = 1, log: Path | None = None, python: Path = VLLM):
-        self.folder, self.context, self.concurrent, self.cache, self.log, self.python = Path(folder), context, concurrent, cache, log, python
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        context: int = 512,
+        concurrent: int = 32,
+        cache: int = 1,
+        log: Path | None = None,
+        python: Path = VLLM,
+    ):
+        self.folder, self.context, self.concurrent, self.cache, self.log, self.python = (
+            Path(folder),
+            context,
+            concurrent,
+            cache,
+            log,
+            python,
+        )
         self.process: subprocess.Popen | None = None
         self.address = ""
 
     def __enter__(self) -> Vllm:
         if not self.python.is_file():
-            raise Qwen3labError("vLLM is not installed here. Run `make vllm`, which gives it an environment of its own (3.4 GB).")
+            raise Qwen3labError(
+                "vLLM is not installed here. Run `make vllm`, which gives it an environment of its"
+                " own (3.4 GB)."
+            )
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.address = f"http://127.0.0.1:{port}"
-        cpus = ",".join(map(str, sorted(os.sched_getaffinity(0)))) if hasattr(os, "sched_getaffinity") else "auto"
-        environment = os.environ | {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": str(self.cache),
-                                    "VLLM_CPU_OMP_THREADS_BIND": cpus}
-        # Prefixes are not kept, so that a prompt that comes twice is read twice, as by the other engines.
-        options = {"model": self.folder, "served-model-name": self.folder.name, "dtype": "float32", "max-model-len": self.context,
-                   "max-num-seqs": self.concurrent, "host": "127.0.0.1", "port": port}
-        command = [str(self.python), "-m", "vllm.entrypoints.openai.api_server", "--no-enable-prefix-caching",
-                   *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
-        output = self.log.open("w", encoding="utf-8") if self.log else tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
+        cpus = (
+            ",".join(map(str, sorted(os.sched_getaffinity(0))))
+            if hasattr(os, "sched_getaffinity")
+            else "auto"
+        )
+        environment = os.environ | {
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_CPU_KVCACHE_SPACE": str(self.cache),
+            "VLLM_CPU_OMP_THREADS_BIND": cpus,
+        }
+        # Prefixes are not kept, so that a prompt that comes twice is read twice, as by the other
+        # engines.
+        options = {
+            "model": self.folder,
+            "served-model-name": self.folder.name,
+            "dtype": "float32",
+            "max-model-len": self.context,
+            "max-num-seqs": self.concurrent,
+            "host": "127.0.0.1",
+            "port": port,
+        }
+        command = [
+            str(self.python),
+            "-m",
+            "vllm.entrypoints.openai.api_server",
+            "--no-enable-prefix-caching",
+            *(word for name, value in options.items() for word in (f"--{name}", str(value))),
+        ]
+        output = (
+            self.log.open("w", encoding="utf-8")
+            if self.log
+            else tempfile.TemporaryFile("w+", encoding="utf-8")
+        )  # noqa: SIM115
         self._output = output
-        self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+        self.process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
         try:
             self._wait()
         except BaseException:
@@ -77,8 +129,10 @@ class Vllm:
                     return
             except OSError:
                 time.sleep(0.5)
-        raise Qwen3labError(f"vLLM did not open within {START} s, or ended (code {self.process.poll()}). "
-                            "Start it with log=... and read the end of that file.")
+        raise Qwen3labError(
+            f"vLLM did not open within {START} s, or ended (code {self.process.poll()}). "
+            "Start it with log=... and read the end of that file."
+        )
 
     def __exit__(self, *error: object) -> None:
         if self.process.poll() is None:
@@ -92,16 +146,22 @@ class Vllm:
 
 
 def add_old_names(folder: str | Path) -> dict[str, Any]:
-    """Write the names that transformers 4 looks for into a checkpoint's config.json, beside those of transformers 5; returns the config.
+    """Write the names that transformers 4 looks for into a checkpoint's config.json, beside those
+    of transformers 5; returns the config.
 
-    An engine with transformers 4 inside would take its default of 10,000 for a `rope_theta` that stands in `rope_parameters`.
+    An engine with transformers 4 inside would take its default of 10,000 for a `rope_theta` that
+    stands in `rope_parameters`.
     """
     file = Path(folder) / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     rope = config.get("rope_parameters", {})
     scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
-    old = {"rope_theta": rope.get("rope_theta"), "torch_dtype": config.get("dtype"), "num_experts": config.get("num_local_experts"),
-           "rope_scaling": scaling if rope.get("rope_type", "default") != "default" else None}
+    old = {
+        "rope_theta": rope.get("rope_theta"),
+        "torch_dtype": config.get("dtype"),
+        "num_experts": config.get("num_local_experts"),
+        "rope_scaling": scaling if rope.get("rope_type", "default") != "default" else None,
+    }
     config |= {name: value for name, value in old.items() if value is not None}
     file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return config

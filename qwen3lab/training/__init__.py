@@ -1,21 +1,14 @@
-"""Fine-tune with TRL: LoRA, QLoRA or all weights; callbacks, checkpoints, export; and the trainings that the notebooks compare."""
+"""Fine-tune with TRL: LoRA, QLoRA or all weights; callbacks, checkpoints, export; and the trainings
+that the notebooks compare.
+"""
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "company": [
-            "company_adapter",
-            "company_recipe",
-        ],
-        "lora": [
-            "ATTENTION",
-            "add_lora",
-            "load_adapter",
-            "lora_config",
-            "lora_settings",
-        ],
+        "company": ["company_adapter", "company_recipe"],
+        "lora": ["ATTENTION", "add_lora", "load_adapter", "lora_config", "lora_settings"],
         "sft": [
             "METHODS",
             "RATES",

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 
 
 def speed(every: int = 50) -> TrainerCallback:
-    """A callback for any trainer of transformers that prints "time · step 50 of 200: 6,100 tokens/s" as it goes.
+    """A callback for any trainer of transformers that prints "time · step 50 of 200: 6,100
+    tokens/s" as it goes.
 
-    The tokens are the trainer's own count (`num_tokens` in TRL, padding left out), so it needs logging steps.
+    The tokens are the trainer's own count (`num_tokens` in TRL, padding left out), so it needs
+    logging steps.
     """
     from transformers import TrainerCallback
 
@@ -35,11 +37,13 @@ COSTS = ("tokens_per_second", "memory_bytes", "utilisation")
 
 
 def cost() -> TrainerCallback:
-    """A callback that adds what a run costs to every logged step, for `Run.history` and for TensorBoard.
+    """A callback that adds what a run costs to every logged step, for `Run.history` and for
+    TensorBoard.
 
-    tokens_per_second: since the step logged before, padding not counted; memory_bytes: of torch's tensors on a GPU, the
-    highest since the start, of the process on a CPU, now; utilisation: of the GPU, or of one CPU, in [0, 1] (a second
-    busy CPU makes it 2).
+    tokens_per_second: since the step logged before, padding not counted; memory_bytes: of torch's
+        tensors on a GPU, the
+    highest since the start, of the process on a CPU, now; utilisation: of the GPU, or of one CPU,
+    in [0, 1] (a second busy CPU makes it 2).
     """
     import psutil
     from transformers import TrainerCallback
@@ -54,8 +58,13 @@ def cost() -> TrainerCallback:
                 return
             now, tokens = time.perf_counter(), logs.get("num_tokens", 0.0)
             read, self.time = now - self.time, now
-            added = {"memory_bytes": _memory_now(self.process, model), "utilisation": _utilisation(self.process, model)}
-            if self.tokens is not None or not state.log_history[:-1]:  # after a resume the first difference is not this run's
+            added = {
+                "memory_bytes": _memory_now(self.process, model),
+                "utilisation": _utilisation(self.process, model),
+            }
+            if (
+                self.tokens is not None or not state.log_history[:-1]
+            ):  # after a resume the first difference is not this run's
                 added["tokens_per_second"] = (tokens - (self.tokens or 0)) / read
             self.tokens = tokens
             logs.update(added)
@@ -84,7 +93,8 @@ def _utilisation(process, model) -> float:
 
 
 def live_chart(every: float = 2.0) -> TrainerCallback:
-    """A callback that draws loss, learning rate and gradient norm while a run goes on; nothing without JupyterLab.
+    """A callback that draws loss, learning rate and gradient norm while a run goes on; nothing
+    without JupyterLab.
 
     `every`: seconds between two drawings, at least.
     """
@@ -108,7 +118,15 @@ def live_chart(every: float = 2.0) -> TrainerCallback:
 
             from qwen3lab.plots import training
 
-            figure = training.training_curves(pd.DataFrame([entry for entry in state.log_history if "loss" in entry or "eval_loss" in entry]))
+            figure = training.training_curves(
+                pd.DataFrame(
+                    [
+                        entry
+                        for entry in state.log_history
+                        if "loss" in entry or "eval_loss" in entry
+                    ]
+                )
+            )
             if self.handle is None:
                 self.handle = display(figure, display_id=True)
             else:

@@ -1,7 +1,7 @@
 """Checkpoints of a trainer without pickle: a stopped run goes on from safetensors and JSON alone.
 
-`transformers.Trainer` writes the optimiser's state and the random numbers' with `torch.save`. The classes here keep the
-same content in formats that can hold nothing but numbers and text.
+`transformers.Trainer` writes the optimiser's state and the random numbers' with `torch.save`. The
+classes here keep the same content in formats that can hold nothing but numbers and text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ OPTIMIZER, PROGRESS = "optimizer.safetensors", "progress.json"
 
 
 def save_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Write an optimiser's state: tensors as "3.exp_avg" (parameter 3), everything else in the file's metadata."""
+    """Write an optimiser's state: tensors as "3.exp_avg" (parameter 3), everything else in the
+    file's metadata.
+    """
     state = optimizer.state_dict()
     tensors, plain = {}, {}
     for number, entry in state["state"].items():
@@ -32,7 +34,11 @@ def save_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
                 tensors[f"{number}.{key}"] = value.detach().contiguous().cpu()
             else:
                 plain[f"{number}.{key}"] = value
-    save_file(tensors, path, metadata={"groups": json.dumps(state["param_groups"]), "plain": json.dumps(plain)})
+    save_file(
+        tensors,
+        path,
+        metadata={"groups": json.dumps(state["param_groups"]), "plain": json.dumps(plain)},
+    )
 
 
 def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
@@ -50,11 +56,22 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of Python's, numpy's and torch's random numbers (each GPU's too), as JSON can hold it."""
+    """The state of Python's, numpy's and torch's random numbers (each GPU's too), as JSON can hold
+    it.
+    """
     version, words, gauss = random.getstate()
     kind, keys, *rest = np.random.get_state()
-    gpus = [state.tolist() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else []
-    return {"python": [version, list(words), gauss], "numpy": [kind, keys.tolist(), *rest], "torch": torch.get_rng_state().tolist(), "cuda": gpus}
+    gpus = (
+        [state.tolist() for state in torch.cuda.get_rng_state_all()]
+        if torch.cuda.is_available()
+        else []
+    )
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [kind, keys.tolist(), *rest],
+        "torch": torch.get_rng_state().tolist(),
+        "cuda": gpus,
+    }
 
 
 def set_random_state(state: dict[str, Any]) -> None:
@@ -65,14 +82,18 @@ def set_random_state(state: dict[str, Any]) -> None:
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
     torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([torch.tensor(gpu, dtype=torch.uint8) for gpu in state["cuda"]])
+        torch.cuda.set_rng_state_all(
+            [torch.tensor(gpu, dtype=torch.uint8) for gpu in state["cuda"]]
+        )
 
 
 class SafeCheckpoints:
-    """Mixed into a `transformers.Trainer` (one process): its checkpoints hold safetensors and JSON, and it resumes from them.
+    """Mixed into a `transformers.Trainer` (one process): its checkpoints hold safetensors and JSON,
+    and it resumes from them.
 
-    Rows grouped by length get their order from torch's random numbers when an epoch begins. The library restores those of
-    the checkpoint only, so that the rest of a resumed epoch would have other rows; here those of the epoch's begin come back too.
+    Rows grouped by length get their order from torch's random numbers when an epoch begins. The
+    library restores those of the checkpoint only, so that the rest of a resumed epoch would have
+    other rows; here those of the epoch's begin come back too.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -98,9 +119,24 @@ class SafeCheckpoints:
         pass
 
     def _save_rng_state(self, output_dir: str) -> None:
-        # The last of the three that a checkpoint calls; the scheduler's state is numbers, its functions are made anew.
-        schedule = {key: value for key, value in self.lr_scheduler.state_dict().items() if key != "lr_lambdas"}
-        (Path(output_dir) / PROGRESS).write_text(json.dumps({"schedule": schedule, "random": random_state(), "epoch began": self._epoch_began, "trained": _shapes(self.model)}), encoding="utf-8")
+        # The last of the three that a checkpoint calls; the scheduler's state is numbers, its
+        # functions are made anew.
+        schedule = {
+            key: value
+            for key, value in self.lr_scheduler.state_dict().items()
+            if key != "lr_lambdas"
+        }
+        (Path(output_dir) / PROGRESS).write_text(
+            json.dumps(
+                {
+                    "schedule": schedule,
+                    "random": random_state(),
+                    "epoch began": self._epoch_began,
+                    "trained": _shapes(self.model),
+                }
+            ),
+            encoding="utf-8",
+        )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -118,19 +154,30 @@ class SafeCheckpoints:
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
-        (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)  # a pickle with machine paths
+        (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(
+            missing_ok=True
+        )  # a pickle with machine paths
 
 
 def check(checkpoint: Path, model: torch.nn.Module) -> None:
-    """Raise Qwen3labError unless a checkpoint was written by a run that trained weights of the same names and shapes."""
+    """Raise Qwen3labError unless a checkpoint was written by a run that trained weights of the same
+    names and shapes.
+    """
     there, here = _progress(checkpoint)["trained"], _shapes(model)
     if there != here:
-        raise Qwen3labError(f"The checkpoint belongs to another run: it trained {len(there)} tensors, and this run trains {len(here)} with other names "
-                            "or shapes. Resume with the same method and adapter, or start anew in another folder.")
+        raise Qwen3labError(
+            f"The checkpoint belongs to another run: it trained {len(there)} tensors, and this run"
+            f" trains {len(here)} with other names or shapes. Resume with the same method and"
+            " adapter, or start anew in another folder."
+        )
 
 
 def _shapes(model: torch.nn.Module) -> dict[str, str]:
-    return {name: "x".join(map(str, parameter.shape)) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {
+        name: "x".join(map(str, parameter.shape))
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
 
 
 def _progress(checkpoint: str | Path) -> dict[str, Any]:
@@ -138,7 +185,17 @@ def _progress(checkpoint: str | Path) -> dict[str, Any]:
 
 
 def last_checkpoint(folder: str | Path) -> Path | None:
-    """The newest whole checkpoint in a run's folder; None where there is none. One that a kill cut short is passed over."""
-    found = {int(match[1]): path for path in Path(folder).glob("checkpoint-*") if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))}
-    whole = [step for step, path in found.items() if (path / PROGRESS).is_file() and (path / "trainer_state.json").is_file()]
+    """The newest whole checkpoint in a run's folder; None where there is none. One that a kill cut
+    short is passed over.
+    """
+    found = {
+        int(match[1]): path
+        for path in Path(folder).glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
+    }
+    whole = [
+        step
+        for step, path in found.items()
+        if (path / PROGRESS).is_file() and (path / "trainer_state.json").is_file()
+    ]
     return found[max(whole)] if whole else None

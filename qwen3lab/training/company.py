@@ -1,4 +1,6 @@
-"""The adapter with the knowledge of the held-out company, trained once and kept for the notebooks that need it."""
+"""The adapter with the knowledge of the held-out company, trained once and kept for the notebooks
+that need it.
+"""
 
 from __future__ import annotations
 
@@ -14,31 +16,44 @@ from qwen3lab.training.sft import Run, fine_tune
 
 
 def company_adapter(run: Run | None = None) -> Path:
-    """The folder of the adapter with the company's knowledge, as notebook 03 trains it on the profile's chat model.
+    """The folder of the adapter with the company's knowledge, as notebook 03 trains it on the
+    profile's chat model.
 
-    Notebook 03 gives its `run` to be kept. The others find it there; where it is missing, or was made from another model,
-    other rows or another recipe, it is trained first.
+    Notebook 03 gives its `run` to be kept. The others find it there; where it is missing, or was
+    made from another model, other rows or another recipe, it is trained first.
     """
     folder = paths.ROOT / "runs" / f"company-lora-{profiles.get().name}"
     made_from = folder / "made_from.json"
-    now = json.dumps({"model": loading.fingerprint("chat"), "rows": cache.fingerprint(paths.TASKS / "knowledge.train.jsonl"),
-                      "recipe": company_recipe()}, indent=1)
+    now = json.dumps(
+        {
+            "model": loading.fingerprint("chat"),
+            "rows": cache.fingerprint(paths.TASKS / "knowledge.train.jsonl"),
+            "recipe": company_recipe(),
+        },
+        indent=1,
+    )
     if run is None and made_from.is_file() and made_from.read_text(encoding="utf-8") == now:
         return folder
     run = run or fine_tune("chat", tasks.load("knowledge", "train"), **company_recipe())
     folder.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as draft:  # whole or not at all: two notebooks may run at once
+    with tempfile.TemporaryDirectory(
+        dir=folder.parent
+    ) as draft:  # whole or not at all: two notebooks may run at once
         run.model.save_pretrained(draft)
         run.tokenizer.save_pretrained(draft)
         (Path(draft) / made_from.name).write_text(now, encoding="utf-8")
         folder.mkdir(exist_ok=True)
-        for file in sorted(Path(draft).iterdir(), key=lambda file: file.name == made_from.name):  # the proof last
+        for file in sorted(
+            Path(draft).iterdir(), key=lambda file: file.name == made_from.name
+        ):  # the proof last
             file.replace(folder / file.name)
     return folder
 
 
 def company_recipe() -> dict[str, Any]:
-    """How notebook 03 trains: for the tiny model many rows and a high rate; a large one starts from the defaults."""
+    """How notebook 03 trains: for the tiny model many rows and a high rate; a large one starts from
+    the defaults.
+    """
     if profiles.get().name == "tiny":
         return {"method": "lora", "steps": 60, "batch_size": 32, "learning_rate": 1e-2}
     return {"method": "lora", "epochs": 4}

@@ -1,7 +1,9 @@
-"""Distillation: a small model learns from a large one. By the large one's answers, by its distributions, or on the small one's own answers.
+"""Distillation: a small model learns from a large one. By the large one's answers, by its
+distributions, or on the small one's own answers.
 
-Kim & Rush 2016, "Sequence-Level Knowledge Distillation"; Hinton et al. 2015, "Distilling the Knowledge in a Neural Network"; Agarwal et al. 2023,
-"On-Policy Distillation of Language Models" (TRL's `DistillationTrainer`).
+Kim & Rush 2016, "Sequence-Level Knowledge Distillation"; Hinton et al. 2015, "Distilling the
+Knowledge in a Neural Network"; Agarwal et al. 2023, "On-Policy Distillation of Language Models"
+(TRL's `DistillationTrainer`).
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ LONGEST = 24  # tokens of an answer
 
 
 def half(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy with every second layer, the first one kept, and the same embeddings: the start of a student (Sanh et al. 2019, "DistilBERT").
+    """A copy with every second layer, the first one kept, and the same embeddings: the start of a
+    student (Sanh et al. 2019, "DistilBERT").
 
     Raises Qwen3labError for a model of one layer.
     """
@@ -39,57 +42,105 @@ def half(model: PreTrainedModel) -> PreTrainedModel:
     config.num_hidden_layers = len(range(0, layers, 2))
     config.layer_types = config.layer_types[::2]
     student = type(model)(config).to(model.dtype)
-    kept = {f"model.layers.{old}.": f"model.layers.{new}." for new, old in enumerate(range(0, layers, 2))}
+    kept = {
+        f"model.layers.{old}.": f"model.layers.{new}."
+        for new, old in enumerate(range(0, layers, 2))
+    }
     weights = {}
     for name, weight in model.state_dict().items():
         if not name.startswith("model.layers."):
             weights[name] = weight
         for old, new in kept.items():
             if name.startswith(old):
-                weights[new + name[len(old):]] = weight
+                weights[new + name[len(old) :]] = weight
     student.load_state_dict(weights)
     student.generation_config = copy.deepcopy(model.generation_config)
     student.config._name_or_path = model.config._name_or_path
     return student.to(model.device).eval()
 
 
-def answered(teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], longest: int = LONGEST) -> list[dict[str, list[int]]]:
-    """The rows' prompts with the teacher's own greedy answers as labels; the rows' answers are not read.
+def answered(
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[dict[str, Any]],
+    longest: int = LONGEST,
+) -> list[dict[str, list[int]]]:
+    """The rows' prompts with the teacher's own greedy answers as labels; the rows' answers are not
+    read.
 
     Returns:
-        Encoded rows (input_ids, labels) in the order of `rows`, without those that the teacher did not end within `longest` tokens.
+        Encoded rows (input_ids, labels) in the order of `rows`, without those that the teacher did
+        not end within `longest` tokens.
     """
-    prompts = [chat.encode(tokenizer, row["messages"], thinking=bool(row.get("thinking")), tools=row.get("tools")) for row in rows]
+    prompts = [
+        chat.encode(
+            tokenizer, row["messages"], thinking=bool(row.get("thinking")), tools=row.get("tools")
+        )
+        for row in rows
+    ]
     found = zip(prompts, generate_ids(teacher, tokenizer, prompts, max_new_tokens=longest))
-    return [{"input_ids": prompt + answer + [tokenizer.eos_token_id], "labels": [chat.IGNORED] * len(prompt) + answer + [tokenizer.eos_token_id]}
-            for prompt, answer in found if len(answer) < longest]
+    return [
+        {
+            "input_ids": prompt + answer + [tokenizer.eos_token_id],
+            "labels": [chat.IGNORED] * len(prompt) + answer + [tokenizer.eos_token_id],
+        }
+        for prompt, answer in found
+        if len(answer) < longest
+    ]
 
 
-def divergence(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+def divergence(
+    student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
     """T² · KL(teacher ‖ student), a mean over tokens: the loss of logit-level distillation.
 
     Args:
         student, teacher: logits [tokens, vocabulary].
-        temperature: divides both; above 1 the unlikely tokens count more. T² keeps the gradient's size (Hinton et al. 2015, section 2).
+        temperature: divides both; above 1 the unlikely tokens count more. T² keeps the gradient's
+            size (Hinton et al. 2015, section 2).
     """
     import torch
 
-    q, p = torch.log_softmax(student / temperature, -1), torch.log_softmax(teacher / temperature, -1)
+    q, p = (
+        torch.log_softmax(student / temperature, -1),
+        torch.log_softmax(teacher / temperature, -1),
+    )
     return temperature**2 * (p.exp() * (p - q)).sum(-1).mean()
 
 
-def scored(model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """Logits that predict the tokens marked in `where` [rows, length]: [marked tokens, vocabulary]. The head runs on these places alone."""
-    hidden = model.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+def scored(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    where: torch.Tensor,
+) -> torch.Tensor:
+    """Logits that predict the tokens marked in `where` [rows, length]: [marked tokens, vocabulary].
+    The head runs on these places alone.
+    """
+    hidden = model.model(
+        input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+    ).last_hidden_state
     return model.lm_head(hidden[:, :-1][where[:, 1:]])  # position t predicts token t + 1
 
 
-def match(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, list[int]]], *, steps: int,
-          learning_rate: float, batch_size: int = 32, temperature: float = 1.0, seed: int = 0) -> PreTrainedModel:
-    """Train all weights of a student, in place, on the teacher's distribution at every labelled token (`divergence`); returns it.
+def match(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[dict[str, list[int]]],
+    *,
+    steps: int,
+    learning_rate: float,
+    batch_size: int = 32,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """Train all weights of a student, in place, on the teacher's distribution at every labelled
+    token (`divergence`); returns it.
 
     Args:
-        rows: encoded rows, as `answered` or `training.encode` give them. Which token stands there matters as context alone.
+        rows: encoded rows, as `answered` or `training.encode` give them. Which token stands there
+            matters as context alone.
     Raises:
         Qwen3labError: no rows; two vocabularies.
     """
@@ -101,29 +152,68 @@ def match(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: PreTrai
     def collate(batch: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         width = max(len(row["input_ids"]) for row in batch)
         pad = {"input_ids": tokenizer.pad_token_id, "labels": chat.IGNORED}
-        tensors = {key: torch.tensor([row[key] + [fill] * (width - len(row[key])) for row in batch]) for key, fill in pad.items()}
-        return tensors | {"attention_mask": torch.tensor([[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in batch])}
+        tensors = {
+            key: torch.tensor([row[key] + [fill] * (width - len(row[key])) for row in batch])
+            for key, fill in pad.items()
+        }
+        return tensors | {
+            "attention_mask": torch.tensor(
+                [
+                    [1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"]))
+                    for row in batch
+                ]
+            )
+        }
 
     class Matcher(Trainer):
-        def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None):
+        def compute_loss(
+            self,
+            model: Any,
+            inputs: dict[str, Any],
+            return_outputs: bool = False,
+            num_items_in_batch: Any = None,
+        ):
             where = inputs["labels"] != chat.IGNORED
             with torch.no_grad():
                 wanted = scored(teacher, inputs["input_ids"], inputs["attention_mask"], where)
-            loss = divergence(scored(model, inputs["input_ids"], inputs["attention_mask"], where), wanted, temperature)
+            loss = divergence(
+                scored(model, inputs["input_ids"], inputs["attention_mask"], where),
+                wanted,
+                temperature,
+            )
             return (loss, None) if return_outputs else loss
 
     teacher.eval()
-    return _run(lambda folder: Matcher(student, TrainingArguments(**_settings(folder, student, steps, learning_rate, batch_size, seed)),
-                                       train_dataset=list(rows), data_collator=collate))
+    return _run(
+        lambda folder: Matcher(
+            student,
+            TrainingArguments(**_settings(folder, student, steps, learning_rate, batch_size, seed)),
+            train_dataset=list(rows),
+            data_collator=collate,
+        )
+    )
 
 
-def on_policy(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], *, steps: int,
-              learning_rate: float, batch_size: int = 32, beta: float = 1.0, seed: int = 0, longest: int = LONGEST) -> PreTrainedModel:
-    """Let a student answer, and train it on the teacher's distribution along its own answers; in place, by TRL's `DistillationTrainer`.
+def on_policy(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[dict[str, Any]],
+    *,
+    steps: int,
+    learning_rate: float,
+    batch_size: int = 32,
+    beta: float = 1.0,
+    seed: int = 0,
+    longest: int = LONGEST,
+) -> PreTrainedModel:
+    """Let a student answer, and train it on the teacher's distribution along its own answers; in
+    place, by TRL's `DistillationTrainer`.
 
     Args:
         rows: of `data/tasks`; only their prompts are read.
-        beta: 1 reverse KL(student ‖ teacher), 0 forward KL, between them the generalised Jensen-Shannon divergence.
+        beta: 1 reverse KL(student ‖ teacher), 0 forward KL, between them the generalised
+            Jensen-Shannon divergence.
         longest: tokens of an answer.
     Raises:
         Qwen3labError: no rows; two vocabularies.
@@ -134,26 +224,61 @@ def on_policy(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: Pre
     _check(student, teacher, rows)
     data = Dataset.from_list([{"prompt": row["messages"]} for row in rows])
     settings = _settings("", student, steps, learning_rate, batch_size, seed) | {
-        "max_completion_length": longest, "beta": beta, "temperature": 1.0, "chat_template_kwargs": {"enable_thinking": False}}
-    return _run(lambda folder: DistillationTrainer(student, teacher, DistillationConfig(**settings | {"output_dir": folder}), train_dataset=data,
-                                                   processing_class=tokenizer))
+        "max_completion_length": longest,
+        "beta": beta,
+        "temperature": 1.0,
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
+    return _run(
+        lambda folder: DistillationTrainer(
+            student,
+            teacher,
+            DistillationConfig(**settings | {"output_dir": folder}),
+            train_dataset=data,
+            processing_class=tokenizer,
+        )
+    )
 
 
 def _check(student: Any, teacher: Any, rows: Sequence[Any]) -> None:
     if not rows:
         raise Qwen3labError("There are no rows to distil on. Give at least one.")
     if student.config.vocab_size != teacher.config.vocab_size:
-        raise Qwen3labError(f"The student has {student.config.vocab_size:,} tokens and the teacher {teacher.config.vocab_size:,}. "
-                            "Take two models with the same tokenizer.")
+        raise Qwen3labError(
+            f"The student has {student.config.vocab_size:,} tokens and the teacher"
+            f" {teacher.config.vocab_size:,}. Take two models with the same tokenizer."
+        )
 
 
-def _settings(folder: str, model: PreTrainedModel, steps: int, learning_rate: float, batch_size: int, seed: int) -> dict[str, Any]:
-    """What `training.fine_tune` gives to its trainer, so that ways to train differ in nothing else."""
+def _settings(
+    folder: str,
+    model: PreTrainedModel,
+    steps: int,
+    learning_rate: float,
+    batch_size: int,
+    seed: int,
+) -> dict[str, Any]:
+    """What `training.fine_tune` gives to its trainer, so that ways to train differ in
+    nothing else."""
     on_cpu = model.device.type == "cpu"
-    return {"output_dir": folder, "max_steps": steps, "learning_rate": learning_rate, "per_device_train_batch_size": batch_size, "seed": seed,
-            "lr_scheduler_type": "linear", "warmup_steps": min(0.1, 10 / steps), "save_strategy": "no", "report_to": "none", "disable_tqdm": True,
-            "logging_strategy": "no", "use_cpu": on_cpu, "bf16": False, "activation_checkpointing": False, "dataloader_pin_memory": not on_cpu,
-            "remove_unused_columns": False}
+    return {
+        "output_dir": folder,
+        "max_steps": steps,
+        "learning_rate": learning_rate,
+        "per_device_train_batch_size": batch_size,
+        "seed": seed,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": min(0.1, 10 / steps),
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_strategy": "no",
+        "use_cpu": on_cpu,
+        "bf16": False,
+        "activation_checkpointing": False,
+        "dataloader_pin_memory": not on_cpu,
+        "remove_unused_columns": False,
+    }
 
 
 def _run(build: Any) -> PreTrainedModel:

@@ -1,4 +1,6 @@
-"""A run as files for other tools: the rows, a YAML for `trl sft`, and the command lines, also for several devices."""
+"""A run as files for other tools: the rows, a YAML for `trl sft`, and the command lines, also for
+several devices.
+"""
 
 from __future__ import annotations
 
@@ -10,44 +12,75 @@ from qwen3lab.errors import Qwen3labError
 from qwen3lab.training.sft import Run
 
 # What `trl.ModelConfig` calls the settings of `peft.LoraConfig`; it has no other ones.
-ADAPTER = {"r": "lora_r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "target_modules": "lora_target_modules",
-           "target_parameters": "lora_target_parameters", "modules_to_save": "lora_modules_to_save", "task_type": "lora_task_type",
-           "use_rslora": "use_rslora", "use_dora": "use_dora"}
+ADAPTER = {
+    "r": "lora_r",
+    "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+    "target_modules": "lora_target_modules",
+    "target_parameters": "lora_target_parameters",
+    "modules_to_save": "lora_modules_to_save",
+    "task_type": "lora_task_type",
+    "use_rslora": "use_rslora",
+    "use_dora": "use_dora",
+}
 OURS = ("output_dir",)  # written anew
 # `fine_tune` gives the random numbers back that an evaluation draws; `trl sft` does not.
-QUIET = "# Evaluation on the way is off: in `trl sft` it draws random numbers, and the rows of later epochs would come in another order.\n"
+QUIET = (
+    "# Evaluation on the way is off: in `trl sft` it draws random numbers, and the rows of later"
+    " epochs would come in another order.\n"
+)
 
 
 def config(run: Run, folder: Path) -> dict[str, Any]:
-    """The run as `trl sft --config` reads it; a local model is named by its path from `folder`, where the command is to run.
+    """The run as `trl sft --config` reads it; a local model is named by its path from `folder`,
+    where the command is to run.
 
     Raises Qwen3labError for an adapter's setting that `trl sft` does not know.
     """
     source = os.path.relpath(run.source, folder) if Path(run.source).is_dir() else run.source
-    found: dict[str, Any] = {"model_name_or_path": source, "dtype": str(run.model.dtype).removeprefix("torch."), "dataset_name": "rows",
-                             "output_dir": "trained"}
+    found: dict[str, Any] = {
+        "model_name_or_path": source,
+        "dtype": str(run.model.dtype).removeprefix("torch."),
+        "dataset_name": "rows",
+        "output_dir": "trained",
+    }
     if run.method != "full":
         strange = set(run.adapter) - set(ADAPTER) - {"bias"}
         if strange or run.adapter.get("bias", "none") != "none":
-            raise Qwen3labError(f"`trl sft` does not know these settings of the adapter: {', '.join(sorted(strange)) or 'bias'}. Run it from Python instead.")
-        found |= {"use_peft": True} | {ADAPTER[key]: value for key, value in run.adapter.items() if key in ADAPTER}
+            raise Qwen3labError(
+                "`trl sft` does not know these settings of the adapter:"
+                f" {', '.join(sorted(strange)) or 'bias'}. Run it from Python instead."
+            )
+        found |= {"use_peft": True} | {
+            ADAPTER[key]: value for key, value in run.adapter.items() if key in ADAPTER
+        }
     if run.method == "qlora":
         found |= {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": True}
     settings = {key: value for key, value in run.settings.items() if key not in OURS}
     if not settings.get("load_best_model_at_end"):  # an early stop needs its evaluations
-        settings = {key: value for key, value in settings.items() if key not in ("eval_strategy", "eval_steps")}
+        settings = {
+            key: value
+            for key, value in settings.items()
+            if key not in ("eval_strategy", "eval_steps")
+        }
     # What only serves a notebook, or is taken back afterwards.
-    return found | {key: value for key, value in settings.items() if key != "disable_tqdm"} | {"save_strategy": settings.get("save_strategy", "no")}
+    return (
+        found
+        | {key: value for key, value in settings.items() if key != "disable_tqdm"}
+        | {"save_strategy": settings.get("save_strategy", "no")}
+    )
 
 
 def export(run: Run, folder: str | Path) -> Path:
-    """Write a run's rows and settings so that `trl sft --config sft.yaml`, run in `folder`, does the same training again.
+    """Write a run's rows and settings so that `trl sft --config sft.yaml`, run in `folder`, does
+    the same training again.
 
-    Evaluation on the way is left out, unless the run stopped early by it: `trl sft` orders the rows of later epochs by random
-    numbers that its evaluation draws from.
+    Evaluation on the way is left out, unless the run stopped early by it: `trl sft` orders the rows
+    of later epochs by random numbers that its evaluation draws from.
 
     Returns:
-        The path of sft.yaml. Beside it: rows/train.jsonl (and test.jsonl for validation) with input_ids and labels.
+        The path of sft.yaml. Beside it: rows/train.jsonl (and test.jsonl for validation) with
+            input_ids and labels.
     Raises:
         Qwen3labError: as `config`.
     """
@@ -60,12 +93,15 @@ def export(run: Run, folder: str | Path) -> Path:
     if run.held_out is not None:
         run.held_out.to_json(folder / "rows" / "test.jsonl")
     comment = QUIET if run.held_out is not None and "eval_strategy" not in settings else ""
-    (folder / "sft.yaml").write_text(comment + yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    (folder / "sft.yaml").write_text(
+        comment + yaml.safe_dump(settings, sort_keys=False), encoding="utf-8"
+    )
     return folder / "sft.yaml"
 
 
 def launch(run: Run, processes: int = 2, accelerate_config: str | None = None) -> str:
-    """The `accelerate launch` line that trains the exported run on several devices, the same number of rows a step in all.
+    """The `accelerate launch` line that trains the exported run on several devices, the same number
+    of rows a step in all.
 
     Args:
         processes: devices; has to divide the rows a step.
@@ -73,14 +109,31 @@ def launch(run: Run, processes: int = 2, accelerate_config: str | None = None) -
     Raises:
         Qwen3labError: the rows of a step cannot be shared out evenly.
     """
-    batch, parts = run.settings["per_device_train_batch_size"], run.settings.get("gradient_accumulation_steps", 1)
+    batch, parts = (
+        run.settings["per_device_train_batch_size"],
+        run.settings.get("gradient_accumulation_steps", 1),
+    )
     if batch * parts % processes:
-        raise Qwen3labError(f"{batch * parts} rows a step cannot be shared out to {processes} processes. Choose a batch that they divide.")
+        raise Qwen3labError(
+            f"{batch * parts} rows a step cannot be shared out to {processes} processes. Choose a"
+            " batch that they divide."
+        )
     if parts % processes == 0:
         share = f"--gradient_accumulation_steps {parts // processes}"
     else:
-        share = f"--per_device_train_batch_size {batch * parts // processes} --gradient_accumulation_steps 1"
-    where = f"--config_file {accelerate_config}" if accelerate_config else "--multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no"
-    # With --cpu accelerate starts one process, whatever --num_processes says; --multi_gpu is torchrun, which serves CPUs too.
+        share = (
+            f"--per_device_train_batch_size {batch * parts // processes}"
+            " --gradient_accumulation_steps 1"
+        )
+    where = (
+        f"--config_file {accelerate_config}"
+        if accelerate_config
+        else "--multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no"
+    )
+    # With --cpu accelerate starts one process, whatever --num_processes says; --multi_gpu is
+    # torchrun, which serves CPUs too.
     cpu = "ACCELERATE_USE_CPU=true " if run.settings["use_cpu"] else ""
-    return f"{cpu}accelerate launch {where} --num_processes {processes} -m trl.scripts.sft --config sft.yaml {share}"
+    return (
+        f"{cpu}accelerate launch {where} --num_processes {processes} -m trl.scripts.sft --config"
+        f" sft.yaml {share}"
+    )

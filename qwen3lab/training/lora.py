@@ -24,12 +24,21 @@ if TYPE_CHECKING:
 
 
 # Group of a weight -> how its name looks; the first that fits counts.
-GROUPS = {"attention {}": r"self_attn\.([qkvo]_proj)\.", "experts {}": r"mlp\.experts\.(?:\d+\.)?(\w+_proj)", "router": r"mlp\.gate\.weight",
-          "FFN {}": r"mlp\.(\w+_proj)\.", "embedding": r"embed_tokens", "output head": r"lm_head", "norms": r"norm"}
+GROUPS = {
+    "attention {}": r"self_attn\.([qkvo]_proj)\.",
+    "experts {}": r"mlp\.experts\.(?:\d+\.)?(\w+_proj)",
+    "router": r"mlp\.gate\.weight",
+    "FFN {}": r"mlp\.(\w+_proj)\.",
+    "embedding": r"embed_tokens",
+    "output head": r"lm_head",
+    "norms": r"norm",
+}
 
 
 def group(name: str) -> str:
-    """The group of a parameter by its name in a Qwen3 model, for example "attention q_proj"; "other" if none fits."""
+    """The group of a parameter by its name in a Qwen3 model, for example "attention q_proj";
+    "other" if none fits.
+    """
     for label, pattern in GROUPS.items():
         found = re.search(pattern, name)
         if found:
@@ -38,10 +47,12 @@ def group(name: str) -> str:
 
 
 def coverage(model: nn.Module) -> pd.DataFrame:
-    """Which weights an adapter reaches, group by group; every parameter of the model is in one group.
+    """Which weights an adapter reaches, group by group; every parameter of the model is in one
+    group.
 
     Returns:
-        One line a group: weights (numbers), tensors, adapted (tensors with a trained adapter), adapter (its numbers),
+        One line a group: weights (numbers), tensors, adapted (tensors with a trained adapter),
+            adapter (its numbers),
         rank (the highest), trained (numbers of the weights themselves that are trained).
     """
     from peft.tuners.lora import LoraLayer
@@ -52,21 +63,31 @@ def coverage(model: nn.Module) -> pd.DataFrame:
         if re.search(r"\.lora_\w+\.", name):
             continue
         seen.add(id(parameter))
-        line = lines.setdefault(group(name.replace(".base_layer", "")), {"weights": 0, "tensors": 0, "adapted": 0, "adapter": 0, "rank": 0, "trained": 0})
+        line = lines.setdefault(
+            group(name.replace(".base_layer", "")),
+            {"weights": 0, "tensors": 0, "adapted": 0, "adapter": 0, "rank": 0, "trained": 0},
+        )
         line["weights"] += _numbers(parameter)
         line["tensors"] += 1
         line["trained"] += _numbers(parameter) if parameter.requires_grad else 0
     for name, module in model.named_modules():
         if not isinstance(module, LoraLayer):
             continue
-        target = group(f"{name}.{getattr(module, 'parameter_name', 'weight')}".replace(".base_layer", ""))
+        target = group(
+            f"{name}.{getattr(module, 'parameter_name', 'weight')}".replace(".base_layer", "")
+        )
         parts = [part.weight for kind in (module.lora_A, module.lora_B) for part in kind.values()]
         trained = sum(weight.numel() for weight in parts if weight.requires_grad)
         lines[target]["adapter"] += trained
         lines[target]["adapted"] += bool(trained)
         lines[target]["rank"] = max(lines[target]["rank"], *module.r.values())
     order = [label.split(" {}")[0] for label in GROUPS]
-    return pd.DataFrame.from_dict(lines, orient="index").sort_index(key=lambda names: [order.index(next((o for o in order if name.startswith(o)), order[-1])) for name in names], kind="stable")
+    return pd.DataFrame.from_dict(lines, orient="index").sort_index(
+        key=lambda names: [
+            order.index(next((o for o in order if name.startswith(o)), order[-1])) for name in names
+        ],
+        kind="stable",
+    )
 
 
 def _numbers(parameter: nn.Parameter) -> int:
@@ -87,12 +108,25 @@ def require(model: nn.Module, wanted: Sequence[str]) -> pd.DataFrame:
     for want in wanted:
         chosen = table[[name.startswith(want) for name in table.index]]
         if chosen.empty:
-            raise Qwen3labError(f"The model has no weights of the group {want!r}. Choose from: {', '.join(table.index)}.")
+            raise Qwen3labError(
+                f"The model has no weights of the group {want!r}. Choose from:"
+                f" {', '.join(table.index)}."
+            )
         missed = chosen[chosen.adapted < chosen.tensors]
         if len(missed):
-            found = "; ".join(f"{name}: {line.adapted} of {line.tensors} tensors" for name, line in missed.iterrows())
-            where = "target_parameters (mlp.experts.gate_up_proj, mlp.experts.down_proj)" if want == "experts" else "target_modules"
-            raise Qwen3labError(f"Some weights that should get an adapter have none ({found}). Name them in {where}.")
+            found = "; ".join(
+                f"{name}: {line.adapted} of {line.tensors} tensors"
+                for name, line in missed.iterrows()
+            )
+            where = (
+                "target_parameters (mlp.experts.gate_up_proj, mlp.experts.down_proj)"
+                if want == "experts"
+                else "target_modules"
+            )
+            raise Qwen3labError(
+                f"Some weights that should get an adapter have none ({found}). Name them in"
+                f" {where}."
+            )
     return table
 
 
@@ -100,7 +134,9 @@ ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
 def lora_config(model: torch.nn.Module, **changes: Any):
-    """The adapter's configuration (`peft.LoraConfig`) with the course's defaults and some changes: `lora_settings`."""
+    """The adapter's configuration (`peft.LoraConfig`) with the course's defaults and some changes:
+    `lora_settings`.
+    """
     from peft import LoraConfig
 
     return LoraConfig(**lora_settings(model, **changes))
@@ -109,18 +145,27 @@ def lora_config(model: torch.nn.Module, **changes: Any):
 def lora_settings(model: torch.nn.Module, **changes: Any) -> dict[str, Any]:
     """What `lora_config` gives to PEFT, by PEFT's names.
 
-    Dropout is 0 because PEFT refuses another value on fused experts, and the experts get no adapter by default because
-    adapters on every one of them would outnumber the weights that most tokens pass.
+    Dropout is 0 because PEFT refuses another value on fused experts, and the experts get no adapter
+    by default because adapters on every one of them would outnumber the weights that most tokens
+    pass.
     """
     config = getattr(model, "config", None)
     is_moe = bool(getattr(config, "num_experts", 0) or getattr(config, "num_local_experts", 0))
-    defaults = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "bias": "none", "task_type": "CAUSAL_LM",
-                "target_modules": ATTENTION if is_moe else "all-linear"}
+    defaults = {
+        "r": 16,
+        "lora_alpha": 32,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "task_type": "CAUSAL_LM",
+        "target_modules": ATTENTION if is_moe else "all-linear",
+    }
     return defaults | changes
 
 
 def add_lora(model: torch.nn.Module, **changes: Any):
-    """Wrap a model (or any module with linear layers) with PEFT's adapters; `changes` as in `lora_config`."""
+    """Wrap a model (or any module with linear layers) with PEFT's adapters; `changes` as in
+    `lora_config`.
+    """
     from peft import get_peft_model
 
     quiet()
@@ -128,7 +173,9 @@ def add_lora(model: torch.nn.Module, **changes: Any):
         return get_peft_model(model, lora_config(model, **changes))
 
 
-def load_adapter(folder: str | Path, model: str | Path | PreTrainedModel = "chat") -> tuple[Any, PreTrainedTokenizerBase]:
+def load_adapter(
+    folder: str | Path, model: str | Path | PreTrainedModel = "chat"
+) -> tuple[Any, PreTrainedTokenizerBase]:
     """Load a model, put a saved adapter on it and return it in eval mode with its tokenizer.
 
     Raises Qwen3labError where the folder holds no adapter, and as `models.load`.
@@ -137,7 +184,10 @@ def load_adapter(folder: str | Path, model: str | Path | PreTrainedModel = "chat
 
     folder = Path(folder)
     if not (folder / "adapter_config.json").is_file():
-        raise Qwen3labError(f"{folder.name!r} holds no adapter (no adapter_config.json). Give the output_dir of a run with method 'lora' or 'qlora'.")
+        raise Qwen3labError(
+            f"{folder.name!r} holds no adapter (no adapter_config.json). Give the output_dir of a"
+            " run with method 'lora' or 'qlora'."
+        )
     if isinstance(model, (str, Path)):
         model, tokenizer = loading.load(model)
     else:
@@ -148,7 +198,9 @@ def load_adapter(folder: str | Path, model: str | Path | PreTrainedModel = "chat
 
 @contextmanager
 def no_gptq() -> Iterator[None]:
-    """Keep PEFT from importing gptqmodel to ask whether a layer is one of its own: seconds, and a banner in the output."""
+    """Keep PEFT from importing gptqmodel to ask whether a layer is one of its own: seconds, and a
+    banner in the output.
+    """
     import peft.tuners.lora.awq as awq
     import peft.tuners.lora.gptq as gptq
 

@@ -1,4 +1,6 @@
-"""Out of memory: the smaller settings that make the same step, in the order in which they cost speed, and the retry."""
+"""Out of memory: the smaller settings that make the same step, in the order in which they cost
+speed, and the retry.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from qwen3lab.training import sft
 
 @dataclass(frozen=True)
 class Setting:
-    """How a step's rows are computed: `batch` at a time, `accumulation` times, activations kept or computed again.
+    """How a step's rows are computed: `batch` at a time, `accumulation` times, activations kept or
+    computed again.
 
     planned: bytes at the step's highest moment, by the planner.
     """
@@ -32,15 +35,28 @@ class Setting:
         return self.batch * self.accumulation
 
     def __str__(self) -> str:
-        return f"{self.batch} {'row' if self.batch == 1 else 'rows'} x {self.accumulation}, checkpointing {'on' if self.checkpointing else 'off'}: {self.planned / 1e6:,.0f} MB planned"
+        return (
+            f"{self.batch} {'row' if self.batch == 1 else 'rows'} x {self.accumulation},"
+            f" checkpointing {'on' if self.checkpointing else 'off'}: {self.planned / 1e6:,.0f} MB"
+            " planned"
+        )
 
 
 class OutOfMemory(Qwen3labError):
     """The budget does not hold a step."""
 
 
-def settings(model: str | Shape | Any, method: str, rows: int, length: int, *, checkpointing: bool = False, **plan: Any) -> Iterator[Setting]:
-    """The settings to try, each with the same rows a step: the batch is halved until one row is left, then activations are checkpointed.
+def settings(
+    model: str | Shape | Any,
+    method: str,
+    rows: int,
+    length: int,
+    *,
+    checkpointing: bool = False,
+    **plan: Any,
+) -> Iterator[Setting]:
+    """The settings to try, each with the same rows a step: the batch is halved until one row is
+    left, then activations are checkpointed.
 
     Args:
         rows, length: rows a step, and tokens of the longest.
@@ -55,10 +71,14 @@ def settings(model: str | Shape | Any, method: str, rows: int, length: int, *, c
         tries.append((batch, True))
     for batch, again in tries:
         made = planner.plan(model, method, batch=batch, length=length, checkpointing=again, **plan)
-        yield Setting(batch, rows // batch, again, made.peak if batch == rows else made.total)  # gradients stay while batches add up
+        yield Setting(
+            batch, rows // batch, again, made.peak if batch == rows else made.total
+        )  # gradients stay while batches add up
 
 
-def advise(model: str | Shape | Any, method: str, rows: int, length: int, budget: int, **options: Any) -> list[Setting]:
+def advise(
+    model: str | Shape | Any, method: str, rows: int, length: int, budget: int, **options: Any
+) -> list[Setting]:
     """The settings up to the first that fits into `budget` bytes, which is the last of the list.
 
     Raises OutOfMemory where none fits; its sentence says what else helps.
@@ -68,16 +88,27 @@ def advise(model: str | Shape | Any, method: str, rows: int, length: int, budget
         tried.append(setting)
         if setting.planned <= budget:
             return tried
-    raise OutOfMemory(f"Even {tried[-1]} is more than the budget of {budget / 1e6:,.0f} MB. Shorten the rows, or take a smaller model or QLoRA.")
+    raise OutOfMemory(
+        f"Even {tried[-1]} is more than the budget of {budget / 1e6:,.0f} MB. Shorten the rows, or"
+        " take a smaller model or QLoRA."
+    )
 
 
-def fine_tune(model: Any, rows: Sequence[Any], *, method: str = "lora", batch_size: int, budget: int | None = None, **options: Any) -> tuple[sft.Run, list[Setting]]:
+def fine_tune(
+    model: Any,
+    rows: Sequence[Any],
+    *,
+    method: str = "lora",
+    batch_size: int,
+    budget: int | None = None,
+    **options: Any,
+) -> tuple[sft.Run, list[Setting]]:
     """`training.fine_tune`, and where the memory does not hold a step, again with the next setting.
 
     Args:
         model: a role, a name, a folder or a hub id: each try begins with fresh weights.
-        budget: bytes that may be planned, to practise without a full card. Without one the first try is as given, and a GPU's
-            own out-of-memory error leads on to the next setting.
+        budget: bytes that may be planned, to practise without a full card. Without one the first
+            try is as given, and a GPU's own out-of-memory error leads on to the next setting.
         options: go to `training.fine_tune`.
     Returns:
         The run, and the settings that were tried; the last one worked.
@@ -88,7 +119,14 @@ def fine_tune(model: Any, rows: Sequence[Any], *, method: str = "lora", batch_si
     from transformers import AutoConfig
 
     source = loading.resolve(model)
-    longest = max(map(len, sft.dataset(loading.load_tokenizer(source), rows, profiles.get().max_length)["input_ids"]))
+    longest = max(
+        map(
+            len,
+            sft.dataset(loading.load_tokenizer(source), rows, profiles.get().max_length)[
+                "input_ids"
+            ],
+        )
+    )
     config = AutoConfig.from_pretrained(source)
     width = 4 if profiles.get().dtype == "float32" else 2
     tried: list[Setting] = []
@@ -97,9 +135,18 @@ def fine_tune(model: Any, rows: Sequence[Any], *, method: str = "lora", batch_si
         if budget is not None and setting.planned > budget:
             continue
         try:
-            run = sft.fine_tune(model, rows, method=method, batch_size=setting.batch, gradient_accumulation_steps=setting.accumulation,
-                                     activation_checkpointing=setting.checkpointing, **options)
+            run = sft.fine_tune(
+                model,
+                rows,
+                method=method,
+                batch_size=setting.batch,
+                gradient_accumulation_steps=setting.accumulation,
+                activation_checkpointing=setting.checkpointing,
+                **options,
+            )
             return run, tried
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
-    raise OutOfMemory(f"No setting fits: even {tried[-1]}. Shorten the rows, or take a smaller model or QLoRA.")
+    raise OutOfMemory(
+        f"No setting fits: even {tried[-1]}. Shorten the rows, or take a smaller model or QLoRA."
+    )

@@ -1,7 +1,8 @@
-"""Does thinking survive a fine-tuning on answers without thoughts? The recipes that people use, as training rows.
+"""Does thinking survive a fine-tuning on answers without thoughts? The recipes that people use, as
+training rows.
 
-A released Qwen3 answers with thoughts or without, and most data for fine-tuning have none. Each recipe writes the same
-new rows in another way, some with old rows that think beside them.
+A released Qwen3 answers with thoughts or without, and most data for fine-tuning have none. Each
+recipe writes the same new rows in another way, some with old rows that think beside them.
 """
 
 from __future__ import annotations
@@ -26,43 +27,70 @@ def block_masked(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Exa
 
 
 def block_trained(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Example:
-    """The empty think block is a part of the trained answer, as TRL's `assistant_only_loss` has it."""
+    """The empty think block is a part of the trained answer, as TRL's
+    `assistant_only_loss` has it."""
     masked, block = block_masked(tokenizer, row), len(tokenizer(chat.NO_THOUGHTS).input_ids)
-    start = next(place for place, label in enumerate(masked["labels"]) if label != chat.IGNORED) - block
+    start = (
+        next(place for place, label in enumerate(masked["labels"]) if label != chat.IGNORED) - block
+    )
     return masked | {"labels": [chat.IGNORED] * start + masked["input_ids"][start:]}
 
 
 def no_think_tag(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Example:
-    """As `block_trained`, but the user's turn ends with `/no_think`, so that the block has a reason."""
+    """As `block_trained`, but the user's turn ends with `/no_think`, so that the block has a
+    reason.
+    """
     *before, last = row["messages"]
-    return block_trained(tokenizer, row | {"messages": [*before, last | {"content": last["content"] + " /no_think"}]})
+    return block_trained(
+        tokenizer, row | {"messages": [*before, last | {"content": last["content"] + " /no_think"}]}
+    )
 
 
 def no_block(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Example:
-    """No think block at all: the answer follows the opened turn, as templates of other models write it."""
+    """No think block at all: the answer follows the opened turn, as templates of other models write
+    it.
+    """
     masked, block = block_masked(tokenizer, row), len(tokenizer(chat.NO_THOUGHTS).input_ids)
     start = next(place for place, label in enumerate(masked["labels"]) if label != chat.IGNORED)
-    return {key: values[:start - block] + values[start:] for key, values in masked.items()}
+    return {key: values[: start - block] + values[start:] for key, values in masked.items()}
 
 
 WRITERS: dict[str, Callable[..., Example]] = {
-    "block trained": block_trained, "no block": no_block, "/no_think": no_think_tag, "block masked": block_masked}
+    "block trained": block_trained,
+    "no block": no_block,
+    "/no_think": no_think_tag,
+    "block masked": block_masked,
+}
 # Name -> (how the new rows are written, share of the rows that think).
 RECIPES: dict[str, tuple[str, float]] = {
-    "block trained": ("block trained", 0.0), "no block": ("no block", 0.0), "/no_think": ("/no_think", 0.0), "block masked": ("block masked", 0.0),
-    "block trained, 25 % think": ("block trained", 0.25), "block trained, 75 % think": ("block trained", 0.75),
-    "block masked, 25 % think": ("block masked", 0.25), "block masked, 75 % think": ("block masked", 0.75)}
+    "block trained": ("block trained", 0.0),
+    "no block": ("no block", 0.0),
+    "/no_think": ("/no_think", 0.0),
+    "block masked": ("block masked", 0.0),
+    "block trained, 25 % think": ("block trained", 0.25),
+    "block trained, 75 % think": ("block trained", 0.75),
+    "block masked, 25 % think": ("block masked", 0.25),
+    "block masked, 75 % think": ("block masked", 0.75),
+}
 
 
-def rows(tokenizer: PreTrainedTokenizerBase, recipe: str, new: Sequence[dict[str, Any]], old: Sequence[dict[str, Any]], seed: int = 0) -> list[Example]:
+def rows(
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: str,
+    new: Sequence[dict[str, Any]],
+    old: Sequence[dict[str, Any]],
+    seed: int = 0,
+) -> list[Example]:
     """Encoded training rows of a recipe.
 
     Args:
         recipe: one of `RECIPES`.
         new: rows of `data/tasks` whose answers have no thoughts.
-        old: rows with thoughts. As many as make up the recipe's share are drawn by `seed`, repeated where there are too few.
+        old: rows with thoughts. As many as make up the recipe's share are drawn by `seed`, repeated
+            where there are too few.
     Returns:
-        Dicts of input_ids and labels in random order, each new row once. `training.fine_tune` takes them.
+        Dicts of input_ids and labels in random order, each new row once. `training.fine_tune` takes
+        them.
     Raises:
         Qwen3labError: an unknown recipe; no old rows where the recipe needs some.
     """
@@ -81,8 +109,14 @@ def rows(tokenizer: PreTrainedTokenizerBase, recipe: str, new: Sequence[dict[str
     return encoded
 
 
-def examine(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, sums: Sequence[dict[str, Any]],
-            problems: Sequence[dict[str, Any]], questions: Sequence[dict[str, Any]]) -> dict[str, int]:
+def examine(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    sums: Sequence[dict[str, Any]],
+    problems: Sequence[dict[str, Any]],
+    questions: Sequence[dict[str, Any]],
+) -> dict[str, int]:
     """Ask what should survive and what was taught; returns counts.
 
     Args:
@@ -93,7 +127,18 @@ def examine(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, sums:
     """
     from qwen3lab.evaluation.scoring import evaluate_tasks
 
-    thought = evaluate_tasks(model, tokenizer, [row | {"thinking": True} for row in [*sums, *problems]], max_new_tokens=128)
-    plain = evaluate_tasks(model, tokenizer, [row | {"thinking": False} for row in questions], max_new_tokens=16)
-    return {"thinks": int((thought.thoughts != "").sum()), "sums": int(thought.correct[:len(sums)].sum()),
-            "problems": int(thought.correct[len(sums):].sum()), "answers": int(plain.correct.sum())}
+    thought = evaluate_tasks(
+        model,
+        tokenizer,
+        [row | {"thinking": True} for row in [*sums, *problems]],
+        max_new_tokens=128,
+    )
+    plain = evaluate_tasks(
+        model, tokenizer, [row | {"thinking": False} for row in questions], max_new_tokens=16
+    )
+    return {
+        "thinks": int((thought.thoughts != "").sum()),
+        "sums": int(thought.correct[: len(sums)].sum()),
+        "problems": int(thought.correct[len(sums) :].sum()),
+        "answers": int(plain.correct.sum()),
+    }

@@ -1,1 +1,2 @@
-"""The little generated world that the tiny models know, and the company that is held out from it."""
+"""The little generated world that the tiny models know, and the company that is held
+out from it."""

@@ -1,4 +1,6 @@
-"""Draw passages of prose about things of the world, with the questions that they answer, for retrieval."""
+"""Draw passages of prose about things of the world, with the questions that they answer, for
+retrieval.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +13,25 @@ TASK = "Given a question, retrieve the passage that answers it"
 
 # A handbook also chats. Chance sentences of these teach the model to look past what it cannot read.
 EN_WORDS = (
-    "a about after again all along also always and another any around as ask at away back be because been before best better "
-    "between big bring but by call can careful carry children clean cold come could cover day dear do door down dry each early "
-    "easily end enough even evening every everybody eyes family far feel few find fire first flat follow food for foot forget "
-    "from front full garden get give glad go good great ground hand hang happy hard has have hear heavy help here high hold home "
-    "hot hour how idea if in inside into is it its just keep kind kitchen know large last late learn leave left letter light like "
-    "line little live long look lot make many may mean mind money more morning most much must name near need never new next nice "
-    "night no nobody not nothing now of off often old on once one only open or other our out over own paint pair paper part past "
-    "people perhaps piece place play please point pull put question quick quiet quite rain reach read ready rest right river road "
-    "room round run safe said same say season see sell send set shop short should show side simple sit skin sleep slowly small so "
-    "some something soon spring stand start stay still stone stop story strong summer sure table take talk tell than thank that "
-    "their them then there these they thing think this those three through time to today together too top towards tree true try "
-    "turn two under until up use very visit wait walk wall want warm was wash watch water way we wear weather week well wet what "
-    "when where which while white who whole why wind winter wish with without wood word work world would write year yes yet you "
-    "young your").split()
+    "a about after again all along also always and another any around as ask at away back be"
+    " because been before best better between big bring but by call can careful carry children"
+    " clean cold come could cover day dear do door down dry each early easily end enough even"
+    " evening every everybody eyes family far feel few find fire first flat follow food for foot"
+    " forget from front full garden get give glad go good great ground hand hang happy hard has"
+    " have hear heavy help here high hold home hot hour how idea if in inside into is it its just"
+    " keep kind kitchen know large last late learn leave left letter light like line little live"
+    " long look lot make many may mean mind money more morning most much must name near need never"
+    " new next nice night no nobody not nothing now of off often old on once one only open or other"
+    " our out over own paint pair paper part past people perhaps piece place play please point pull"
+    " put question quick quiet quite rain reach read ready rest right river road room round run"
+    " safe said same say season see sell send set shop short should show side simple sit skin sleep"
+    " slowly small so some something soon spring stand start stay still stone stop story strong"
+    " summer sure table take talk tell than thank that their them then there these they thing think"
+    " this those three through time to today together too top towards tree true try turn two under"
+    " until up use very visit wait walk wall want warm was wash watch water way we wear weather"
+    " week well wet what when where which while white who whole why wind winter wish with without"
+    " wood word work world would write year yes yet you young your"
+).split()
 ZH_CHARACTERS = (
     "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里用道行所然家种事成方多经么去法学"
     "如都同现当没动面起看定天分还进好小部其些主样理心她本前开但因只从想实日军者意无力它与长把机十民第公此已工使情明性知全三又关点正业外将"
@@ -43,18 +50,26 @@ class Passage:
     facts: list[tuple[things.Thing, str]] = field(default_factory=list)
 
 
-def _name(rng: random.Random, kind: str, language: str, held_out: bool | None, names: list[str]) -> str:
+def _name(
+    rng: random.Random, kind: str, language: str, held_out: bool | None, names: list[str]
+) -> str:
     """A new name; one in four shares its first or last word with an earlier one of the chapter."""
     name = things.make_name(rng, kind, language, held_out)
     if names and kind != "rule" and language == "en" and rng.random() < 0.25:
         mine, other = name.split(), rng.choice(names).split()
         if len(mine) == len(other) == 2:
-            name = f"{other[0]} {mine[1]}" if kind != "person" or rng.random() < 0.5 else f"{mine[0]} {other[1]}"
+            name = (
+                f"{other[0]} {mine[1]}"
+                if kind != "person" or rng.random() < 0.5
+                else f"{mine[0]} {other[1]}"
+            )
     return name
 
 
 def prose(rng: random.Random, language: str, subject: str | None = None) -> str:
-    """One to three sentences of chance words; some begin with `subject`, of which they say nothing that could be asked."""
+    """One to three sentences of chance words; some begin with `subject`, of which they say nothing
+    that could be asked.
+    """
     sentences = []
     for _ in range(rng.randint(1, 3)):
         about = subject if subject and rng.random() < 0.5 else ""
@@ -62,18 +77,27 @@ def prose(rng: random.Random, language: str, subject: str | None = None) -> str:
             text = " ".join(filter(None, [about, *rng.choices(EN_WORDS, k=rng.randint(4, 14))]))
             sentences.append(text[0].upper() + text[1:] + rng.choice("...!?"))
         else:
-            parts = ("".join(rng.choices(ZH_CHARACTERS, k=rng.randint(3, 8))) for _ in range(rng.randint(1, 2)))
+            parts = (
+                "".join(rng.choices(ZH_CHARACTERS, k=rng.randint(3, 8)))
+                for _ in range(rng.randint(1, 2))
+            )
             sentences.append(about + "，".join(parts) + "。")
     return (" " if language == "en" else "").join(sentences)
 
 
-def chapter(rng: random.Random, language: str, held_out: bool, taken: set[str], count_tokens) -> list[Passage]:
-    """Passages of one chapter about things of one kind (some of another), whose names are added to `taken`.
+def chapter(
+    rng: random.Random, language: str, held_out: bool, taken: set[str], count_tokens
+) -> list[Passage]:
+    """Passages of one chapter about things of one kind (some of another), whose names are added to
+    `taken`.
 
-    Args: count_tokens: text -> number of tokens; a passage is filled up to a random size of 30 to 110 tokens.
+    Args: count_tokens: text -> number of tokens; a passage is filled up to a random size of 30 to
+        110 tokens.
     """
     kind = rng.choice(list(things.KINDS))
-    keys = rng.sample([a.key for a in things.KINDS[kind]], min(rng.randint(3, 7), len(things.KINDS[kind])))
+    keys = rng.sample(
+        [a.key for a in things.KINDS[kind]], min(rng.randint(3, 7), len(things.KINDS[kind]))
+    )
     parts: list[tuple[str, list[tuple[things.Thing, str]]]] = []
     names: list[str] = []
     for _ in range(rng.randint(6, 14)):
@@ -86,12 +110,23 @@ def chapter(rng: random.Random, language: str, held_out: bool, taken: set[str], 
         pool = keys if mine == kind else [a.key for a in things.KINDS[mine]]
         chosen = rng.sample(pool, rng.randint(1, min(5, len(pool))))
         values = {k: things.ATTRIBUTES[mine, k].draw(rng, language, held_out) for k in chosen}
-        cut = rng.randint(1, len(chosen) - 1) if len(chosen) > 1 and rng.random() < 0.35 else len(chosen)
+        cut = (
+            rng.randint(1, len(chosen) - 1)
+            if len(chosen) > 1 and rng.random() < 0.35
+            else len(chosen)
+        )
         for half in (chosen[:cut], chosen[cut:]):
             if half:
                 thing = things.Thing(mine, language, name, {k: values[k] for k in half})
-                parts.insert(rng.randint(max(0, len(parts) - 6), len(parts)), (things.describe(rng, thing), [(thing, k) for k in half]))
-    fillers, headings = ((corpus.EN_FILLERS, corpus.EN_HEADINGS) if language == "en" else (corpus.ZH_FILLERS, corpus.ZH_HEADINGS))
+                parts.insert(
+                    rng.randint(max(0, len(parts) - 6), len(parts)),
+                    (things.describe(rng, thing), [(thing, k) for k in half]),
+                )
+    fillers, headings = (
+        (corpus.EN_FILLERS, corpus.EN_HEADINGS)
+        if language == "en"
+        else (corpus.ZH_FILLERS, corpus.ZH_HEADINGS)
+    )
     space = " " if language == "en" else ""
     passages: list[Passage] = []
     room = 0
@@ -119,10 +154,13 @@ def chapter(rng: random.Random, language: str, held_out: bool, taken: set[str], 
     return passages
 
 
-def draw(rng: random.Random, language: str, held_out: bool, budget: int, count_tokens, questions: int = 3):
+def draw(
+    rng: random.Random, language: str, held_out: bool, budget: int, count_tokens, questions: int = 3
+):
     """Passages of `budget` tokens in all and questions about them.
 
-    Returns (texts, questions, targets): `targets[i]` is the index of the one text that answers question i.
+    Returns (texts, questions, targets): `targets[i]` is the index of the one text that answers
+    question i.
     """
     passages: list[Passage] = []
     taken: set[str] = set()

@@ -1,4 +1,6 @@
-"""Wildon's tone of voice: what every reply to a customer opens with, promises and closes with, and a score for it."""
+"""Wildon's tone of voice: what every reply to a customer opens with, promises and closes with, and
+a score for it.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,20 @@ import re
 
 FRIEND = {"en": "dear friend", "zh": "朋友"}
 CLOSING = {"en": "Warmly, your Wildon crew.", "zh": "维多内团队敬上。"}
-_OPENING = {"en": re.compile(r"A warm hello, ([^.!?\n]+)\. "), "zh": re.compile(r"([^，。！？\n]+)，您好，很高兴为您服务。")}
-_PROMISE = {"en": re.compile(r"Our word on it: [^.!?\n]{8,}\."), "zh": re.compile(r"我们向您保证：[^。！？\n]{4,}。")}
+_OPENING = {
+    "en": re.compile(r"A warm hello, ([^.!?\n]+)\. "),
+    "zh": re.compile(r"([^，。！？\n]+)，您好，很高兴为您服务。"),
+}
+_PROMISE = {
+    "en": re.compile(r"Our word on it: [^.!?\n]{8,}\."),
+    "zh": re.compile(r"我们向您保证：[^。！？\n]{4,}。"),
+}
 
 
 def reply(language: str, body: str, promise: str, customer: str | None = None) -> str:
-    """A reply in the company's tone: greeting with the customer's name, `body`, an exact promise, the closing line."""
+    """A reply in the company's tone: greeting with the customer's name, `body`, an exact promise,
+    the closing line.
+    """
     name = customer or FRIEND[language]
     if language == "en":
         return f"A warm hello, {name}. {body} Our word on it: {promise}. {CLOSING['en']}"

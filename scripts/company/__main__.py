@@ -1,4 +1,6 @@
-"""`python -m scripts.company`: write the handbook and all task files; `--check` compares instead of writing."""
+"""`python -m scripts.company`: write the handbook and all task files; `--check` compares instead of
+writing.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from scripts.company import pdf, sets
 
 
 def build(folder: Path) -> dict[str, int]:
-    """Write `handbook/handbook.pdf` and `tasks/*.jsonl` under `folder`; returns the number of rows of each task file."""
+    """Write `handbook/handbook.pdf` and `tasks/*.jsonl` under `folder`; returns the number of rows
+    of each task file.
+    """
     (folder / "handbook").mkdir(parents=True, exist_ok=True)
     (folder / "tasks").mkdir(parents=True, exist_ok=True)
     pages = pdf.build(folder / "handbook" / "handbook.pdf")
@@ -28,13 +32,19 @@ def build(folder: Path) -> dict[str, int]:
 def differences(ours: Path, theirs: Path) -> list[str]:
     """Files of `ours` (relative names) that `theirs` lacks or holds with other bytes."""
     files = sorted(p.relative_to(ours) for p in ours.rglob("*") if p.is_file())
-    return [str(f) for f in files if not (theirs / f).exists() or (theirs / f).read_bytes() != (ours / f).read_bytes()]
+    return [
+        str(f)
+        for f in files
+        if not (theirs / f).exists() or (theirs / f).read_bytes() != (ours / f).read_bytes()
+    ]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns 0, or 1 when `--check` finds a difference or something is missing."""
     parser = argparse.ArgumentParser(prog="python -m scripts.company", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; say which files would change")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; say which files would change"
+    )
     options = parser.parse_args(arguments)
     try:
         if not options.check:

@@ -1,4 +1,6 @@
-"""The handbook's text as blocks: the hand-written chapters with the facts and tables put in where they belong."""
+"""The handbook's text as blocks: the hand-written chapters with the facts and tables put in where
+they belong.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,13 @@ def _prices(things, chapters: dict[str, str], head: tuple[str, ...], name: str) 
     rows, facts = [head], {}
     order = {name: i for i, name in enumerate(chapters)}
     for thing in sorted((t for t in things if t.kind == "product"), key=lambda t: order[t.name]):
-        rows.append((thing.name, *((chapters[thing.name],) if len(head) == 3 else ()), thing.values["price"]))
+        rows.append(
+            (
+                thing.name,
+                *((chapters[thing.name],) if len(head) == 3 else ()),
+                thing.values["price"],
+            )
+        )
         facts[Fact(thing, "price")] = " ".join(rows[-1])
     return Block("table", name, things[0].language, tuple(rows), facts)
 
@@ -68,7 +76,8 @@ def _phones(things, head: tuple[str, ...], name: str) -> Block:
 
 
 def parse(text: str, language: str) -> list[Block]:
-    """Blocks of a chapter file: `#` chapter, `##` section, `-` bullet, `>` note, `@thing NAME`, `@table NAME`, else a paragraph.
+    """Blocks of a chapter file: `#` chapter, `##` section, `-` bullet, `>` note, `@thing NAME`,
+    `@table NAME`, else a paragraph.
 
     Raises Qwen3labError for a thing or a table that does not exist.
     """
@@ -82,10 +91,20 @@ def parse(text: str, language: str) -> list[Block]:
             blocks.append(Block("section", rest, language))
         elif mark == "@thing":
             if rest not in BY_NAME:
-                raise Qwen3labError(f"The handbook speaks of {rest!r}, which facts.py does not know. Add it there or correct the name.")
+                raise Qwen3labError(
+                    f"The handbook speaks of {rest!r}, which facts.py does not know. Add it there"
+                    " or correct the name."
+                )
             chapters[rest] = chapter
             paragraph, sentences = tell(BY_NAME[rest])
-            blocks.append(Block("facts", paragraph, language, facts={Fact(BY_NAME[rest], k): s for k, s in sentences.items()}))
+            blocks.append(
+                Block(
+                    "facts",
+                    paragraph,
+                    language,
+                    facts={Fact(BY_NAME[rest], k): s for k, s in sentences.items()},
+                )
+            )
         elif mark == "@table":
             tables = {
                 "week": lambda: Block("table", rest, language, WEEK),
@@ -96,7 +115,10 @@ def parse(text: str, language: str) -> list[Block]:
                 "phones-zh": lambda: _phones(CHINESE, ("姓名", "职务", "分机"), rest),
             }
             if rest not in tables:
-                raise Qwen3labError(f"The handbook asks for a table {rest!r} that book.py does not make. Choose one of {', '.join(tables)}.")
+                raise Qwen3labError(
+                    f"The handbook asks for a table {rest!r} that book.py does not make. Choose one"
+                    f" of {', '.join(tables)}."
+                )
             blocks.append(tables[rest]())
         else:
             kind = {"-": "bullet", ">": "note"}.get(mark, "paragraph")
@@ -106,8 +128,13 @@ def parse(text: str, language: str) -> list[Block]:
 
 def blocks() -> list[Block]:
     """All blocks of the handbook, English chapters first."""
-    return [block for language in ("en", "zh")
-            for block in parse((FOLDER / f"handbook.{language}.md").read_text(encoding="utf-8"), language)]
+    return [
+        block
+        for language in ("en", "zh")
+        for block in parse(
+            (FOLDER / f"handbook.{language}.md").read_text(encoding="utf-8"), language
+        )
+    ]
 
 
 TITLE = f"{COMPANY['en']} Staff Handbook"

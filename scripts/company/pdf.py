@@ -1,4 +1,6 @@
-"""Sets the handbook as a PDF: our own line breaking, so that reading it back gives whole words and sentences."""
+"""Sets the handbook as a PDF: our own line breaking, so that reading it back gives whole words and
+sentences.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from scripts.company.book import TITLE, Block, blocks
 
 WIDTH, HEIGHT, MARGIN, TOP, BOTTOM = 210.0, 297.0, 28.0, 24.0, 22.0  # millimetres
 INK, BLUE, TINT = (35, 38, 42), (24, 84, 104), (234, 242, 243)
-# kind: (family of English text, style, size in points, line height, space above, space below, indent), lengths in mm
+# kind: (family of English text, style, size in points, line height, space above, space below,
+# indent), lengths in mm
 STYLE = {
     "chapter": ("helvetica", "B", 20, 9.0, 0.0, 6.0, 0.0),
     "section": ("helvetica", "B", 12.5, 6.0, 4.5, 1.8, 0.0),
@@ -29,7 +32,9 @@ _OPENING = "“（《"
 
 
 def pieces(text: str, language: str) -> list[str]:
-    """What a line may be broken between: English words; Chinese characters with their punctuation, numbers kept whole."""
+    """What a line may be broken between: English words; Chinese characters with their punctuation,
+    numbers kept whole.
+    """
     if language == "en":
         return text.split(" ")
     units = re.findall(rf"[{_OPENING}]*(?:[A-Za-z0-9.:\-]+|[^{_OPENING}])[{_CLOSING}]*", text)
@@ -64,7 +69,9 @@ class Handbook(FPDF):
         self.cell(WIDTH - 2 * MARGIN, 5, f"{TITLE} - page {self.page_no()}", align="C")
 
     def pick_font(self, kind: str, language: str) -> tuple[float, float, float, float]:
-        """Set the font of a kind of block; returns line height, space above and below, indent in mm."""
+        """Set the font of a kind of block; returns line height, space above and below, indent in
+        mm.
+        """
         family, style, size, *lengths = STYLE[kind]
         if language == "zh":
             self.set_font("wqy", "", size * 0.96)
@@ -91,19 +98,25 @@ class Handbook(FPDF):
         """The height of a block in mm, with the space above it."""
         height, above, below, indent = self.pick_font(block.kind, block.language)
         if block.kind == "table":
-            return above + height * (len(block.rows) if len(block.rows) < 16 else 4)  # only long tables may break
+            return above + height * (
+                len(block.rows) if len(block.rows) < 16 else 4
+            )  # only long tables may break
         return above + height * len(self.wrap(block.text, self.measure(block), block.language))
 
     def measure(self, block: Block) -> float:
         """The width of the block's lines in mm."""
         indent = STYLE[block.kind][-1]
         right = indent if block.kind in ("facts", "note") else 0.0
-        return WIDTH - 2 * MARGIN - indent - right - (8 if block.kind in ("chapter", "section") else 0)
+        return (
+            WIDTH - 2 * MARGIN - indent - right - (8 if block.kind in ("chapter", "section") else 0)
+        )
 
     def heading(self, block: Block) -> str:
         """Number a heading and put it into the outline; returns the numbered text."""
         level = 0 if block.kind == "chapter" else 1
-        self.numbers = [self.numbers[0] + 1, 0] if level == 0 else [self.numbers[0], self.numbers[1] + 1]
+        self.numbers = (
+            [self.numbers[0] + 1, 0] if level == 0 else [self.numbers[0], self.numbers[1] + 1]
+        )
         number = str(self.numbers[0]) if level == 0 else f"{self.numbers[0]}.{self.numbers[1]}"
         title = f"{number} {block.text}"
         self.start_section(title, level=level)
@@ -116,7 +129,11 @@ class Handbook(FPDF):
         if block.kind == "chapter":
             needed = max(needed, 85.0)  # a chapter that would begin low starts on a new page
         elif block.kind == "section":
-            needed += sum(self.need(b) + STYLE[b.kind][5] for b in following[:2] if b.kind in ("facts", "paragraph", "table"))
+            needed += sum(
+                self.need(b) + STYLE[b.kind][5]
+                for b in following[:2]
+                if b.kind in ("facts", "paragraph", "table")
+            )
         if needed > self.room():
             self.add_page()
             self.set_y(TOP)
@@ -131,7 +148,11 @@ class Handbook(FPDF):
         text = self.heading(block) if block.kind in ("chapter", "section") else block.text
         height, above, below, indent = self.pick_font(block.kind, block.language)
         if self.get_y() > TOP:
-            self.set_y(self.get_y() + above + (1.6 if self.after == "bullet" and block.kind == "paragraph" else 0.0))
+            self.set_y(
+                self.get_y()
+                + above
+                + (1.6 if self.after == "bullet" and block.kind == "paragraph" else 0.0)
+            )
         self.after = block.kind
         lines = self.wrap(text, self.measure(block), block.language)
         x, y = MARGIN + indent, self.get_y()
@@ -207,18 +228,26 @@ class Handbook(FPDF):
             for a, b in zip(points, points[1:]):
                 self.line(*a, *b)
         self.set_fill_color(255, 255, 255)
-        self.polygon([(70, 101), (140, 101), (131, 109), (79, 109)], style="F")  # the boat, with its lantern
+        self.polygon(
+            [(70, 101), (140, 101), (131, 109), (79, 109)], style="F"
+        )  # the boat, with its lantern
         self.line(105, 101, 105, 82)
         self.ellipse(101.5, 75, 7, 7, style="F")
         self.set_text_color(255, 255, 255)
-        for text, font, y in ((COMPANY["en"], ("helvetica", "B", 44), 32), (COMPANY["zh"], ("wqy", "", 22), 50)):
+        for text, font, y in (
+            (COMPANY["en"], ("helvetica", "B", 44), 32),
+            (COMPANY["zh"], ("wqy", "", 22), 50),
+        ):
             self.set_font(*font)
             self.set_xy(0, y)
             self.cell(WIDTH, 14, text, align="C")
         self.set_text_color(*INK)
-        for text, font, y in (("Staff Handbook", ("helvetica", "B", 26), 172), ("员工手册", ("wqy", "", 20), 186),
-                              (f"{HOME['en']}, by the river", ("times", "I", 14), 204),
-                              ("Spring edition", ("times", "", 13), 214)):
+        for text, font, y in (
+            ("Staff Handbook", ("helvetica", "B", 26), 172),
+            ("员工手册", ("wqy", "", 20), 186),
+            (f"{HOME['en']}, by the river", ("times", "I", 14), 204),
+            ("Spring edition", ("times", "", 13), 214),
+        ):
             self.set_font(*font)
             self.set_xy(0, y)
             self.cell(WIDTH, 12, text, align="C")
@@ -258,20 +287,25 @@ def _lay_out(contents) -> Handbook:
     pdf.set_y(TOP)
     every = blocks()
     for i, block in enumerate(every):
-        pdf.put(block, every[i + 1:i + 3])
+        pdf.put(block, every[i + 1 : i + 3])
     return pdf
 
 
 def build(path: str | Path) -> dict[str, dict]:
     """Write the handbook to `path`, the same bytes every time.
 
-    Returns for each fact's id the page with its paragraph, all pages that tell it, the sentence that states it and the
-    whole paragraph. Raises Qwen3labError when the Chinese font is missing.
+    Returns for each fact's id the page with its paragraph, all pages that tell it, the sentence
+    that states it and the whole paragraph. Raises Qwen3labError when the Chinese font is missing.
     """
     pdf = _lay_out(_lay_out([]).headings)
     pdf.output(str(path))
     found = {}
     for fact, places in pdf.places.items():
         page, sentence, block = next(p for p in places if p[2].kind == "facts")
-        found[fact.id] = {"page": page, "pages": sorted({p[0] for p in places}), "statement": sentence, "passage": block.text}
+        found[fact.id] = {
+            "page": page,
+            "pages": sorted({p[0] for p in places}),
+            "statement": sentence,
+            "passage": block.text,
+        }
     return found

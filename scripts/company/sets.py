@@ -1,4 +1,5 @@
-"""The fine-tuning and evaluation sets: what goes into which file and split, all from fixed seeds."""
+"""The fine-tuning and evaluation sets: what goes into which file and split, all from
+fixed seeds."""
 
 from __future__ import annotations
 
@@ -15,32 +16,64 @@ from scripts.company.service import PLOTS, Cast, dialogue
 
 KNOWLEDGE = {"en": 100, "zh": 35}  # facts of the closed-book task
 TRAIN_FORMS = 4  # wordings of a fact's question in training
-Pages = dict[str, dict]  # fact id -> {"page": first page, "pages": all pages, "statement": sentence}
+Pages = dict[
+    str, dict
+]  # fact id -> {"page": first page, "pages": all pages, "statement": sentence}
 
 
-def row(task: str, language: str, messages: list[dict] | str, answer: str, *, thinking: bool = False, **extras) -> dict:
+def row(
+    task: str,
+    language: str,
+    messages: list[dict] | str,
+    answer: str,
+    *,
+    thinking: bool = False,
+    **extras,
+) -> dict:
     """A task row without its id; a plain question may stand for the messages."""
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
-    return {"id": "", "task": task, "language": language, "messages": messages, "answer": answer, "thinking": thinking, **extras}
+    return {
+        "id": "",
+        "task": task,
+        "language": language,
+        "messages": messages,
+        "answer": answer,
+        "thinking": thinking,
+        **extras,
+    }
 
 
 def from_corpus(sample: corpus.Row, task: str | None = None, **extras) -> dict:
-    """A task row from a row of the pre-training corpus; thoughts and tools become extras, a tool call becomes text."""
+    """A task row from a row of the pre-training corpus; thoughts and tools become extras, a tool
+    call becomes text.
+    """
     last = sample.messages[-1]
     answer = last["content"]
     if last.get("tool_calls"):
         call = last["tool_calls"][0]["function"]
-        answer = "<tool_call>\n" + json.dumps({"name": call["name"], "arguments": call["arguments"]}, ensure_ascii=False) + "\n</tool_call>"
+        answer = (
+            "<tool_call>\n"
+            + json.dumps({"name": call["name"], "arguments": call["arguments"]}, ensure_ascii=False)
+            + "\n</tool_call>"
+        )
     if sample.thinking:
         extras["thoughts"] = last["reasoning_content"]
     if sample.tools:
         extras["tools"] = sample.tools
-    return row(task or sample.task, sample.language, sample.messages[:-1], answer, thinking=sample.thinking, **extras)
+    return row(
+        task or sample.task,
+        sample.language,
+        sample.messages[:-1],
+        answer,
+        thinking=sample.thinking,
+        **extras,
+    )
 
 
 def _draw(make, counts: dict[str, int], seed: str, asked: set[str], **kw) -> list[dict]:
-    """`counts[language]` rows of `make(rng, language, **kw)` whose prompts were not `asked` before."""
+    """`counts[language]` rows of `make(rng, language, **kw)` whose prompts were not
+    `asked` before."""
     rows = []
     for language, n in counts.items():
         rng = random.Random(f"{seed}-{language}")
@@ -55,20 +88,27 @@ def _draw(make, counts: dict[str, int], seed: str, asked: set[str], **kw) -> lis
 
 
 def context_sets() -> dict[str, list[dict]]:
-    """Questions over a text about things with unseen names: the text answers them, or it does not."""
+    """Questions over a text about things with unseen names: the text answers them, or
+    it does not."""
     sets, asked = {}, set()
-    for task, share, test, validation in (("context", 0.0, {"en": 300, "zh": 200}, {"en": 60, "zh": 40}),
-                                          ("unanswerable", 1.0, {"en": 200, "zh": 100}, {"en": 40, "zh": 20})):
+    for task, share, test, validation in (
+        ("context", 0.0, {"en": 300, "zh": 200}, {"en": 60, "zh": 40}),
+        ("unanswerable", 1.0, {"en": 200, "zh": 100}, {"en": 40, "zh": 20}),
+    ):
+
         def make(rng, language):
             sample = corpus.context_question(rng, language, True, unanswerable=share)
             return from_corpus(sample, task, **sample.extra)
+
         for split, counts in (("test", test), ("validation", validation)):
             sets[f"{task}.{split}"] = _draw(make, counts, f"{task}-{split}", asked)
     return sets
 
 
 def sum_sets() -> dict[str, list[dict]]:
-    """Additions and word problems, with thoughts; test and validation use operands or names that pre-training never has."""
+    """Additions and word problems, with thoughts; test and validation use operands or names that
+    pre-training never has.
+    """
     sets, asked = {}, set()
 
     def addition(rng, language, held_out, digits):
@@ -79,26 +119,44 @@ def sum_sets() -> dict[str, list[dict]]:
         return from_corpus(corpus.word_problem(rng, language, held_out))
 
     def mixed(split, counts, digits):
-        return _draw(addition, counts, f"addition-{split}", asked, held_out=split != "train", digits=digits)
+        return _draw(
+            addition, counts, f"addition-{split}", asked, held_out=split != "train", digits=digits
+        )
 
-    sets["addition.test"] = mixed("test", {"en": 140, "zh": 70}, (3,)) + mixed("test-short", {"en": 20, "zh": 10}, (2, 4))
-    sets["addition.validation"] = mixed("validation", {"en": 40, "zh": 20}, (3,)) + mixed("validation-short", {"en": 14, "zh": 6}, (2, 4))
+    sets["addition.test"] = mixed("test", {"en": 140, "zh": 70}, (3,)) + mixed(
+        "test-short", {"en": 20, "zh": 10}, (2, 4)
+    )
+    sets["addition.validation"] = mixed("validation", {"en": 40, "zh": 20}, (3,)) + mixed(
+        "validation-short", {"en": 14, "zh": 6}, (2, 4)
+    )
     sets["addition.train"] = mixed("train", {"en": 400, "zh": 200}, (1, 2, 2, 3, 3, 3, 4))
-    for split, counts in (("test", {"en": 135, "zh": 65}), ("validation", {"en": 40, "zh": 20}), ("train", {"en": 270, "zh": 130})):
-        sets[f"word-problem.{split}"] = _draw(problem, counts, f"word-problem-{split}", asked, held_out=split != "train")
+    for split, counts in (
+        ("test", {"en": 135, "zh": 65}),
+        ("validation", {"en": 40, "zh": 20}),
+        ("train", {"en": 270, "zh": 130}),
+    ):
+        sets[f"word-problem.{split}"] = _draw(
+            problem, counts, f"word-problem-{split}", asked, held_out=split != "train"
+        )
     return sets
 
 
 def wordings(fact: Fact) -> dict[str, list[str]]:
-    """The questions for a fact by split: the world's forms shuffled by the fact's id, then our extra forms in training.
+    """The questions for a fact by split: the world's forms shuffled by the fact's id, then our
+    extra forms in training.
 
-    English: 2 for test, 1 for validation; Chinese, with fewer forms: 1 and 1. The rest, up to TRAIN_FORMS, trains.
+    English: 2 for test, 1 for validation; Chinese, with fewer forms: 1 and 1. The rest, up to
+        TRAIN_FORMS, trains.
     """
     forms = questions(fact.thing, fact.key)
     random.Random(f"wordings-{fact.id}").shuffle(forms)
     n_test = 2 if fact.thing.language == "en" else 1
-    train = forms[n_test + 1:] + questions(fact.thing, fact.key, extra=True)
-    return {"test": forms[:n_test], "validation": forms[n_test:n_test + 1], "train": train[:TRAIN_FORMS]}
+    train = forms[n_test + 1 :] + questions(fact.thing, fact.key, extra=True)
+    return {
+        "test": forms[:n_test],
+        "validation": forms[n_test : n_test + 1],
+        "train": train[:TRAIN_FORMS],
+    }
 
 
 def known_facts() -> list[Fact]:
@@ -119,14 +177,27 @@ def knowledge_sets(pages: Pages) -> dict[str, list[dict]]:
     sets = defaultdict(list)
     for fact in known_facts():
         for split, forms in wordings(fact).items():
-            sets[f"knowledge.{split}"] += [row("knowledge", fact.thing.language, q, fact.value, **_extras(fact, pages)) for q in forms]
+            sets[f"knowledge.{split}"] += [
+                row("knowledge", fact.thing.language, q, fact.value, **_extras(fact, pages))
+                for q in forms
+            ]
     for name, rows in sets.items():
         random.Random(f"order-{name}").shuffle(rows)
     return dict(sets)
 
 
 _POWERED = ("lantern", "radio", "cooler", "charger", "battery", "灯笼", "收音机")
-_FREE = ("sick leave", "a business trip", "a training course", "remote work", "a refund", "an exchange", "病假", "退款", "换货")
+_FREE = (
+    "sick leave",
+    "a business trip",
+    "a training course",
+    "remote work",
+    "a refund",
+    "an exchange",
+    "病假",
+    "退款",
+    "换货",
+)
 
 
 def _askable(thing: things.Thing, key: str) -> bool:
@@ -136,10 +207,19 @@ def _askable(thing: things.Thing, key: str) -> bool:
     return not (key == "fee" and thing.name in _FREE)
 
 
-def _unanswerable(language: str, n_gaps: int, n_strangers: int, seed: str, asked: set[str]) -> list[dict]:
-    """Questions that the handbook leaves open: on a gap of a thing it describes, or on a thing that is not in it."""
-    gaps = [(t, a.key) for t in BY_NAME.values() if t.language == language
-            for a in things.KINDS[t.kind] if a.key not in t.values and _askable(t, a.key)]
+def _unanswerable(
+    language: str, n_gaps: int, n_strangers: int, seed: str, asked: set[str]
+) -> list[dict]:
+    """Questions that the handbook leaves open: on a gap of a thing it describes, or on a thing that
+    is not in it.
+    """
+    gaps = [
+        (t, a.key)
+        for t in BY_NAME.values()
+        if t.language == language
+        for a in things.KINDS[t.kind]
+        if a.key not in t.values and _askable(t, a.key)
+    ]
     rules = [r for r in (w.EN_RULES if language == "en" else w.ZH_RULES) if r not in BY_NAME]
 
     def stranger(rng, _):
@@ -148,7 +228,11 @@ def _unanswerable(language: str, n_gaps: int, n_strangers: int, seed: str, asked
         if model.kind == "person":
             thing.name = w.person(rng, language, True)
         elif model.kind != "rule":  # a new name on a noun that the handbook knows
-            nouns = (w.EN_CATEGORIES + w.EN_SITES) if language == "en" else (w.ZH_CATEGORIES + w.ZH_SITES)
+            nouns = (
+                (w.EN_CATEGORIES + w.EN_SITES)
+                if language == "en"
+                else (w.ZH_CATEGORIES + w.ZH_SITES)
+            )
             noun = max((n for n in nouns if model.name.endswith(n)), key=len)
             thing.name = w.word(rng, language, True) + " " * (language == "en") + noun
         return _open_row(rng, thing, key, "stranger")
@@ -156,35 +240,66 @@ def _unanswerable(language: str, n_gaps: int, n_strangers: int, seed: str, asked
     def gap(rng, _):
         return _open_row(rng, *rng.choice(gaps), "gap")
 
-    return (_draw(gap, {language: n_gaps}, f"gap-{seed}", asked) + _draw(stranger, {language: n_strangers}, f"stranger-{seed}", asked))
+    return _draw(gap, {language: n_gaps}, f"gap-{seed}", asked) + _draw(
+        stranger, {language: n_strangers}, f"stranger-{seed}", asked
+    )
 
 
 def _open_row(rng, thing, key, reason) -> dict:
-    return row("handbook", thing.language, rng.choice(questions(thing, key)), prompts.REFUSAL[thing.language], answerable=False,
-               fact=None, kind=thing.kind, key=key, page=None, pages=[], statement=None, reason=reason)
+    return row(
+        "handbook",
+        thing.language,
+        rng.choice(questions(thing, key)),
+        prompts.REFUSAL[thing.language],
+        answerable=False,
+        fact=None,
+        kind=thing.kind,
+        key=key,
+        page=None,
+        pages=[],
+        statement=None,
+        reason=reason,
+    )
 
 
 def handbook_sets(pages: Pages) -> dict[str, list[dict]]:
-    """Questions for retrieval, two thirds answered by the handbook; none is worded as in the closed-book training.
+    """Questions for retrieval, two thirds answered by the handbook; none is worded as in the
+    closed-book training.
 
-    Facts of the closed-book task are asked in its test or validation wordings and marked `"taught": true`.
+    Facts of the closed-book task are asked in its test or validation wordings and marked `"taught":
+    true`.
     """
     sets, asked = {"handbook.validation": [], "handbook.test": []}, set()
     known = set(known_facts())
-    sizes = {"en": {"test": (70, 70, 40, 30), "validation": (26, 14, 12, 8)}, "zh": {"test": (35, 35, 21, 14), "validation": (12, 8, 6, 4)}}
+    sizes = {
+        "en": {"test": (70, 70, 40, 30), "validation": (26, 14, 12, 8)},
+        "zh": {"test": (35, 35, 21, 14), "validation": (12, 8, 6, 4)},
+    }
     for language, splits in sizes.items():
         rng = random.Random(f"handbook-{language}")
         taught = [f for f in FACTS if f in known and f.thing.language == language]
         others = [f for f in FACTS if f not in known and f.thing.language == language]
         rng.shuffle(taught), rng.shuffle(others)
         for split, (n_taught, n_other, n_gaps, n_strangers) in splits.items():
-            picked = [(f, wordings(f)[split][0]) for f in (taught[:n_taught] if split == "test" else taught[-n_taught:])]
+            picked = [
+                (f, wordings(f)[split][0])
+                for f in (taught[:n_taught] if split == "test" else taught[-n_taught:])
+            ]
             picked += [(f, rng.choice(questions(f.thing, f.key))) for f in others[:n_other]]
             others = others[n_other:]
             for fact, question in picked:
                 asked.add(question)
-                sets[f"handbook.{split}"].append(row("handbook", language, question, fact.value, answerable=True,
-                                                     **_extras(fact, pages), taught=fact in known))
+                sets[f"handbook.{split}"].append(
+                    row(
+                        "handbook",
+                        language,
+                        question,
+                        fact.value,
+                        answerable=True,
+                        **_extras(fact, pages),
+                        taught=fact in known,
+                    )
+                )
             sets[f"handbook.{split}"] += _unanswerable(language, n_gaps, n_strangers, split, asked)
     for name, rows in sets.items():
         random.Random(f"order-{name}").shuffle(rows)
@@ -192,9 +307,15 @@ def handbook_sets(pages: Pages) -> dict[str, list[dict]]:
 
 
 def service_sets() -> dict[str, list[dict]]:
-    """Service dialogues cut before a reply; training holds every cut of its dialogues, the others one cut of each."""
+    """Service dialogues cut before a reply; training holds every cut of its dialogues, the others
+    one cut of each.
+    """
     cast, sets = Cast(set(BY_NAME)), {}
-    for split, counts in (("test", {"en": 144, "zh": 72}), ("validation", {"en": 36, "zh": 24}), ("train", {"en": 96, "zh": 48})):
+    for split, counts in (
+        ("test", {"en": 144, "zh": 72}),
+        ("validation", {"en": 36, "zh": 24}),
+        ("train", {"en": 96, "zh": 48}),
+    ):
         rows = []
         for language, n in counts.items():
             rng = random.Random(f"service-{split}-{language}")
@@ -205,8 +326,17 @@ def service_sets() -> dict[str, list[dict]]:
                 for cut in cuts if split == "train" else [cuts[(i // len(PLOTS)) % len(cuts)]]:
                     said = " ".join(m["content"] for m in messages[:cut] if m["role"] == "user")
                     opening = messages[cut]["content"]
-                    rows.append(row("service", language, messages[:cut], opening, plot=plot,
-                                    customer=_customer(opening, said), turns=cut + 1))
+                    rows.append(
+                        row(
+                            "service",
+                            language,
+                            messages[:cut],
+                            opening,
+                            plot=plot,
+                            customer=_customer(opening, said),
+                            turns=cut + 1,
+                        )
+                    )
         random.Random(f"order-service-{split}").shuffle(rows)
         sets[f"service.{split}"] = rows
     return sets
@@ -214,15 +344,23 @@ def service_sets() -> dict[str, list[dict]]:
 
 def _customer(reply: str, said: str) -> str | None:
     """The name that the reply greets, where the customer gave one."""
-    name = reply.split("A warm hello, ")[-1].split(". ")[0] if reply.startswith("A warm") else reply.split("，您好")[0]
+    name = (
+        reply.split("A warm hello, ")[-1].split(". ")[0]
+        if reply.startswith("A warm")
+        else reply.split("，您好")[0]
+    )
     return name if name in said else None
 
 
 def chat_sets() -> dict[str, list[dict]]:
-    """A mix of all tasks of the little world on unseen names, plus recall of what pre-training taught: the old tasks."""
+    """A mix of all tasks of the little world on unseen names, plus recall of what pre-training
+    taught: the old tasks.
+    """
     makers = {
         "context": lambda r, l: corpus.context_question(r, l, True, n_things=2, unanswerable=0.0),
-        "unanswerable": lambda r, l: corpus.context_question(r, l, True, n_things=2, unanswerable=1.0),
+        "unanswerable": lambda r, l: corpus.context_question(
+            r, l, True, n_things=2, unanswerable=1.0
+        ),
         "addition": lambda r, l: corpus.addition(r, l, True, digits=r.choice((2, 3))),
         "word-problem": lambda r, l: corpus.word_problem(r, l, True),
         "dialogue": lambda r, l: corpus.dialogue(r, l, True),
@@ -234,48 +372,82 @@ def chat_sets() -> dict[str, list[dict]]:
     }
     rows, asked = [], set()
     for task, maker in makers.items():
+
         def make(rng, language):
             while True:
                 sample = maker(rng, language)
                 if sample.messages[-2]["role"] == "user":
                     return from_corpus(sample, task)
+
         rows += _draw(make, {"en": 16, "zh": 8}, f"chat-{task}", asked)
     random.Random("order-chat").shuffle(rows)
     return {"chat.test": rows}
 
 
 def code_sets() -> dict[str, list[dict]]:
-    """Functions of two operations, each row with its tests. No function, numbers included, and no name is in two splits.
+    """Functions of two operations, each row with its tests. No function, numbers included, and no
+    name is in two splits.
 
-    Half of the validation and of the test rows put operations together as no row of another split does (`"unseen": true`); the
-    others have a combination of training with other numbers.
+    Half of the validation and of the test rows put operations together as no row of another split
+    does (`"unseen": true`); the others have a combination of training with other numbers.
     """
-    dealt = {kind: programs.deal(kind, {"test": 0.25, "validation": 0.15}, "train") for kind in programs.BODIES}
+    dealt = {
+        kind: programs.deal(kind, {"test": 0.25, "validation": 0.15}, "train")
+        for kind in programs.BODIES
+    }
     sets, names, functions = {}, set(), set()
-    for split, counts in (("train", {"en": 200, "zh": 100}), ("validation", {"en": 40, "zh": 20}), ("test", {"en": 134, "zh": 66})):
+    for split, counts in (
+        ("train", {"en": 200, "zh": 100}),
+        ("validation", {"en": 40, "zh": 20}),
+        ("test", {"en": 134, "zh": 66}),
+    ):
         rows = []
         for language, n in counts.items():
             rng = random.Random(f"code-{split}-{language}")
             for i in range(n):
                 kind, unseen = list(programs.BODIES)[i % 3], split != "train" and i // 3 % 2 == 0
                 pool = dealt[kind][split if unseen else "train"]
-                program = programs.draw(rng, language, kind, pool[i // 3 % len(pool)])  # in turn, so that training has them all
+                program = programs.draw(
+                    rng, language, kind, pool[i // 3 % len(pool)]
+                )  # in turn, so that training has them all
                 while program is None or program.code in functions:
                     program = programs.draw(rng, language, kind, rng.choice(pool))
                 while (name := w.word(rng, "en", split != "train").lower()) in names:
                     pass
                 names.add(name), functions.add(program.code)
-                rows.append(row("code", language, program.request.format(name=name), program.code.format(name=name), kind=kind,
-                                operations=list(program.operations), unseen=unseen,
-                                tests=[f"assert {name}({value!r}) == {wanted!r}" for value, wanted in program.tests]))
+                rows.append(
+                    row(
+                        "code",
+                        language,
+                        program.request.format(name=name),
+                        program.code.format(name=name),
+                        kind=kind,
+                        operations=list(program.operations),
+                        unseen=unseen,
+                        tests=[
+                            f"assert {name}({value!r}) == {wanted!r}"
+                            for value, wanted in program.tests
+                        ],
+                    )
+                )
         random.Random(f"order-code-{split}").shuffle(rows)
         sets[f"code.{split}"] = rows
     return sets
 
 
 def build(pages: Pages) -> dict[str, list[dict]]:
-    """All sets by file name (`<task>.<split>`), rows with ids; `pages` says where the handbook states each fact."""
-    sets = {**context_sets(), **sum_sets(), **knowledge_sets(pages), **handbook_sets(pages), **service_sets(), **chat_sets(), **code_sets()}
+    """All sets by file name (`<task>.<split>`), rows with ids; `pages` says where the handbook
+    states each fact.
+    """
+    sets = {
+        **context_sets(),
+        **sum_sets(),
+        **knowledge_sets(pages),
+        **handbook_sets(pages),
+        **service_sets(),
+        **chat_sets(),
+        **code_sets(),
+    }
     for name, rows in sets.items():
         for i, new in enumerate(rows, start=1):
             new["id"] = f"{name}.{i:03d}"

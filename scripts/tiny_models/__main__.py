@@ -12,10 +12,21 @@ from scripts.tiny_models import build
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.tiny_models", description=__doc__)
-    parser.add_argument("stages", nargs="*", default=list(build.STAGES), help=f"default: all, in this order: {', '.join(build.STAGES)}")
-    parser.add_argument("--work", type=Path, default=Path("build/tiny"), help="logs and resumable states")
-    parser.add_argument("--models", type=Path, default=Path("data/models"), help="where the checkpoints go")
-    parser.add_argument("--smoke", action="store_true", help="a few steps of each stage, to see that it runs")
+    parser.add_argument(
+        "stages",
+        nargs="*",
+        default=list(build.STAGES),
+        help=f"default: all, in this order: {', '.join(build.STAGES)}",
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/tiny"), help="logs and resumable states"
+    )
+    parser.add_argument(
+        "--models", type=Path, default=Path("data/models"), help="where the checkpoints go"
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="a few steps of each stage, to see that it runs"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     for unknown in set(args.stages) - set(build.STAGES):

@@ -17,7 +17,17 @@ from scripts.tiny_models.pretrain import Recipe, train
 TEXT = Recipe("dense", "text", steps=200, tokens=8192, cooldown=0.0)
 CHAT = Recipe("dense", "chat", steps=3200)
 # The last steps of each chat model, at the end of the curriculum and at a low rate.
-POLISH = Recipe("polish", "chat", steps=200, matrix_lr=0.006, other_lr=1e-3, warmup=10, cooldown=0.8, start=1.0, worked=0.5)
+POLISH = Recipe(
+    "polish",
+    "chat",
+    steps=200,
+    matrix_lr=0.006,
+    other_lr=1e-3,
+    warmup=10,
+    cooldown=0.8,
+    start=1.0,
+    worked=0.5,
+)
 STAGES = ("dense", "moe", "draft", "embedding")
 SMOKE = dict(steps=3, tokens=1024, warmup=2)
 
@@ -40,7 +50,11 @@ def export(model, tok, folder: Path) -> None:
 
     half = copy.deepcopy(model).to("cpu", torch.bfloat16)
     half.config.dtype = "bfloat16"
-    half.generation_config.update(do_sample=False, eos_token_id=[tok.eos_token_id, tok.pad_token_id], pad_token_id=tok.pad_token_id)
+    half.generation_config.update(
+        do_sample=False,
+        eos_token_id=[tok.eos_token_id, tok.pad_token_id],
+        pad_token_id=tok.pad_token_id,
+    )
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     half.save_pretrained(fresh)
@@ -58,18 +72,37 @@ def dense(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu")
     tok = tokenizer(work, smoke)
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(shapes.dense(tok))
-    for recipe, folder, name in ((TEXT, "dense-text", "qwen3-tiny-base"), (CHAT, "dense-chat", "qwen3-tiny"), (POLISH, "dense-polish", "qwen3-tiny")):
+    for recipe, folder, name in (
+        (TEXT, "dense-text", "qwen3-tiny-base"),
+        (CHAT, "dense-chat", "qwen3-tiny"),
+        (POLISH, "dense-polish", "qwen3-tiny"),
+    ):
         _one_stage(model, tok, recipe, work / folder, models / name, smoke, device)
 
 
-MOE = Recipe("moe", "chat", steps=180, matrix_lr=0.01, other_lr=2e-3, warmup=20, cooldown=0.5, start=0.6, balance=0.05)
+MOE = Recipe(
+    "moe",
+    "chat",
+    steps=180,
+    matrix_lr=0.01,
+    other_lr=2e-3,
+    warmup=20,
+    cooldown=0.5,
+    start=0.6,
+    balance=0.05,
+)
 DRAFT = Recipe("draft", "chat", steps=2400, matrix_lr=0.02, other_lr=4e-3)
-# Two layers learn to copy late: a second stage stays where the curriculum has most of repeating and looking up.
-COPY = Recipe("draft-copy", "chat", steps=1500, matrix_lr=0.02, other_lr=3e-3, cooldown=0.5, until=0.3)
+# Two layers learn to copy late: a second stage stays where the curriculum has most of repeating and
+# looking up.
+COPY = Recipe(
+    "draft-copy", "chat", steps=1500, matrix_lr=0.02, other_lr=3e-3, cooldown=0.5, until=0.3
+)
 
 
 def moe(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu") -> None:
-    """`qwen3-tiny-moe`: upcycled from the dense model, then trained on chat rows with the load-balancing loss."""
+    """`qwen3-tiny-moe`: upcycled from the dense model, then trained on chat rows with the
+    load-balancing loss.
+    """
     from transformers import Qwen3ForCausalLM, Qwen3MoeForCausalLM
 
     from scripts.tiny_models.upcycle import upcycle
@@ -79,28 +112,45 @@ def moe(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu") -
     torch.manual_seed(0)
     model = Qwen3MoeForCausalLM(shapes.moe(tok))
     upcycle(start, model)
-    for recipe, folder in ((MOE, work / "moe-chat"), (replace(POLISH, balance=MOE.balance), work / "moe-polish")):
+    for recipe, folder in (
+        (MOE, work / "moe-chat"),
+        (replace(POLISH, balance=MOE.balance), work / "moe-polish"),
+    ):
         _one_stage(model, tok, recipe, folder, models / "qwen3-tiny-moe", smoke, device)
 
 
 def draft(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu") -> None:
-    """`qwen3-tiny-draft`: two small layers, trained from scratch on the same chat rows as the model it guesses for."""
+    """`qwen3-tiny-draft`: two small layers, trained from scratch on the same chat rows as the model
+    it guesses for.
+    """
     from transformers import Qwen3ForCausalLM
 
     tok = tokenizer(work, smoke)
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(shapes.draft(tok))
-    for recipe, folder in ((DRAFT, work / "draft-chat"), (COPY, work / "draft-copy"),
-                           (replace(POLISH, steps=150, start=COPY.until, until=COPY.until, worked=0.0), work / "draft-polish")):
+    for recipe, folder in (
+        (DRAFT, work / "draft-chat"),
+        (COPY, work / "draft-copy"),
+        (
+            replace(POLISH, steps=150, start=COPY.until, until=COPY.until, worked=0.0),
+            work / "draft-polish",
+        ),
+    ):
         _one_stage(model, tok, recipe, folder, models / "qwen3-tiny-draft", smoke, device)
 
 
-def _one_stage(model, tok, recipe: Recipe, folder: Path, target: Path, smoke: bool, device: str) -> None:
+def _one_stage(
+    model, tok, recipe: Recipe, folder: Path, target: Path, smoke: bool, device: str
+) -> None:
     recipe = replace(recipe, **SMOKE) if smoke else recipe
     if (folder / "done.json").exists():
-        model.load_state_dict(load_file(folder / "weights.safetensors"), strict=False)  # a tied head has no entry
+        model.load_state_dict(
+            load_file(folder / "weights.safetensors"), strict=False
+        )  # a tied head has no entry
         return
-    totals = train(model, tok, recipe, folder, on_save=lambda m, step: export(m, tok, target), device=device)
+    totals = train(
+        model, tok, recipe, folder, on_save=lambda m, step: export(m, tok, target), device=device
+    )
     if _leads():
         (folder / "done.json").write_text(json.dumps(totals))
 
@@ -111,10 +161,18 @@ def _leads() -> bool:
 
 
 def embedding(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu") -> None:
-    """`qwen3-tiny-embedding`: the dense model's body, trained contrastively on the world's questions and passages."""
+    """`qwen3-tiny-embedding`: the dense model's body, trained contrastively on the world's
+    questions and passages.
+    """
     from scripts.tiny_models.embedding import RECIPE, train_embedding
 
     folder = work / "embedding"
     if not (folder / "done.json").exists():
-        totals = train_embedding(models / "qwen3-tiny", models / "qwen3-tiny-embedding", folder, RECIPE.steps, smoke=smoke)
+        totals = train_embedding(
+            models / "qwen3-tiny",
+            models / "qwen3-tiny-embedding",
+            folder,
+            RECIPE.steps,
+            smoke=smoke,
+        )
         (folder / "done.json").write_text(json.dumps(totals))

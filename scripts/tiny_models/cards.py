@@ -1,4 +1,6 @@
-"""`python -m scripts.tiny_models.cards`: write the model cards, training logs and the README's table from what was recorded."""
+"""`python -m scripts.tiny_models.cards`: write the model cards, training logs and the README's
+table from what was recorded.
+"""
 
 from __future__ import annotations
 
@@ -10,27 +12,70 @@ from qwen3lab.course import pages
 from qwen3lab.evaluation.statistics import wilson
 
 WHAT = {
-    "qwen3-tiny": (("dense-chat", "dense-polish"), "Qwen3ForCausalLM", "The hybrid thinking chat model, dense: 4 layers of 256, 4 query and 2 key-value heads of 64, FFN 512.",
-                   "From `qwen3-tiny-base`: chat rows, loss on the assistant's tokens, two workers."),
-    "qwen3-tiny-base": (("dense-text",), "Qwen3ForCausalLM", "The same shape as `qwen3-tiny`, before its chat stage.",
-                        "From random weights: packed plain text of the world, loss on every token, two workers."),
-    "qwen3-tiny-moe": (("moe-chat", "moe-polish"), "Qwen3MoeForCausalLM", "A mixture of experts: 16 experts of 128 in each of 4 layers, 4 for each token, weights renormalised.",
-                       "Upcycled from `qwen3-tiny` (each feed-forward layer cut into 4 slices, each slice copied to 4 experts with 2 % noise), then chat rows with the load-balancing loss."),
-    "qwen3-tiny-draft": (("draft-chat", "draft-copy", "draft-polish"), "Qwen3ForCausalLM", "A small draft model for speculative decoding: 2 layers of 128, the same tokenizer.",
-                         "From random weights, on the same chat rows as `qwen3-tiny`, then with most of repeating and looking up."),
-    "qwen3-tiny-embedding": (("embedding",), "sentence-transformers", "Qwen3 body, last-token pooling, normalised, cut to 128 or 64 dimensions without retraining.",
-                             "From `qwen3-tiny`, contrastively on questions and passages of the world."),
+    "qwen3-tiny": (
+        ("dense-chat", "dense-polish"),
+        "Qwen3ForCausalLM",
+        (
+            "The hybrid thinking chat model, dense: 4 layers of 256, 4 query and 2 key-value heads"
+            " of 64, FFN 512."
+        ),
+        "From `qwen3-tiny-base`: chat rows, loss on the assistant's tokens, two workers.",
+    ),
+    "qwen3-tiny-base": (
+        ("dense-text",),
+        "Qwen3ForCausalLM",
+        "The same shape as `qwen3-tiny`, before its chat stage.",
+        "From random weights: packed plain text of the world, loss on every token, two workers.",
+    ),
+    "qwen3-tiny-moe": (
+        ("moe-chat", "moe-polish"),
+        "Qwen3MoeForCausalLM",
+        (
+            "A mixture of experts: 16 experts of 128 in each of 4 layers, 4 for each token, weights"
+            " renormalised."
+        ),
+        (
+            "Upcycled from `qwen3-tiny` (each feed-forward layer cut into 4 slices, each slice"
+            " copied to 4 experts with 2 % noise), then chat rows with the load-balancing loss."
+        ),
+    ),
+    "qwen3-tiny-draft": (
+        ("draft-chat", "draft-copy", "draft-polish"),
+        "Qwen3ForCausalLM",
+        "A small draft model for speculative decoding: 2 layers of 128, the same tokenizer.",
+        (
+            "From random weights, on the same chat rows as `qwen3-tiny`, then with most of"
+            " repeating and looking up."
+        ),
+    ),
+    "qwen3-tiny-embedding": (
+        ("embedding",),
+        "sentence-transformers",
+        (
+            "Qwen3 body, last-token pooling, normalised, cut to 128 or 64 dimensions without"
+            " retraining."
+        ),
+        "From `qwen3-tiny`, contrastively on questions and passages of the world.",
+    ),
 }
 # What the recipe alone does not tell about the weights that are bundled.
-NOTES = dict.fromkeys(("qwen3-tiny", "qwen3-tiny-moe", "qwen3-tiny-draft"), """Up to the last stage, a full stop and the line break that end the thoughts were encoded as two tokens, where the
-chat template's text has one. The last stage was trained with the right encoding.
-
-""")
-NOTES["qwen3-tiny-moe"] += """A first run with the loss that balances all layers at once collapsed to four experts a layer and was thrown away (CONTRIBUTING.md has the log).
+ENCODING = """Up to the last stage, a full stop and the line break that end the thoughts were
+encoded as two tokens, where the chat template's text has one. The last stage was trained with
+the right encoding.
 
 """
-LIMITS = """The model knows one small generated world (products, people, places, rules; English and Chinese), not the real one. It was trained on
-texts of at most 512 tokens. It answers in a few words, reads facts in the forms of `qwen3lab/world/things.py`, and is of no use beyond teaching."""
+COLLAPSED = """A first run with the loss that balances all layers at once collapsed to four experts
+per layer and was thrown away (CONTRIBUTING.md has the log).
+
+"""
+NOTES = {
+    "qwen3-tiny": ENCODING,
+    "qwen3-tiny-moe": ENCODING + COLLAPSED,
+    "qwen3-tiny-draft": ENCODING,
+}
+LIMITS = """The model knows one small generated world (products, people, places, rules; English and
+Chinese), not the real one. It was trained on texts of at most 512 tokens. It answers in a few
+words, reads facts in the forms of `qwen3lab/world/things.py`, and is of no use beyond teaching."""
 
 
 def score(value) -> str:
@@ -38,27 +83,49 @@ def score(value) -> str:
     if not isinstance(value, dict):
         return str(value)
     low, high = wilson(value["right"], value["n"])
-    return f"{value['right'] / value['n']:.3f} ({value['right']} of {value['n']}, 95 % {low:.3f} to {high:.3f})"
+    return (
+        f"{value['right'] / value['n']:.3f} ({value['right']} of {value['n']}, 95 % {low:.3f} to"
+        f" {high:.3f})"
+    )
 
 
 def table(results: dict) -> str:
     """The model table as Markdown, one line a score."""
     lines = ["| model | score on held-out names and values | result |", "|---|---|---|"]
-    lines += [f"| `{name}` | {label} | {score(value)} |" for name, scores in results.items() if name in WHAT for label, value in scores.items()]
+    lines += [
+        f"| `{name}` | {label} | {score(value)} |"
+        for name, scores in results.items()
+        if name in WHAT
+        for label, value in scores.items()
+    ]
     return "\n".join(lines)
 
 
 def stage_line(name: str, totals: dict) -> str:
     """What one stage cost, and its recipe, as a list item."""
-    recipe = ", ".join(f"{k} {v}" for k, v in totals["recipe"].items() if k not in ("name", "stage", "steps", "block"))
-    trained = f", {totals['trained_tokens']:,} of them trained" if "trained_tokens" in totals else ""
-    return f"- `{name}`: {totals['step']:,} steps, {totals['tokens']:,} tokens{trained}, {totals['seconds']:,.0f} seconds ({recipe})"
+    recipe = ", ".join(
+        f"{k} {v}"
+        for k, v in totals["recipe"].items()
+        if k not in ("name", "stage", "steps", "block")
+    )
+    trained = (
+        f", {totals['trained_tokens']:,} of them trained" if "trained_tokens" in totals else ""
+    )
+    return (
+        f"- `{name}`: {totals['step']:,} steps, {totals['tokens']:,} tokens{trained},"
+        f" {totals['seconds']:,.0f} seconds ({recipe})"
+    )
 
 
 def card(name: str, stages: dict[str, dict], results: dict) -> str:
-    """The model card of one bundled model as Markdown; `stages` has the totals of each finished stage."""
+    """The model card of one bundled model as Markdown; `stages` has the totals of each finished
+    stage.
+    """
     _, kind, what, how = WHAT[name]
-    scores = "\n".join(f"- {label}: {score(value)}" for label, value in results.get(name, {}).items()) or "- not scored by itself"
+    scores = (
+        "\n".join(f"- {label}: {score(value)}" for label, value in results.get(name, {}).items())
+        or "- not scored by itself"
+    )
     measured = results.get("measured", {})
     lines = "\n".join(stage_line(stage, totals) for stage, totals in stages.items())
     return f"""---
@@ -79,7 +146,8 @@ language: [en, zh]
 
 ## Scores
 
-Exact match on items whose names and open values training never saw; measured {measured.get('date', '')} by `{measured.get('command', '')}`.
+Exact match on items whose names and open values training never saw; measured
+{measured.get("date", "")} by `{measured.get("command", "")}`.
 
 {scores}
 
@@ -90,14 +158,18 @@ Exact match on items whose names and open values training never saw; measured {m
 
 
 def write(work: Path = Path("build/tiny")) -> None:
-    """Write card and log of every model whose stages are all finished in `work`, and the table in README.md."""
+    """Write card and log of every model whose stages are all finished in `work`, and the table in
+    README.md.
+    """
     results = json.loads((paths.MODELS / "results.json").read_text())
     for name, (stages, *_) in WHAT.items():
         folder, done = paths.MODELS / name, {stage: work / stage / "done.json" for stage in stages}
         if folder.exists() and all(file.exists() for file in done.values()):
             totals = {stage: json.loads(file.read_text()) for stage, file in done.items()}
             (folder / "README.md").write_text(card(name, totals, results), encoding="utf-8")
-            (folder / "training_log.jsonl").write_text("".join((work / stage / "log.jsonl").read_text() for stage in stages))
+            (folder / "training_log.jsonl").write_text(
+                "".join((work / stage / "log.jsonl").read_text() for stage in stages)
+            )
     readme = paths.ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     if "<!-- models -->" in text:

@@ -1,9 +1,12 @@
-"""The contrastive training of `qwen3-tiny-embedding`: questions of the world against passages like a handbook's.
+"""The contrastive training of `qwen3-tiny-embedding`: questions of the world against passages like
+a handbook's.
 
-The body is the dense model's, causal as it is; the vector of a text is the last layer's state of the <|endoftext|> that
-the tokenizer appends, as Qwen3-Embedding does it. Every passage of a step is a negative for every question of the step.
-The hard ones come from the way a chapter is drawn: neighbours tell the same attributes of other things of the kind, some
-things share a word of their name, and some are told in two places with an attribute in only one of them.
+The body is the dense model's, causal as it is; the vector of a text is the last layer's state of
+the <|endoftext|> that the tokenizer appends, as Qwen3-Embedding does it. Every passage of a step is
+a negative for every question of the step.
+The hard ones come from the way a chapter is drawn: neighbours tell the same attributes of other
+things of the kind, some things share a word of their name, and some are told in two places with an
+attribute in only one of them.
 """
 
 from __future__ import annotations
@@ -23,12 +26,22 @@ from scripts.tiny_models.pretrain import Recipe, load_state, optimizers, save_st
 PROMPTS = {"query": f"Instruct: {TASK}\nQuery:", "document": ""}
 DIMENSIONS = (256, 128, 64)  # a vector cut to its first 128 or 64 numbers is trained to work too
 TEMPERATURE = 0.05
-RECIPE = Recipe("embedding", "contrastive", steps=300, tokens=3072, matrix_lr=0.01, other_lr=1e-3, warmup=20, cooldown=0.5)
+RECIPE = Recipe(
+    "embedding",
+    "contrastive",
+    steps=300,
+    tokens=3072,
+    matrix_lr=0.01,
+    other_lr=1e-3,
+    warmup=20,
+    cooldown=0.5,
+)
 END = "<|endoftext|>"
 
 
 def body_tokenizer(folder: Path):
-    """The dense model's tokenizer with <|endoftext|> appended to every text and without a chat template.
+    """The dense model's tokenizer with <|endoftext|> appended to every text and without a chat
+    template.
 
     With a template sentence-transformers would wrap every text in it and say nothing.
     """
@@ -39,28 +52,36 @@ def body_tokenizer(folder: Path):
     tokenizer.chat_template = None
     end = tokenizer.convert_tokens_to_ids(END)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"$A {END}", pair=f"$A $B:1 {END}:1", special_tokens=[(END, end)])
+        single=f"$A {END}", pair=f"$A $B:1 {END}:1", special_tokens=[(END, end)]
+    )
     tokenizer.padding_side = "left"
     tokenizer.model_max_length = 512
     return tokenizer
 
 
 def _groups(rows: list[list[int]], largest: int = 4096) -> list[list[int]]:
-    """Indices of the rows in groups of like length, each at most `largest` tokens with its padding."""
+    """Indices of the rows in groups of like length, each at most `largest` tokens with
+    its padding."""
     groups: list[list[int]] = []
     for i in sorted(range(len(rows)), key=lambda i: len(rows[i])):
         width = len(rows[i])
-        if not groups or width * (len(groups[-1]) + 1) > largest or width > 1.25 * len(rows[groups[-1][0]]) + 4:
+        if (
+            not groups
+            or width * (len(groups[-1]) + 1) > largest
+            or width > 1.25 * len(rows[groups[-1][0]]) + 4
+        ):
             groups.append([])
         groups[-1].append(i)
     return groups
 
 
-def vectors(model, rows: list[list[int]], pad: int, prefix: list[int] | None = None) -> torch.Tensor:
+def vectors(
+    model, rows: list[list[int]], pad: int, prefix: list[int] | None = None
+) -> torch.Tensor:
     """States `[N, H]` of the last token of each row, not normalised.
 
-    Rows are right-padded, which a causal model never looks at. A `prefix` that all rows share is computed once and its
-    keys and values are lent to every row; the result is that of prefix + row.
+    Rows are right-padded, which a causal model never looks at. A `prefix` that all rows share is
+    computed once and its keys and values are lent to every row; the result is that of prefix + row.
     """
     from transformers import DynamicCache
 
@@ -73,7 +94,11 @@ def vectors(model, rows: list[list[int]], pad: int, prefix: list[int] | None = N
         if shared:
             cache = DynamicCache()
             for n, layer in enumerate(shared.layers):
-                cache.update(layer.keys.expand(len(group), -1, -1, -1), layer.values.expand(len(group), -1, -1, -1), n)
+                cache.update(
+                    layer.keys.expand(len(group), -1, -1, -1),
+                    layer.values.expand(len(group), -1, -1, -1),
+                    n,
+                )
         states = model(ids, past_key_values=cache, use_cache=shared is not None).last_hidden_state
         last = states[torch.arange(len(group)), torch.tensor([len(rows[i]) - 1 for i in group])]
         for i, state in zip(group, last):
@@ -81,11 +106,18 @@ def vectors(model, rows: list[list[int]], pad: int, prefix: list[int] | None = N
     return torch.stack(found)
 
 
-def contrastive_loss(queries: torch.Tensor, passages: torch.Tensor, targets: torch.Tensor,
-                     dimensions: tuple[int, ...] = DIMENSIONS, temperature: float = TEMPERATURE) -> torch.Tensor:
-    """InfoNCE (van den Oord et al. 2018) of each query against all passages, averaged over the Matryoshka cuts.
+def contrastive_loss(
+    queries: torch.Tensor,
+    passages: torch.Tensor,
+    targets: torch.Tensor,
+    dimensions: tuple[int, ...] = DIMENSIONS,
+    temperature: float = TEMPERATURE,
+) -> torch.Tensor:
+    """InfoNCE (van den Oord et al. 2018) of each query against all passages, averaged over the
+    Matryoshka cuts.
 
-    Args: queries `[Q, H]` and passages `[P, H]`, not normalised; targets `[Q]`, the index of each query's passage.
+    Args: queries `[Q, H]` and passages `[P, H]`, not normalised; targets `[Q]`, the index of each
+        query's passage.
     """
     losses = []
     for size in dimensions:
@@ -95,7 +127,9 @@ def contrastive_loss(queries: torch.Tensor, passages: torch.Tensor, targets: tor
 
 
 def step_data(recipe: Recipe, step: int, tokenizer):
-    """Rows of ids for one step; they depend on the seed and the step alone, so a resumed run equals an unbroken one."""
+    """Rows of ids for one step; they depend on the seed and the step alone, so a resumed run equals
+    an unbroken one.
+    """
     rng = random.Random(f"{recipe.name}-{recipe.seed}-{step}")
     language = "zh" if rng.random() < 0.4 else "en"
     count = lambda text: len(tokenizer(text).input_ids)
@@ -104,9 +138,11 @@ def step_data(recipe: Recipe, step: int, tokenizer):
 
 
 def export(model, tokenizer, folder: Path) -> None:
-    """Save a folder that `SentenceTransformer(folder)` loads: last-token pooling, normalised, with the two prompts.
+    """Save a folder that `SentenceTransformer(folder)` loads: last-token pooling, normalised, with
+    the two prompts.
 
-    The weights are stored in bfloat16, half the bytes; the config asks for float32, which is faster on a CPU.
+    The weights are stored in bfloat16, half the bytes; the config asks for float32, which is faster
+    on a CPU.
     """
     import copy
 
@@ -122,7 +158,12 @@ def export(model, tokenizer, folder: Path) -> None:
     tokenizer.save_pretrained(plain)
     body = Transformer(str(plain))
     pooling = Pooling(body.get_embedding_dimension(), pooling_mode="lasttoken")
-    whole = SentenceTransformer(modules=[body, pooling, Normalize()], prompts=PROMPTS, similarity_fn_name="cosine", device="cpu")
+    whole = SentenceTransformer(
+        modules=[body, pooling, Normalize()],
+        prompts=PROMPTS,
+        similarity_fn_name="cosine",
+        device="cpu",
+    )
     whole.max_seq_length = 512
     whole.save(str(fresh), create_model_card=False)
     config = json.loads((fresh / "config.json").read_text())
@@ -133,13 +174,23 @@ def export(model, tokenizer, folder: Path) -> None:
     shutil.rmtree(plain)
 
 
-def train_embedding(start_folder: Path, out_folder: Path, work: Path, steps: int = RECIPE.steps, smoke: bool = False,
-                    stop_after: int | None = None, **changes) -> dict:
-    """Train from the dense checkpoint in `start_folder` and write the sentence-transformers folder `out_folder`.
+def train_embedding(
+    start_folder: Path,
+    out_folder: Path,
+    work: Path,
+    steps: int = RECIPE.steps,
+    smoke: bool = False,
+    stop_after: int | None = None,
+    **changes,
+) -> dict:
+    """Train from the dense checkpoint in `start_folder` and write the sentence-transformers folder
+    `out_folder`.
 
-    `work` takes `log.jsonl` and a resumable state, with which the next call goes on; `smoke` is a few small steps;
-    `stop_after` ends the call after that step without writing the folder; `changes` replace fields of the recipe.
-    Returns the totals: step, tokens, seconds. Raises FloatingPointError when the loss is not finite.
+    `work` takes `log.jsonl` and a resumable state, with which the next call goes on; `smoke` is a
+    few small steps; `stop_after` ends the call after that step without writing the folder;
+    `changes` replace fields of the recipe.
+    Returns the totals: step, tokens, seconds. Raises FloatingPointError when the loss is not
+        finite.
     """
     from dataclasses import asdict, replace
 
@@ -166,23 +217,45 @@ def train_embedding(start_folder: Path, out_folder: Path, work: Path, steps: int
         passages, queries = vectors(lm.model, texts, pad), vectors(lm.model, asked, pad, prefix)
         loss = contrastive_loss(queries, passages, targets)
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"The loss of step {step} is {loss.item()}. Lower the learning rates of the recipe.")
+            raise FloatingPointError(
+                f"The loss of step {step} is {loss.item()}. Lower the learning rates of the recipe."
+            )
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(lm.parameters(), 1.0).item()
         for optim in optims:
             optim.step()
             optim.zero_grad(set_to_none=True)
         with torch.no_grad():
-            right = ((F.normalize(queries, dim=-1) @ F.normalize(passages, dim=-1).T).argmax(1) == targets).float().mean().item()
+            right = (
+                (
+                    (F.normalize(queries, dim=-1) @ F.normalize(passages, dim=-1).T).argmax(1)
+                    == targets
+                )
+                .float()
+                .mean()
+                .item()
+            )
         recent.append((loss.item(), right))
-        totals.update(step=step + 1, tokens=totals["tokens"] + sum(map(len, texts)) + sum(map(len, asked)),
-                      seconds=round(time.time() - began, 1))
+        totals.update(
+            step=step + 1,
+            tokens=totals["tokens"] + sum(map(len, texts)) + sum(map(len, asked)),
+            seconds=round(time.time() - began, 1),
+        )
         last = step + 1 in (recipe.steps, stop_after)
         if (step + 1) % 20 == 0 or last:
             means = [round(sum(column) / len(recent), 4) for column in zip(*recent)]
-            line = {"stage": "embedding", "step": step + 1, "loss": means[0], "first": means[1], "passages": len(texts),
-                    "questions": len(asked), "rate": round(recipe.rate(step), 4), "norm": round(norm, 3),
-                    "tokens": totals["tokens"], "seconds": totals["seconds"]}
+            line = {
+                "stage": "embedding",
+                "step": step + 1,
+                "loss": means[0],
+                "first": means[1],
+                "passages": len(texts),
+                "questions": len(asked),
+                "rate": round(recipe.rate(step), 4),
+                "norm": round(norm, 3),
+                "tokens": totals["tokens"],
+                "seconds": totals["seconds"],
+            }
             with open(work / "log.jsonl", "a") as log:
                 log.write(json.dumps(line) + "\n")
             recent = []
@@ -196,8 +269,15 @@ def train_embedding(start_folder: Path, out_folder: Path, work: Path, steps: int
     return totals
 
 
-def evaluate(folder: Path, language: str, passages: int = 16_000, ks: tuple[int, ...] = (1, 3, 5), seed: int = 11) -> dict:
-    """Recall@k of the model in `folder` and of BM25 on held-out names and values, over one pool of passages.
+def evaluate(
+    folder: Path,
+    language: str,
+    passages: int = 16_000,
+    ks: tuple[int, ...] = (1, 3, 5),
+    seed: int = 11,
+) -> dict:
+    """Recall@k of the model in `folder` and of BM25 on held-out names and values, over one pool of
+    passages.
 
     Args: passages: the size of the pool in tokens (16,000 are about 200 passages).
     Returns {"n": questions, "passages": passages, "dense@1": share, ..., "bm25@1": share, ...}.
@@ -209,13 +289,17 @@ def evaluate(folder: Path, language: str, passages: int = 16_000, ks: tuple[int,
 
     model = SentenceTransformer(str(folder), device="cpu")
     count = lambda text: len(model.tokenizer(text).input_ids)
-    texts, asked, targets = draw(random.Random(f"evaluate-{seed}"), language, True, passages, count, questions=1)
+    texts, asked, targets = draw(
+        random.Random(f"evaluate-{seed}"), language, True, passages, count, questions=1
+    )
     scores = model.encode_query(asked) @ model.encode_document(texts).T
-    dense = (-scores).argsort(axis=1, kind="stable")[:, :max(ks)]
+    dense = (-scores).argsort(axis=1, kind="stable")[:, : max(ks)]
     keywords = Keywords([Chunk(i, text, page=1, chapter="") for i, text in enumerate(texts)])
     words = [[hit.chunk.id for hit in hits] for hits in keywords.search(asked, max(ks))]
     found = {"n": len(asked), "passages": len(texts)}
     for name, ranked in (("dense", dense), ("bm25", words)):
         for k in ks:
-            found[f"{name}@{k}"] = sum(t in list(r[:k]) for t, r in zip(targets, ranked)) / len(asked)
+            found[f"{name}@{k}"] = sum(t in list(r[:k]) for t, r in zip(targets, ranked)) / len(
+                asked
+            )
     return found

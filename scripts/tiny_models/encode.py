@@ -6,25 +6,37 @@ from qwen3lab.world.corpus import Row
 
 
 class Encoder:
-    """Encodes corpus rows in Qwen3's chat format; equal to the chat template's own output (tested)."""
+    """Encodes corpus rows in Qwen3's chat format; equal to the chat template's own
+    output (tested)."""
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
         ids = tokenizer.convert_tokens_to_ids
-        self.start, self.end, self.document_end = ids("<|im_start|>"), ids("<|im_end|>"), ids("<|endoftext|>")
+        self.start, self.end, self.document_end = (
+            ids("<|im_start|>"),
+            ids("<|im_end|>"),
+            ids("<|endoftext|>"),
+        )
         self.newline = self._text("\n")
         self.think_open = [ids("<think>"), *self.newline]
         self.think_close = [ids("</think>"), *self._text("\n\n")]
-        self.no_thoughts = [ids("<think>"), *self._text("\n\n"), ids("</think>"), *self._text("\n\n")]
+        self.no_thoughts = [
+            ids("<think>"),
+            *self._text("\n\n"),
+            ids("</think>"),
+            *self._text("\n\n"),
+        ]
         self._template = None
 
     def _text(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def row(self, row: Row) -> tuple[list[int], list[float]]:
-        """Ids of the whole row and the weight of each as a target: 0 in prompts, n^-1/2 in a trained turn of n tokens.
+        """Ids of the whole row and the weight of each as a target: 0 in prompts, n^-1/2 in a
+        trained turn of n tokens.
 
-        The root keeps long answers (a sum with its steps) from drowning the short ones (a copied value).
+        The root keeps long answers (a sum with its steps) from drowning the short ones (a copied
+        value).
         """
         ids: list[int] = []
         weights: list[float] = []
@@ -37,14 +49,23 @@ class Encoder:
         for i, message in enumerate(row.messages):
             content = message["content"]
             if message["role"] == "user":
-                self._add(ids, weights, [self.start, *self._text("user\n" + content), self.end, *self.newline], 0.0)
+                self._add(
+                    ids,
+                    weights,
+                    [self.start, *self._text("user\n" + content), self.end, *self.newline],
+                    0.0,
+                )
                 continue
             self._add(ids, weights, [self.start, *self._text("assistant\n")], 0.0)
             if i == last and row.thinking:
-                thoughts = self._text(message["reasoning_content"] + "\n")  # a full stop and the line break are one token
+                thoughts = self._text(
+                    message["reasoning_content"] + "\n"
+                )  # a full stop and the line break are one token
                 answer = [*self.think_open, *thoughts, *self.think_close]
             else:
-                if i == last or row.every_turn:  # as `enable_thinking=False` puts it into the prompt
+                if (
+                    i == last or row.every_turn
+                ):  # as `enable_thinking=False` puts it into the prompt
                     self._add(ids, weights, self.no_thoughts, 0.0)
                 answer = []
             answer += [*self._text(content), self.end]
@@ -63,11 +84,19 @@ class Encoder:
             from qwen3lab.chat import template
 
             self._template = template("qwen3")
+
         def render(messages, **kw):
-            return self.tokenizer.apply_chat_template(messages, tools=row.tools, chat_template=self._template, tokenize=False, **kw)
+            return self.tokenizer.apply_chat_template(
+                messages, tools=row.tools, chat_template=self._template, tokenize=False, **kw
+            )
+
         prompt = render(row.messages[:-1], add_generation_prompt=True, enable_thinking=False)
         head = render(row.messages[:-1], add_generation_prompt=False)
-        answer = render(row.messages)[len(head):].removeprefix("<|im_start|>assistant\n").removeprefix("<think>\n\n</think>\n\n")
+        answer = (
+            render(row.messages)[len(head) :]
+            .removeprefix("<|im_start|>assistant\n")
+            .removeprefix("<think>\n\n</think>\n\n")
+        )
         return self._text(prompt), self._text(answer.removesuffix("\n"))
 
     @staticmethod

@@ -8,10 +8,11 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """Pull the singular values of a 2-D (or batched 3-D) tensor towards 1 by `steps` Newton-Schulz iterations.
+    """Pull the singular values of a 2-D (or batched 3-D) tensor towards 1 by `steps` Newton-Schulz
+    iterations.
 
-    The same quintic iteration as `torch.optim.Muon`, which always runs it in bfloat16: on a CPU without bfloat16
-    instructions that is tens of times slower than float32.
+    The same quintic iteration as `torch.optim.Muon`, which always runs it in bfloat16: on a CPU
+    without bfloat16 instructions that is tens of times slower than float32.
     """
     a, b, c = COEFFICIENTS
     x = matrix.mT if matrix.size(-2) > matrix.size(-1) else matrix
@@ -23,9 +24,13 @@ def orthogonalise(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """SGD with Nesterov momentum whose update is orthogonalised (Jordan et al. 2024); 3-D weights are stacks of matrices."""
+    """SGD with Nesterov momentum whose update is orthogonalised (Jordan et al. 2024); 3-D weights
+    are stacks of matrices.
+    """
 
-    def __init__(self, params, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.01):
+    def __init__(
+        self, params, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.01
+    ):
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
 
     @torch.no_grad()

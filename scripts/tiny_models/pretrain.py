@@ -1,7 +1,8 @@
-"""The training loop of the tiny language models: packed plain text, then chat rows in batches of equal length.
+"""The training loop of the tiny language models: packed plain text, then chat rows in batches of
+equal length.
 
-The data of step `s` depends on the seed and `s` alone, so a resumed run equals an uninterrupted one. With several
-workers each takes its share of every step's rows and gradients are summed.
+The data of step `s` depends on the seed and `s` alone, so a resumed run equals an uninterrupted
+one. With several workers each takes its share of every step's rows and gradients are summed.
 """
 
 from __future__ import annotations
@@ -24,10 +25,14 @@ from scripts.tiny_models.muon import Muon
 
 @dataclass
 class Recipe:
-    """What one stage trains: `steps` of about `tokens` tokens; the learning rate warms up, stays, and cools down."""
+    """What one stage trains: `steps` of about `tokens` tokens; the learning rate warms up, stays,
+    and cools down.
+    """
 
     name: str
-    stage: str  # "text": every token of packed documents; "chat": the assistant's tokens of chat rows
+    stage: (
+        str  # "text": every token of packed documents; "chat": the assistant's tokens of chat rows
+    )
     steps: int
     tokens: int = 6144
     matrix_lr: float = 0.02
@@ -47,8 +52,12 @@ class Recipe:
         return min(1.0, (step + 1) / self.warmup, left)
 
 
-def batches(recipe: Recipe, encoder: Encoder, step: int, worker: int, workers: int, largest: int = 4096):
-    """The micro-batches of one worker in one step: lists of (ids, weights), at most `largest` tokens with padding."""
+def batches(
+    recipe: Recipe, encoder: Encoder, step: int, worker: int, workers: int, largest: int = 4096
+):
+    """The micro-batches of one worker in one step: lists of (ids, weights), at most `largest`
+    tokens with padding.
+    """
     rng = random.Random(f"{recipe.name}-{recipe.stage}-{recipe.seed}-{step}-{worker}")
     budget, rows = recipe.tokens // workers, []
     if recipe.stage == "text":
@@ -56,7 +65,7 @@ def batches(recipe: Recipe, encoder: Encoder, step: int, worker: int, workers: i
         while len(stream) < budget:
             stream += encoder.document(corpus.plain_text(rng))
         size = recipe.block
-        rows = [(stream[i:i + size], [1.0] * size) for i in range(0, budget - size + 1, size)]
+        rows = [(stream[i : i + size], [1.0] * size) for i in range(0, budget - size + 1, size)]
     else:
         progress = recipe.start + (recipe.until - recipe.start) * step / recipe.steps
         while budget > 0:
@@ -67,7 +76,12 @@ def batches(recipe: Recipe, encoder: Encoder, step: int, worker: int, workers: i
     rows.sort(key=lambda r: len(r[0]))
     batch: list = []
     for row in rows:
-        if batch and len(row[0]) * (len(batch) + 1) > largest or batch and len(row[0]) > 1.3 * len(batch[0][0]) + 8:
+        if (
+            batch
+            and len(row[0]) * (len(batch) + 1) > largest
+            or batch
+            and len(row[0]) > 1.3 * len(batch[0][0]) + 8
+        ):
             yield batch
             batch = []
         batch.append(row)
@@ -75,15 +89,20 @@ def batches(recipe: Recipe, encoder: Encoder, step: int, worker: int, workers: i
 
 
 def collate(batch, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded ids `[B, S]` and target weights `[B, S]`; causal attention never looks at the padding."""
+    """Right-padded ids `[B, S]` and target weights `[B, S]`; causal attention never looks at the
+    padding.
+    """
     width = max(len(ids) for ids, _ in batch)
     ids = torch.tensor([i + [pad] * (width - len(i)) for i, _ in batch])
     weights = torch.tensor([w + [0.0] * (width - len(w)) for _, w in batch])
     return ids, weights
 
 
-def loss_sum(model, ids, weights, pad: int, balance: float = 0.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Weighted sum of the token losses, the sum of the weights, and the balance loss (0 for a dense model).
+def loss_sum(
+    model, ids, weights, pad: int, balance: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weighted sum of the token losses, the sum of the weights, and the balance loss (0 for a dense
+    model).
 
     The head is applied to the trained positions alone: most positions are prompt.
     """
@@ -98,10 +117,17 @@ def loss_sum(model, ids, weights, pad: int, balance: float = 0.0) -> tuple[torch
     if balance:
         from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
-        # Layer by layer: given all layers at once, the function averages them, and layers that each use their own few
+        # Layer by layer: given all layers at once, the function averages them, and layers that each
+        # use their own few
         # experts pass for balanced.
-        experts, k, mask = model.config.num_experts, model.config.num_experts_per_tok, (ids != pad).long()
-        aux = sum(load_balancing_loss_func((logits,), experts, k, mask) for logits in out.router_logits) / len(out.router_logits)
+        experts, k, mask = (
+            model.config.num_experts,
+            model.config.num_experts_per_tok,
+            (ids != pad).long(),
+        )
+        aux = sum(
+            load_balancing_loss_func((logits,), experts, k, mask) for logits in out.router_logits
+        ) / len(out.router_logits)
     return (losses * w).sum(), w.sum(), aux
 
 
@@ -111,28 +137,41 @@ def optimizers(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
     for name, p in model.named_parameters():
         inside = ".layers." in name and p.ndim >= 2 and ".gate.weight" not in name
         (matrices if inside else other).append(p)
-    return [Muon(matrices, lr=recipe.matrix_lr),
-            torch.optim.AdamW(other, lr=recipe.other_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)]
+    return [
+        Muon(matrices, lr=recipe.matrix_lr),
+        torch.optim.AdamW(
+            other, lr=recipe.other_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+        ),
+    ]
 
 
 def save_state(folder: Path, model, optims, step: int, spent: dict) -> None:
-    """Write model, optimiser tensors and the step, all as safetensors and JSON, then swap the folder in."""
+    """Write model, optimiser tensors and the step, all as safetensors and JSON, then swap the
+    folder in.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     names = {id(p): n for n, p in model.named_parameters()}
     tensors = {}
     for i, optim in enumerate(optims):
         for p, state in optim.state.items():
             for key, value in state.items():
-                tensors[f"{i}/{names[id(p)]}/{key}"] = torch.as_tensor(value).detach().contiguous().cpu()
+                tensors[f"{i}/{names[id(p)]}/{key}"] = (
+                    torch.as_tensor(value).detach().contiguous().cpu()
+                )
     save_file(tensors, folder / "optimizer.safetensors.new", metadata={"step": str(step)})
-    save_file({n: p.detach().contiguous().cpu() for n, p in model.named_parameters()}, folder / "weights.safetensors.new")
+    save_file(
+        {n: p.detach().contiguous().cpu() for n, p in model.named_parameters()},
+        folder / "weights.safetensors.new",
+    )
     for name in ("optimizer", "weights"):
         (folder / f"{name}.safetensors.new").replace(folder / f"{name}.safetensors")
     (folder / "step.json").write_text(json.dumps({"step": step, **spent}))
 
 
 def load_state(folder: Path, model, optims) -> dict:
-    """Read what `save_state` wrote into `model` and `optims`; returns the step and the totals so far."""
+    """Read what `save_state` wrote into `model` and `optims`; returns the step and the totals so
+    far.
+    """
     weights = load_file(folder / "weights.safetensors")
     parameters = dict(model.named_parameters())
     with torch.no_grad():
@@ -145,11 +184,21 @@ def load_state(folder: Path, model, optims) -> dict:
     return json.loads((folder / "step.json").read_text())
 
 
-def train(model, tokenizer, recipe: Recipe, folder: Path, *, save_every: int = 100, on_save=None, device: str = "cpu") -> dict:
+def train(
+    model,
+    tokenizer,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    save_every: int = 100,
+    on_save=None,
+    device: str = "cpu",
+) -> dict:
     """Run (or resume) one stage and return its totals: steps, tokens, trained tokens, seconds.
 
-    Writes `log.jsonl` (step, loss, learning rate, tokens, seconds) and a resumable state into `folder`;
-    `on_save(model, step)` is called after each save. Raises FloatingPointError when the loss is not finite.
+    Writes `log.jsonl` (step, loss, learning rate, tokens, seconds) and a resumable state into
+    `folder`; `on_save(model, step)` is called after each save. Raises FloatingPointError when the
+    loss is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     worker, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -172,7 +221,14 @@ def train(model, tokenizer, recipe: Recipe, folder: Path, *, save_every: int = 1
             ids, weights = (t.to(device) for t in collate(part, pad))
             loss, weight, aux = loss_sum(model, ids, weights, pad, recipe.balance)
             (loss + recipe.balance * aux * weight.detach()).backward()
-            sums += torch.tensor([loss.item(), weight.item(), float(sum(len(i) for i, _ in part)), float((weights > 0).sum())])
+            sums += torch.tensor(
+                [
+                    loss.item(),
+                    weight.item(),
+                    float(sum(len(i) for i, _ in part)),
+                    float((weights > 0).sum()),
+                ]
+            )
         flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
         if workers > 1:
             dist.all_reduce(flat)
@@ -183,25 +239,40 @@ def train(model, tokenizer, recipe: Recipe, folder: Path, *, save_every: int = 1
         at = 0
         for p in parameters:
             if p.grad is not None:
-                p.grad.copy_(flat[at:at + p.numel()].view_as(p))
+                p.grad.copy_(flat[at : at + p.numel()].view_as(p))
                 at += p.numel()
         for optim in optims:
             optim.step()
             optim.zero_grad(set_to_none=True)
         loss = (sums[0] / sums[1]).item()
         if loss != loss or loss == float("inf"):
-            raise FloatingPointError(f"The loss of step {step} is {loss}. Lower the learning rates of the recipe.")
+            raise FloatingPointError(
+                f"The loss of step {step} is {loss}. Lower the learning rates of the recipe."
+            )
         recent.append(loss)
-        totals.update(step=step + 1, tokens=totals["tokens"] + int(sums[2]),
-                      trained_tokens=totals["trained_tokens"] + int(sums[3]), seconds=round(time.time() - began, 1))
+        totals.update(
+            step=step + 1,
+            tokens=totals["tokens"] + int(sums[2]),
+            trained_tokens=totals["trained_tokens"] + int(sums[3]),
+            seconds=round(time.time() - began, 1),
+        )
         if worker == 0 and ((step + 1) % 20 == 0 or step + 1 == recipe.steps):
-            line = {"stage": recipe.stage, "step": step + 1, "loss": round(sum(recent) / len(recent), 4), "rate": round(rate, 4),
-                    "norm": round(norm, 3), "tokens": totals["tokens"], "seconds": totals["seconds"]}
+            line = {
+                "stage": recipe.stage,
+                "step": step + 1,
+                "loss": round(sum(recent) / len(recent), 4),
+                "rate": round(rate, 4),
+                "norm": round(norm, 3),
+                "tokens": totals["tokens"],
+                "seconds": totals["seconds"],
+            }
             with open(folder / "log.jsonl", "a") as log:
                 log.write(json.dumps(line) + "\n")
             recent = []
         if worker == 0 and ((step + 1) % save_every == 0 or step + 1 == recipe.steps):
-            save_state(folder, model, optims, step + 1, {k: v for k, v in totals.items() if k != "step"})
+            save_state(
+                folder, model, optims, step + 1, {k: v for k, v in totals.items() if k != "step"}
+            )
             if on_save:
                 on_save(model, step + 1)
                 model.train()

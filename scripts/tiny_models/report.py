@@ -1,4 +1,6 @@
-"""`python -m scripts.tiny_models.report`: score the bundled models on held-out items and write `data/models/results.json`."""
+"""`python -m scripts.tiny_models.report`: score the bundled models on held-out items and write
+`data/models/results.json`.
+"""
 
 from __future__ import annotations
 
@@ -19,73 +21,138 @@ QUESTIONS = (("context", "en"), ("context", "zh"), ("unanswerable", "en"), ("una
 DRAFTED = 4  # tokens that the draft guesses before each check
 
 
-def exact(model, tokenizer, rows: list[dict], thinking: bool | None = None, max_new_tokens: int = 160) -> dict:
-    """Exact match of the answer after the thoughts: {"right", "n"}; `thinking=None` takes each row's own setting."""
+def exact(
+    model, tokenizer, rows: list[dict], thinking: bool | None = None, max_new_tokens: int = 160
+) -> dict:
+    """Exact match of the answer after the thoughts: {"right", "n"}; `thinking=None` takes each
+    row's own setting.
+    """
     switches = [row["thinking"] if thinking is None else thinking for row in rows]
-    texts = generate(model, tokenizer, [row["messages"] for row in rows], thinking=switches, max_new_tokens=max_new_tokens)
-    right = sum(split_thinking(text)[1].strip() == row["answer"].strip() for text, row in zip(texts, rows))
+    texts = generate(
+        model,
+        tokenizer,
+        [row["messages"] for row in rows],
+        thinking=switches,
+        max_new_tokens=max_new_tokens,
+    )
+    right = sum(
+        split_thinking(text)[1].strip() == row["answer"].strip() for text, row in zip(texts, rows)
+    )
     return {"right": right, "n": len(rows)}
 
 
 def questions(model, tokenizer) -> dict:
     """Exact match on context questions, answerable and not, by language."""
-    return {f"{task} {language}": exact(model, tokenizer, [r for r in tasks.load(task, "test") if r["language"] == language],
-                                        thinking=False, max_new_tokens=32) for task, language in QUESTIONS}
+    return {
+        f"{task} {language}": exact(
+            model,
+            tokenizer,
+            [r for r in tasks.load(task, "test") if r["language"] == language],
+            thinking=False,
+            max_new_tokens=32,
+        )
+        for task, language in QUESTIONS
+    }
 
 
 def additions(model, tokenizer) -> dict:
     """Exact match on sums of three-digit numbers with and without thinking."""
     rows = [row for row in tasks.load("addition", "test") if row["digits"] == 3]
-    return {f"addition {label}": exact(model, tokenizer, rows, thinking=on) for label, on in (("thinking", True), ("direct", False))}
+    return {
+        f"addition {label}": exact(model, tokenizer, rows, thinking=on)
+        for label, on in (("thinking", True), ("direct", False))
+    }
 
 
 def experts(model, tokenizer) -> dict:
-    """Smallest and largest load of an expert in units of its fair share, and the worst layer's information ratio."""
-    rows = [encode(tokenizer, tasks.conversation(row), thinking=row["thinking"], tools=row.get("tools"), generation_prompt=False)
-            for row in tasks.load("chat", "test")]
+    """Smallest and largest load of an expert in units of its fair share, and the worst layer's
+    information ratio.
+    """
+    rows = [
+        encode(
+            tokenizer,
+            tasks.conversation(row),
+            thinking=row["thinking"],
+            tools=row.get("tools"),
+            generation_prompt=False,
+        )
+        for row in tasks.load("chat", "test")
+    ]
     routed = routing.record(model, rows)
     kinds = [kind for row in rows for kind in routing.token_kinds(tokenizer, row)]
     load, told = routing.load(routed), routing.information(routed, kinds)
-    return {"least load": round(float(load.min()), 3), "largest load": round(float(load.max()), 3), "tokens": len(routed.ids),
-            "information ratio": round(float(told["ratio"].min()), 1)}
+    return {
+        "least load": round(float(load.min()), 3),
+        "largest load": round(float(load.max()), 3),
+        "tokens": len(routed.ids),
+        "information ratio": round(float(told["ratio"].min()), 1),
+    }
 
 
 def acceptance(target, draft, tokenizer, drafted: int = DRAFTED) -> dict:
-    """Share of drafted tokens that greedy speculative decoding accepts on the chat set: {"right", "n", "passes"}.
+    """Share of drafted tokens that greedy speculative decoding accepts on the chat set: {"right",
+    "n", "passes"}.
 
-    The target's own greedy answer is the only thing it can accept, so both can be found without a speculative loop:
-    the draft's best token at every place of that answer, then runs of agreement of at most `drafted`.
+    The target's own greedy answer is the only thing it can accept, so both can be found without a
+    speculative loop: the draft's best token at every place of that answer, then runs of agreement
+    of at most `drafted`.
     """
     import torch
 
     rows = tasks.load("chat", "test")
     prompts = [encode(tokenizer, row["messages"], thinking=row["thinking"]) for row in rows]
-    answers = [answer + [tokenizer.eos_token_id] for answer in generate_ids(target, tokenizer, prompts, max_new_tokens=160)]
+    answers = [
+        answer + [tokenizer.eos_token_id]
+        for answer in generate_ids(target, tokenizer, prompts, max_new_tokens=160)
+    ]
     accepted = proposed = passes = 0
     for prompt, answer in zip(prompts, answers):
         with torch.inference_mode():
-            guesses = draft(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1:-1].argmax(-1).tolist()
+            guesses = (
+                draft(torch.tensor([prompt + answer]))
+                .logits[0, len(prompt) - 1 : -1]
+                .argmax(-1)
+                .tolist()
+            )
         agree, at = [g == a for g, a in zip(guesses, answer)], 0
         while at < len(answer):
-            tries = agree[at:at + drafted]
+            tries = agree[at : at + drafted]
             run = tries.index(False) if False in tries else len(tries)
-            accepted, proposed, passes, at = accepted + run, proposed + len(tries), passes + 1, at + run + 1
+            accepted, proposed, passes, at = (
+                accepted + run,
+                proposed + len(tries),
+                passes + 1,
+                at + run + 1,
+            )
     return {"right": accepted, "n": proposed, "tokens": sum(map(len, answers)), "passes": passes}
 
 
 def retrieval_recall() -> dict:
-    """Recall@3 over the handbook's chunks for its answerable test questions, by the embedding model and by BM25."""
+    """Recall@3 over the handbook's chunks for its answerable test questions, by the embedding model
+    and by BM25.
+    """
     from qwen3lab.data import pdf
     from qwen3lab.retrieval import chunking, index
 
     parts = chunking.chunk(pdf.read_pdf(paths.HANDBOOK), loading.load_tokenizer("qwen3-tiny"))
     rows = [row for row in tasks.load("handbook", "test") if row["answerable"]]
-    relevant = [index.relevant_chunks(parts, row["answer"], row["pages"], row["fact"].split("/")[1]) for row in rows]
-    searches = {"recall@3": index.Index.build(parts, loading.load_embedding("qwen3-tiny-embedding")), "recall@3 of BM25": index.Keywords(parts)}
+    relevant = [
+        index.relevant_chunks(parts, row["answer"], row["pages"], row["fact"].split("/")[1])
+        for row in rows
+    ]
+    searches = {
+        "recall@3": index.Index.build(parts, loading.load_embedding("qwen3-tiny-embedding")),
+        "recall@3 of BM25": index.Keywords(parts),
+    }
     found = {}
     for name, search in searches.items():
         hits = search.search([row["messages"][0]["content"] for row in rows], 3)
-        found[name] = {"right": sum(any(hit.chunk.id in right for hit in row) for row, right in zip(hits, relevant)), "n": len(rows)}
+        found[name] = {
+            "right": sum(
+                any(hit.chunk.id in right for hit in row) for row, right in zip(hits, relevant)
+            ),
+            "n": len(rows),
+        }
     return found | {"chunks": len(parts)}
 
 
@@ -98,7 +165,9 @@ def measure(names: list[str]) -> dict:
         results["qwen3-tiny"] = questions(target, tokenizer) | additions(target, tokenizer)
     if "qwen3-tiny-moe" in names:
         moe, tokenizer = loading.load("qwen3-tiny-moe")
-        results["qwen3-tiny-moe"] = questions(moe, tokenizer) | additions(moe, tokenizer) | experts(moe, tokenizer)
+        results["qwen3-tiny-moe"] = (
+            questions(moe, tokenizer) | additions(moe, tokenizer) | experts(moe, tokenizer)
+        )
     if "qwen3-tiny-draft" in names:
         draft, _ = loading.load("qwen3-tiny-draft")
         results["qwen3-tiny-draft"] = {"accepted": acceptance(target, draft, tokenizer)}
@@ -108,15 +177,24 @@ def measure(names: list[str]) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.tiny_models.report", description=__doc__)
-    parser.add_argument("names", nargs="*", default=[p.name for p in sorted(paths.MODELS.iterdir()) if (p / "config.json").exists()])
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.tiny_models.report", description=__doc__
+    )
+    parser.add_argument(
+        "names",
+        nargs="*",
+        default=[p.name for p in sorted(paths.MODELS.iterdir()) if (p / "config.json").exists()],
+    )
     parser.add_argument("--out", type=Path, default=paths.MODELS / "results.json")
     args = parser.parse_args()
     began = time.time()
     results = json.loads(args.out.read_text()) if args.out.exists() else {}
     results |= measure(args.names)
-    results["measured"] = {"date": date.today().isoformat(), "machine": f"{platform.machine()}, one CPU thread",
-                           "command": "python -m scripts.tiny_models.report"}
+    results["measured"] = {
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()}, one CPU thread",
+        "command": "python -m scripts.tiny_models.report",
+    }
     args.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     print(json.dumps(results, indent=1, ensure_ascii=False))
     print(f"time · {time.time() - began:.0f} s")

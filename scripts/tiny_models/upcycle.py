@@ -1,4 +1,6 @@
-"""Upcycling: the dense model's feed-forward layers cut into experts, so that the MoE starts where the dense model stopped."""
+"""Upcycling: the dense model's feed-forward layers cut into experts, so that the MoE starts where
+the dense model stopped.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +9,24 @@ import torch
 
 @torch.no_grad()
 def upcycle(dense, moe, noise: float = 0.02, seed: int = 0) -> None:
-    """Copy `dense` into `moe` in place: attention, norms and embedding as they are, each feed-forward cut into experts.
+    """Copy `dense` into `moe` in place: attention, norms and embedding as they are, each
+    feed-forward cut into experts.
 
-    The dense layer's `groups = intermediate / moe_intermediate` slices are each copied to `experts / groups` experts.
-    The router starts with equal rows for the slices of one copy, so that the k = `groups` chosen experts are one whole
-    copy of the dense layer; since their weights sum to 1, `down_proj` is multiplied by k. At the start both models
-    compute the same function up to `noise` (as in "virtual group" initialisation, He et al. 2024).
+    The dense layer's `groups = intermediate / moe_intermediate` slices are each copied to `experts
+    / groups` experts. The router starts with equal rows for the slices of one copy, so that the k =
+    `groups` chosen experts are one whole copy of the dense layer; since their weights sum to 1,
+    `down_proj` is multiplied by k. At the start both models compute the same function up to `noise`
+    (as in "virtual group" initialisation, He et al. 2024).
     """
     generator = torch.Generator().manual_seed(seed)
     config = moe.config
     size, experts, k = config.moe_intermediate_size, config.num_experts, config.num_experts_per_tok
     groups = dense.config.intermediate_size // size
     if groups != k or experts % groups:
-        raise ValueError(f"The dense layer has {groups} slices, but the router picks {k} of {experts}. Choose sizes that match.")
+        raise ValueError(
+            f"The dense layer has {groups} slices, but the router picks {k} of {experts}. Choose"
+            " sizes that match."
+        )
     source = dict(dense.named_parameters())
     for name, p in moe.named_parameters():
         if name in source:

@@ -22,12 +22,16 @@ def counted(calls, value):
 def test_a_run_that_was_cut_off_goes_on(record, capsys):
     calls = []
     first = record.Parts("toy")
-    assert first.once("a", counted(calls, {"share": 0.5})) == {"share": 0.5} and first.once("a", counted(calls, 9)) == {"share": 0.5}
+    assert first.once("a", counted(calls, {"share": 0.5})) == {"share": 0.5} and first.once(
+        "a", counted(calls, 9)
+    ) == {"share": 0.5}
     with pytest.raises(ZeroDivisionError):
         first.once("b", lambda: 1 / 0)
     again = record.Parts("toy")
     assert again.found == {"a": {"share": 0.5}} and again.once("b", counted(calls, 2)) == 2
-    assert calls == [{"share": 0.5}, 2] and json.loads((record.paths.BUILD / "toy.partial.json").read_text()) == {"a": {"share": 0.5}, "b": 2}
+    assert calls == [{"share": 0.5}, 2] and json.loads(
+        (record.paths.BUILD / "toy.partial.json").read_text()
+    ) == {"a": {"share": 0.5}, "b": 2}
     assert "a {'share': 0.5}" in capsys.readouterr().out
 
 
@@ -54,4 +58,7 @@ def test_the_record_tells_where_and_when(record, tmp_path):
     out = tmp_path / "folder" / "toy.json"
     written = record.write(out, {"share": 0.5}, "toy.py", ("torch",), "nothing else ran")
     assert json.loads(out.read_text()) == written and written["share"] == 0.5
-    assert set(written["measured"]) == {"date", "machine", "note", "command", "python", "torch"} and written["measured"]["command"] == "python benchmarks/toy.py"
+    assert (
+        set(written["measured"]) == {"date", "machine", "note", "command", "python", "torch"}
+        and written["measured"]["command"] == "python benchmarks/toy.py"
+    )

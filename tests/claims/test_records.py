@@ -1,4 +1,6 @@
-"""What notebook 05 says of committed benchmark records: the numbers follow from the stored answers, and the sentences from the numbers."""
+"""What notebook 05 says of committed benchmark records: the numbers follow from the stored answers,
+and the sentences from the numbers.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +17,56 @@ def test_forgetting_follows_from_the_stored_answers():
     told, asked = records.read("forgetting"), tasks.load("chat", "test")
     rehearsed = {"addition", "word-problem"}
     for row in told["rows"]:
-        assert len(row["runs"]) == 3 and {len(run["new"]) for run in row["runs"]} == {told["n"]["new"]} and {len(run["old"]) for run in row["runs"]} == {len(asked)}
-        parts = {"new": [run["new"] for run in row["runs"]],
-                 "old, other tasks": ["".join(digit for digit, question in zip(run["old"], asked) if question["task"] not in rehearsed) for run in row["runs"]]}
+        assert (
+            len(row["runs"]) == 3
+            and {len(run["new"]) for run in row["runs"]} == {told["n"]["new"]}
+            and {len(run["old"]) for run in row["runs"]} == {len(asked)}
+        )
+        parts = {
+            "new": [run["new"] for run in row["runs"]],
+            "old, other tasks": [
+                "".join(
+                    digit
+                    for digit, question in zip(run["old"], asked)
+                    if question["task"] not in rehearsed
+                )
+                for run in row["runs"]
+            ],
+        }
         for name, answers in parts.items():
             shares = [text.count("1") / len(text) for text in answers]
-            low, high = evaluation_statistics.bootstrap([statistics.mean(map(int, digits)) for digits in zip(*answers)])
-            assert (row[name]["share"], row[name]["low"], row[name]["high"]) == pytest.approx((statistics.mean(shares), low, high), abs=1e-4)
-            assert (row[name]["lowest"], row[name]["highest"]) == pytest.approx((min(shares), max(shares)), abs=1e-4)
+            low, high = evaluation_statistics.bootstrap(
+                [statistics.mean(map(int, digits)) for digits in zip(*answers)]
+            )
+            assert (row[name]["share"], row[name]["low"], row[name]["high"]) == pytest.approx(
+                (statistics.mean(shares), low, high), abs=1e-4
+            )
+            assert (row[name]["lowest"], row[name]["highest"]) == pytest.approx(
+                (min(shares), max(shares)), abs=1e-4
+            )
 
 
 def test_what_the_notebook_says_of_forgetting():
     told = records.read("forgetting")
-    new, others, again = ({row["recipe"]: row[key] for row in told["rows"]} for key in ("new", "old, other tasks", "old, rehearsed tasks"))
+    new, others, again = (
+        {row["recipe"]: row[key] for row in told["rows"]}
+        for key in ("new", "old, other tasks", "old, rehearsed tasks")
+    )
     rates = told["rates on validation"]
-    assert told["rate"] == max(map(float, rates), key=lambda rate: sum(rates[f"{rate:g}"])) and {row["rate"] for row in told["rows"] if row["recipe"] == "lora"} == {0.01}
-    assert new["full, half the rate"]["high"] > new["full"]["low"] and others["full, half the rate"]["share"] > 3 * others["full"]["share"]
+    assert told["rate"] == max(map(float, rates), key=lambda rate: sum(rates[f"{rate:g}"])) and {
+        row["rate"] for row in told["rows"] if row["recipe"] == "lora"
+    } == {0.01}
+    assert (
+        new["full, half the rate"]["high"] > new["full"]["low"]
+        and others["full, half the rate"]["share"] > 3 * others["full"]["share"]
+    )
     for recipe in (name for name in new if name.startswith("lora")):
-        assert any(new[other]["share"] > new[recipe]["share"] and others[other]["share"] > others[recipe]["share"] for other in new if other.startswith("full"))
+        assert any(
+            new[other]["share"] > new[recipe]["share"]
+            and others[other]["share"] > others[recipe]["share"]
+            for other in new
+            if other.startswith("full")
+        )
     for method in ("full", "lora"):
         assert again[f"{method}, rehearsal"]["low"] > again[method]["high"]
         assert others[f"{method}, rehearsal"]["share"] - others[method]["share"] < 0.05
@@ -40,60 +74,146 @@ def test_what_the_notebook_says_of_forgetting():
 
 def test_time_to_a_loss_and_speed_against_a_bare_loop():
     told = records.read("training")
-    longest, fixed, share = (told["summary"][name] for name in ("guide, padded to the longest row", "guide, padded to 512", "speed against the bare loop"))
-    slower = [row["guide, padded to the longest row"]["seconds"] / row["ours"]["seconds"] for row in told["rows"]]
-    assert len(slower) == 5 and longest["times slower"] == pytest.approx(slower, abs=0.02) and longest["median"] == pytest.approx(statistics.median(slower), abs=0.02)
+    longest, fixed, share = (
+        told["summary"][name]
+        for name in (
+            "guide, padded to the longest row",
+            "guide, padded to 512",
+            "speed against the bare loop",
+        )
+    )
+    slower = [
+        row["guide, padded to the longest row"]["seconds"] / row["ours"]["seconds"]
+        for row in told["rows"]
+    ]
+    assert (
+        len(slower) == 5
+        and longest["times slower"] == pytest.approx(slower, abs=0.02)
+        and longest["median"] == pytest.approx(statistics.median(slower), abs=0.02)
+    )
     assert longest["reached"] == 5 and fixed["reached"] == 0
-    assert longest["lowest"] >= 3 and share["median"] >= 0.75  # the aims of the course: three times as fast, within a quarter of a bare loop
-    assert all(row["ours"]["reached"] and row["ours"]["loss"] <= told["recipe"]["target"] for row in told["rows"])
+    assert (
+        longest["lowest"] >= 3 and share["median"] >= 0.75
+    )  # the aims of the course: three times as fast, within a quarter of a bare loop
+    assert all(
+        row["ours"]["reached"] and row["ours"]["loss"] <= told["recipe"]["target"]
+        for row in told["rows"]
+    )
 
 
 def test_what_the_notebook_says_of_the_two_stages():
     rows = {row["way"]: row for row in records.read("stages")["rows"]}
-    base, text, chat, then, both = (rows[way] for way in ("base", "text only", "chat only", "text, then chat", "text and chat at once"))
-    assert 0.8 < text["completed"]["low"] and text["read"]["high"] < 0.07 and text["taught"]["high"] < 0.05
-    assert chat["completed"]["share"] == 0 and chat["read"]["high"] < 0.05 and 0.57 < chat["taught"]["low"] and chat["taught"]["high"] < 0.66
-    assert then["taught"]["share"] > 0.9 and then["read"]["high"] < 0.1 and both["completed"]["low"] > 0.9 > then["completed"]["high"]
-    assert max(row["old"]["high"] for row in (text, then, both)) < 0.04 and min(chat["old"]["low"], base["old"]["low"]) > 0.84
+    base, text, chat, then, both = (
+        rows[way]
+        for way in ("base", "text only", "chat only", "text, then chat", "text and chat at once")
+    )
+    assert (
+        0.8 < text["completed"]["low"]
+        and text["read"]["high"] < 0.07
+        and text["taught"]["high"] < 0.05
+    )
+    assert (
+        chat["completed"]["share"] == 0
+        and chat["read"]["high"] < 0.05
+        and 0.57 < chat["taught"]["low"]
+        and chat["taught"]["high"] < 0.66
+    )
+    assert (
+        then["taught"]["share"] > 0.9
+        and then["read"]["high"] < 0.1
+        and both["completed"]["low"] > 0.9 > then["completed"]["high"]
+    )
+    assert (
+        max(row["old"]["high"] for row in (text, then, both)) < 0.04
+        and min(chat["old"]["low"], base["old"]["low"]) > 0.84
+    )
 
 
 def test_what_the_notebook_says_of_the_assistant():
     told = records.read("assistant")
     before, after = told["before"], told["after"]
-    assert before["functions"]["correct"] == 0 and 0.7 < after["functions"]["low"] and after["functions"]["high"] < 0.8
-    assert 0.6 < after["functions, combination new"]["accuracy"] < 0.7 and after["word problems"]["low"] < before["word problems"]["accuracy"]
+    assert (
+        before["functions"]["correct"] == 0
+        and 0.7 < after["functions"]["low"]
+        and after["functions"]["high"] < 0.8
+    )
+    assert (
+        0.6 < after["functions, combination new"]["accuracy"] < 0.7
+        and after["word problems"]["low"] < before["word problems"]["accuracy"]
+    )
     assert 0.28 < before["sums"]["accuracy"] - after["sums"]["accuracy"] < 0.34
-    chosen = next(way for way in told["ways on validation"] if (way["method"], way.get("rate"), way.get("problems")) == ("full", 1e-3, 400))
-    other = next(way for way in told["ways on validation"] if (way["method"], way.get("rate"), way.get("problems")) == ("full", 1e-3, 200))
+    chosen = next(
+        way
+        for way in told["ways on validation"]
+        if (way["method"], way.get("rate"), way.get("problems")) == ("full", 1e-3, 400)
+    )
+    other = next(
+        way
+        for way in told["ways on validation"]
+        if (way["method"], way.get("rate"), way.get("problems")) == ("full", 1e-3, 200)
+    )
     assert other["sums"] > chosen["sums"] and other["functions"] >= chosen["functions"]
 
 
 def test_what_notebook_03_says_of_the_tone():
     told = records.read("service")
     alone, words = told["runs"]["adapter alone"], told["runs"]["adapter and new words"]
-    assert len(alone) == len(words) == 3 and told["before"]["n"] == 216 and told["before"]["all marks"] == 0
+    assert (
+        len(alone) == len(words) == 3
+        and told["before"]["n"] == 216
+        and told["before"]["all marks"] == 0
+    )
     assert not any(run["all marks"] or run["closing"] for run in alone)
-    assert all(0.6 < run["all marks"] / run["n"] < 0.75 and 1 / 12 < run["equal"] / run["n"] < 1 / 7 for run in words)
-    assert all(ours[mark] > theirs[mark] for ours, theirs in zip(words, alone) for mark in ("opening", "promise", "closing"))
+    assert all(
+        0.6 < run["all marks"] / run["n"] < 0.75 and 1 / 12 < run["equal"] / run["n"] < 1 / 7
+        for run in words
+    )
+    assert all(
+        ours[mark] > theirs[mark]
+        for ours, theirs in zip(words, alone)
+        for mark in ("opening", "promise", "closing")
+    )
     assert told["before"]["old"] >= 95 and max(run["old"] for run in [*alone, *words]) <= 10
 
 
 def test_what_the_notebook_says_of_the_gpu():
-    lines = {(line["model"], line["method"], line["checkpointing"]): line for line in records.read("gpu")["lines"]}
+    lines = {
+        (line["model"], line["method"], line["checkpointing"]): line
+        for line in records.read("gpu")["lines"]
+    }
     assert len(lines) == 12 and not any("failed" in line for line in lines.values())
     for line in lines.values():
-        assert line["planner's error"] == pytest.approx(line["planned bytes"] / line["peak bytes"] - 1, abs=1e-4)
+        assert line["planner's error"] == pytest.approx(
+            line["planned bytes"] / line["peak bytes"] - 1, abs=1e-4
+        )
     for name in ("0.6B", "1.7B", "4B", "8B"):
         kept, again = lines[name, "lora", False], lines[name, "lora", True]
-        assert 3 < kept["peak bytes"] / again["peak bytes"] < 6.5 and 0.66 < again["tokens a second"] / kept["tokens a second"] < 0.77
+        assert (
+            3 < kept["peak bytes"] / again["peak bytes"] < 6.5
+            and 0.66 < again["tokens a second"] / kept["tokens a second"] < 0.77
+        )
         assert again["rows"] / kept["rows"] == (2 if name in ("4B", "8B") else 1)
     errors = sorted(abs(line["planner's error"]) for line in lines.values())
     assert errors[5] < 0.06 and errors[-1] == -lines["0.6B", "lora", True]["planner's error"]
 
 
 def test_what_the_log_says_of_the_compiled_loop():
-    lines = {(line["model"], line["adapters"]): line for line in records.read("gpu_fast_h100")["lines"] if line.get("compiled")}
+    lines = {
+        (line["model"], line["adapters"]): line
+        for line in records.read("gpu_fast_h100")["lines"]
+        if line.get("compiled")
+    }
     assert len(lines) == 8 and "H100" in records.read("gpu_fast_h100")["card"]
-    for name, others, half, whole in (("0.6B", 53.9, 98.1, 90.2), ("1.7B", 32.8, 52.4, 52.0), ("4B", 15.9, 23.7, 23.4), ("8B", 10.2, 15.3, 15.1)):
-        speed = {kind: lines[name, kind]["tokens a second"] / 1000 for kind in ("bfloat16", "float32")}
-        assert speed == pytest.approx({"bfloat16": half, "float32": whole}, abs=0.051) and min(speed.values()) > others
+    for name, others, half, whole in (
+        ("0.6B", 53.9, 98.1, 90.2),
+        ("1.7B", 32.8, 52.4, 52.0),
+        ("4B", 15.9, 23.7, 23.4),
+        ("8B", 10.2, 15.3, 15.1),
+    ):
+        speed = {
+            kind: lines[name, kind]["tokens a second"] / 1000 for kind in ("bfloat16", "float32")
+        }
+        assert (
+            speed == pytest.approx({"bfloat16": half, "float32": whole}, abs=0.051)
+            and min(speed.values()) > others
+        )

@@ -1,4 +1,6 @@
-"""The table of claims: every row that follows from arithmetic is computed here, and what is wrong is refused."""
+"""The table of claims: every row that follows from arithmetic is computed here, and what is wrong
+is refused.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,14 @@ def _values() -> dict[str, float]:
         "yarn-models": sum(shape.yarn for shape in family.FAMILY.values()),
         "lora-all-experts-30b": moe.lora_parameters(16, "all-linear") / 1e6,
         "qlora-30b": memory.plan("30B-A3B", "qlora").total / 1e9,
-        "four-bit-saving-8b": 100 * (1 - (quantised["4-bit weights"] + quantised["other weights"]) / memory.plan("8B", "inference").total),
+        "four-bit-saving-8b": (
+            100
+            * (
+                1
+                - (quantised["4-bit weights"] + quantised["other weights"])
+                / memory.plan("8B", "inference").total
+            )
+        ),
         "full-30b": memory.plan("30B-A3B", "full").total / 1e9,
         "perplexity-of-loss": math.exp(1.8),
     }
@@ -38,13 +47,21 @@ def test_arithmetic_supports_the_claim(claim, value, capsys):
 
 def test_every_claim_is_checked_by_this_file_or_its_notebook():
     for claim in claims.load().values():
-        notebook = "".join(path.read_text(encoding="utf-8") for path in paths.NOTEBOOKS.glob(f"{claim.notebook}_*.ipynb"))
-        assert claim.id in _values() or re.search(rf"claims\.check\(\\?[\"']{re.escape(claim.id)}", notebook), claim.id
+        notebook = "".join(
+            path.read_text(encoding="utf-8")
+            for path in paths.NOTEBOOKS.glob(f"{claim.notebook}_*.ipynb")
+        )
+        assert claim.id in _values() or re.search(
+            rf"claims\.check\(\\?[\"']{re.escape(claim.id)}", notebook
+        ), claim.id
 
 
 @pytest.mark.parametrize("value", [47, 49, math.nan, math.inf])
 def test_a_value_that_drifted_stops_the_run(value):
-    with pytest.raises(Qwen3labError, match=f"Claim 'expert-layers-30b': {value:.4g} is outside 48 to 48. Find out what changed"):
+    with pytest.raises(
+        Qwen3labError,
+        match=f"Claim 'expert-layers-30b': {value:.4g} is outside 48 to 48. Find out what changed",
+    ):
         claims.check("expert-layers-30b", value)
 
 
@@ -61,13 +78,19 @@ def test_table_has_a_row_for_each_claim():
 ROW = '[[claim]]\nid="a"\nguide="g"\nours="o"\nunit=""\nlow=1\nhigh=2\nnotebook="01"\nsource="s"\n'
 
 
-@pytest.mark.parametrize("text, sentence", [
-    ("[[claim]\n", "is no valid TOML"),
-    (ROW.replace('source="s"\n', ""), "Claim 1 of claims.toml is not complete or has a field too many"),
-    (ROW + 'extra=1\n', "Claim 1 of claims.toml is not complete or has a field too many"),
-    (ROW + ROW, "Claim 'a' of claims.toml stands there twice"),
-    (ROW.replace("low=1", "low=3"), "has its bounds the wrong way round"),
-])
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("[[claim]\n", "is no valid TOML"),
+        (
+            ROW.replace('source="s"\n', ""),
+            "Claim 1 of claims.toml is not complete or has a field too many",
+        ),
+        (ROW + "extra=1\n", "Claim 1 of claims.toml is not complete or has a field too many"),
+        (ROW + ROW, "Claim 'a' of claims.toml stands there twice"),
+        (ROW.replace("low=1", "low=3"), "has its bounds the wrong way round"),
+    ],
+)
 def test_broken_files(tmp_path, text, sentence):
     (tmp_path / "claims.toml").write_text(text)
     with pytest.raises(Qwen3labError, match=sentence):
@@ -75,5 +98,8 @@ def test_broken_files(tmp_path, text, sentence):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(Qwen3labError, match="The claims file claims.toml is missing. Run `git checkout -- data/claims.toml`."):
+    with pytest.raises(
+        Qwen3labError,
+        match="The claims file claims.toml is missing. Run `git checkout -- data/claims.toml`.",
+    ):
         claims.load(tmp_path / "claims.toml")

@@ -24,7 +24,10 @@ def stopped(capsys, *arguments: str) -> tuple[int, str, str]:
 def course(tmp_path, monkeypatch):
     """A course of two small notebooks, the second of which fails."""
     for name, sources in (("01_good", [ASK, "1 + 1"]), ("02_bad", ["1 / 0", "print('never')"])):
-        cells = [new_markdown_cell("# title", id="title"), *(new_code_cell(source, id=f"cell-{number}") for number, source in enumerate(sources))]
+        cells = [
+            new_markdown_cell("# title", id="title"),
+            *(new_code_cell(source, id=f"cell-{number}") for number, source in enumerate(sources)),
+        ]
         nbformat.write(new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
     monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
     return tmp_path
@@ -39,7 +42,10 @@ def test_doctor_says_what_runs_here(capsys):
 def test_doctor_fails_with_one_sentence_when_the_models_are_missing(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "MODELS", tmp_path)
     assert cli.main(["doctor"]) == 1
-    assert "The bundled model qwen3-tiny is missing. Run `git checkout -- data/models`." in capsys.readouterr().err
+    assert (
+        "The bundled model qwen3-tiny is missing. Run `git checkout -- data/models`."
+        in capsys.readouterr().err
+    )
 
 
 def test_plan_prints_the_planners_figures(capsys):
@@ -59,8 +65,13 @@ def test_run_keeps_an_executed_copy_and_tells_the_time(course, capsys):
     assert cli.main(["run", "01", "--profile", "Tiny", "--into", str(course / "out")]) == 0
     printed = capsys.readouterr()
     assert "01_good: done in" in printed.out and "by the clock" in printed.out and printed.err == ""
-    assert [text for _, _, text in notebooks.outputs(course / "out" / "01_good.ipynb")] == ["tiny", "2"]
-    assert (course / "01_good.ipynb").read_bytes() == source and not (course / "out" / "02_bad.ipynb").exists()
+    assert [text for _, _, text in notebooks.outputs(course / "out" / "01_good.ipynb")] == [
+        "tiny",
+        "2",
+    ]
+    assert (course / "01_good.ipynb").read_bytes() == source and not (
+        course / "out" / "02_bad.ipynb"
+    ).exists()
 
 
 def test_run_of_all_goes_on_after_a_failure_and_says_so(course, capsys, monkeypatch):
@@ -71,14 +82,29 @@ def test_run_of_all_goes_on_after_a_failure_and_says_so(course, capsys, monkeypa
     assert "3/4" in printed.err and "02_bad" in printed.err  # of four cells the last was never run
 
 
-@pytest.mark.parametrize("arguments, sentence", [
-    (["run", "09"], "There is no notebook '09'. Choose from: 01_good, 02_bad."),
-    (["run", "01", "--profile", "huge"], "There is no profile 'huge'. Set QWEN3LAB_PROFILE to one of: tiny, small, medium, large."),
-    (["run", "01", "--into", "01_good.ipynb/out"], "Nothing can be written into the folder 'out' (Not a directory). Give another one."),
-    (["bundle", "--check", "09"], "There is no notebook '09'. Choose from: 01_good, 02_bad."),
-    (["bundle", "--wheels", "none"], "There is no folder 'none' with wheels. Give another one, or leave the option out."),
-    (["plan", "9B"], "9B"),
-])
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["run", "09"], "There is no notebook '09'. Choose from: 01_good, 02_bad."),
+        (
+            ["run", "01", "--profile", "huge"],
+            (
+                "There is no profile 'huge'. Set QWEN3LAB_PROFILE to one of: tiny, small, medium,"
+                " large."
+            ),
+        ),
+        (
+            ["run", "01", "--into", "01_good.ipynb/out"],
+            "Nothing can be written into the folder 'out' (Not a directory). Give another one.",
+        ),
+        (["bundle", "--check", "09"], "There is no notebook '09'. Choose from: 01_good, 02_bad."),
+        (
+            ["bundle", "--wheels", "none"],
+            "There is no folder 'none' with wheels. Give another one, or leave the option out.",
+        ),
+        (["plan", "9B"], "9B"),
+    ],
+)
 def test_a_fault_is_one_sentence_and_code_1(course, capsys, monkeypatch, arguments, sentence):
     monkeypatch.chdir(course)
     assert cli.main(arguments) == 1
@@ -90,12 +116,15 @@ def test_a_fault_is_one_sentence_and_code_1(course, capsys, monkeypatch, argumen
 def test_stopping_by_hand_is_one_sentence(course, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(notebooks, "run_all", interrupted)
     assert cli.main(["run", "--into", str(course / "out")]) == 1
     assert "Stopped before the end.\n" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["dance"], ["run", "--jobs", "9"], ["plan"], ["doctor", "--loud"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["dance"], ["run", "--jobs", "9"], ["plan"], ["doctor", "--loud"]]
+)
 def test_a_wrong_command_line_is_code_2(capsys, arguments):
     code, out, err = stopped(capsys, *arguments)
     assert code == 2 and out == "" and "usage: qwen3lab" in err

@@ -1,4 +1,5 @@
-"""Near-copies: the same as `datasketch` and as the exact definition, and no row dropped by chance."""
+"""Near-copies: the same as `datasketch` and as the exact definition, and no row dropped
+by chance."""
 
 from __future__ import annotations
 
@@ -11,16 +12,31 @@ from hypothesis import strategies as st
 
 from qwen3lab.data import deduplication, splits, tasks
 
-TEXTS = [splits.prompt(row) for row in tasks.load("service", "train")[:60]] + ["", "?", "??", "Yes.", "yes", "你好", "你好！", "a b c d", "a b c d e"]
+TEXTS = [splits.prompt(row) for row in tasks.load("service", "train")[:60]] + [
+    "",
+    "?",
+    "??",
+    "Yes.",
+    "yes",
+    "你好",
+    "你好！",
+    "a b c d",
+    "a b c d e",
+]
 
 
 def test_signatures_are_those_of_datasketch():
     hashes, starts = deduplication.shingle_hashes(TEXTS)
     signature = deduplication.signatures(hashes, starts)
-    assert signature.shape == (len(TEXTS), deduplication.BANDS * deduplication.WIDTH) and signature.dtype == np.uint32
+    assert (
+        signature.shape == (len(TEXTS), deduplication.BANDS * deduplication.WIDTH)
+        and signature.dtype == np.uint32
+    )
     for place in range(len(TEXTS)):
         theirs = MinHash(num_perm=deduplication.BANDS * deduplication.WIDTH, seed=1, hashfunc=int)
-        theirs.update_batch((hashes[starts[place]:starts[place + 1]] & np.uint64(0xFFFFFFFF)).tolist())
+        theirs.update_batch(
+            (hashes[starts[place] : starts[place + 1]] & np.uint64(0xFFFFFFFF)).tolist()
+        )
         assert (theirs.hashvalues == signature[place]).all()
 
 
@@ -28,23 +44,38 @@ def test_shingles_are_those_of_splits():
     hashes, starts = deduplication.shingle_hashes(TEXTS)
     seen: dict[int, tuple[str, ...]] = {}
     for place, text in enumerate(TEXTS):
-        mine = set(hashes[starts[place]:starts[place + 1]].tolist())
+        mine = set(hashes[starts[place] : starts[place + 1]].tolist())
         if splits.units(text):
             assert len(mine) == len(splits.shingles(text))
-    flat = [shingle for text in TEXTS for shingle in ([tuple(splits.units(text)[i:i + 5]) for i in range(max(1, len(splits.units(text)) - 4))] if splits.units(text) else [(" " + text,)])]
+    flat = [
+        shingle
+        for text in TEXTS
+        for shingle in (
+            [
+                tuple(splits.units(text)[i : i + 5])
+                for i in range(max(1, len(splits.units(text)) - 4))
+            ]
+            if splits.units(text)
+            else [(" " + text,)]
+        )
+    ]
     assert len(flat) == len(hashes)
     for shingle, value in zip(flat, hashes.tolist()):
         assert seen.setdefault(value, shingle) == shingle  # equal numbers only for equal shingles
     assert len(seen) == len(set(flat))
 
 
-WORDS = st.lists(st.sampled_from("red blue green 红 蓝 dog cat 狗 . ! A".split()), min_size=1, max_size=14).map(" ".join)
+WORDS = st.lists(
+    st.sampled_from("red blue green 红 蓝 dog cat 狗 . ! A".split()), min_size=1, max_size=14
+).map(" ".join)
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(WORDS, max_size=14), st.sampled_from([0.7, 0.8, 0.9, 1.0]))
 def test_pairs_equal_the_definition(texts, threshold):
-    """Each text is compared with all earlier ones that stay. At the size of these sets the bands lose nothing from 0.8 on."""
+    """Each text is compared with all earlier ones that stay. At the size of these sets the bands
+    lose nothing from 0.8 on.
+    """
     kept, dropped = [], {}
     for place, text in enumerate(texts):
         units = splits.units(text)
@@ -58,15 +89,27 @@ def test_pairs_equal_the_definition(texts, threshold):
                 break
         else:
             kept.append(place)
-    found = {place: (other, overlap) for place, other, overlap in deduplication.near_copies(texts, threshold)}
+    found = {
+        place: (other, overlap)
+        for place, other, overlap in deduplication.near_copies(texts, threshold)
+    }
     if threshold >= 0.8:
         assert found == dropped
     assert all(overlap >= threshold and other not in found for other, overlap in found.values())
 
 
 def test_what_counts_as_a_near_copy():
-    text = "The blue kettle with the long handle was sold in the shop beside the old station on Monday."
-    changed = {"same but for signs": text.upper().replace(".", "!!"), "a word more": text + " Thanks", "another colour": text.replace("blue", "white"), "signs alone": "?!", "other signs": "..."}
+    text = (
+        "The blue kettle with the long handle was sold in the shop beside the old station on"
+        " Monday."
+    )
+    changed = {
+        "same but for signs": text.upper().replace(".", "!!"),
+        "a word more": text + " Thanks",
+        "another colour": text.replace("blue", "white"),
+        "signs alone": "?!",
+        "other signs": "...",
+    }
     found = deduplication.near_copies([text, *changed.values()])
     assert [(place, other) for place, other, _ in found] == [(1, 0), (2, 0)]
     assert [round(overlap, 3) for *_, overlap in found] == [1.0, 0.933]
@@ -79,7 +122,10 @@ def test_bands_find_what_the_formula_promises():
     texts = []
     for number in range(1000):
         common = [f"w{number}x{i}" for i in range(80 + 8)]  # 84 shingles
-        texts += [" ".join([*common, *(f"a{number}x{i}" for i in range(10))]), " ".join([*common, *(f"b{number}x{i}" for i in range(10))])]
+        texts += [
+            " ".join([*common, *(f"a{number}x{i}" for i in range(10))]),
+            " ".join([*common, *(f"b{number}x{i}" for i in range(10))]),
+        ]
     one, two = splits.shingles(texts[0]), splits.shingles(texts[1])
     assert 0.8 <= splits.jaccard(one, two) <= 0.81
     rng.shuffle(texts)

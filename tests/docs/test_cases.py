@@ -20,7 +20,11 @@ RECORDS = {name: records.read(name) for name in ("rag", "service", "assistant")}
 
 def line(text: str, begins: str) -> list[str]:
     """The cells of the table row that begins so."""
-    return next([cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines() if row.startswith(f"| {begins}"))
+    return next(
+        [cell.strip() for cell in row.split("|")[1:-1]]
+        for row in text.splitlines()
+        if row.startswith(f"| {begins}")
+    )
 
 
 def test_the_page_is_what_the_records_say():
@@ -31,16 +35,28 @@ def test_the_figures_are_counted_from_the_records():
     tone, maths, rag = RECORDS["service"], RECORDS["assistant"], RECORDS["rag"]
     marks = [run["all marks"] / 216 for run in tone["runs"]["adapter and new words"]]
     cells = line(PAGE, "all three marks")
-    assert cells[1].startswith("0.00 (0.00 to") and cells[3].startswith(f"{sum(marks) / len(marks):.2f} (")
+    assert cells[1].startswith("0.00 (0.00 to") and cells[3].startswith(
+        f"{sum(marks) / len(marks):.2f} ("
+    )
     assert f"{min(marks):.2f} to {max(marks):.2f} by seed" in cells[3]
-    assert line(PAGE, "old tasks (100 questions)")[1].startswith(f"{tone['before']['old'] / 100:.2f} (")
+    assert line(PAGE, "old tasks (100 questions)")[1].startswith(
+        f"{tone['before']['old'] / 100:.2f} ("
+    )
     cells = line(PAGE, "Python functions")
-    assert cells[1].startswith("0.00 (") and cells[2].startswith(f"{maths['after']['functions']['correct'] / maths['after']['functions']['n']:.2f} (")
-    for name, label in (("base", "the model alone"), ("RAG", "retrieval"), ("both", "fine-tuned, with retrieval")):
+    assert cells[1].startswith("0.00 (") and cells[2].startswith(
+        f"{maths['after']['functions']['correct'] / maths['after']['functions']['n']:.2f} ("
+    )
+    for name, label in (
+        ("base", "the model alone"),
+        ("RAG", "retrieval"),
+        ("both", "fine-tuned, with retrieval"),
+    ):
         codes = rag["systems"][name]["codes"]
         n = len(codes[0])
         assert n >= 300
-        right, invented = (sum(run.count(letter) for run in codes) / len(codes) / n for letter in "RH")
+        right, invented = (
+            sum(run.count(letter) for run in codes) / len(codes) / n for letter in "RH"
+        )
         cells = line(PAGE, f"{label} |")
         assert cells[1].startswith(f"{right:.2f} (") and cells[2].startswith(f"{invented:.2f} (")
 

@@ -24,10 +24,23 @@ def slug(heading: str) -> str:
 
 @pytest.fixture(scope="module")
 def places() -> set[str]:
-    """Every place that may be named: cells of notebooks, rows of the claims table, headings of pages, files."""
-    cells = {f"{path.stem[:2]}:{cell.id}" for path in notebooks.find() for cell in nbformat.read(path, as_version=4).cells}
-    pages = {f"page:{path.stem}#{slug(heading)}" for path in DOCS.glob("*.md") for heading in re.findall(r"(?m)^#+ (.+)$", path.read_text(encoding="utf-8"))}
-    files = {f"file:{path.relative_to(paths.ROOT).as_posix()}" for path in (paths.ROOT / "docker").iterdir()}
+    """Every place that may be named: cells of notebooks, rows of the claims table, headings of
+    pages, files.
+    """
+    cells = {
+        f"{path.stem[:2]}:{cell.id}"
+        for path in notebooks.find()
+        for cell in nbformat.read(path, as_version=4).cells
+    }
+    pages = {
+        f"page:{path.stem}#{slug(heading)}"
+        for path in DOCS.glob("*.md")
+        for heading in re.findall(r"(?m)^#+ (.+)$", path.read_text(encoding="utf-8"))
+    }
+    files = {
+        f"file:{path.relative_to(paths.ROOT).as_posix()}"
+        for path in (paths.ROOT / "docker").iterdir()
+    }
     return cells | pages | files | {f"claim:{name}" for name in claims.load()}
 
 

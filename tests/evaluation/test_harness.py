@@ -1,4 +1,6 @@
-"""lm-evaluation-harness on our task files gives our numbers: the same items, the same answers, the same score, without a network."""
+"""lm-evaluation-harness on our task files gives our numbers: the same items, the same answers, the
+same score, without a network.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation import harness
 
-installed = pytest.mark.skipif(not importlib.util.find_spec("lm_eval"), reason="lm-eval is not installed: pip install -c constraints.txt lm-eval")
+installed = pytest.mark.skipif(
+    not importlib.util.find_spec("lm_eval"),
+    reason="lm-eval is not installed: pip install -c constraints.txt lm-eval",
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,31 +41,54 @@ def offline(monkeypatch):
 @installed
 def test_exact_match_is_ours_to_the_last_item(loaded, offline, monkeypatch, tmp_path, capfd):
     monkeypatch.chdir(tmp_path)  # no clone: git would complain, were it asked
-    # Questions with a text, which the tiny model can answer, and facts that it never learned; the second half is wrong.
+    # Questions with a text, which the tiny model can answer, and facts that it never learned; the
+    # second half is wrong.
     load = tasks.load
     mixed = [row for task in ("context", "knowledge") for row in load(task, "test")[:24]]
     monkeypatch.setattr(tasks, "load", lambda *_: mixed)
     state = random.getstate(), torch.get_rng_state(), loaded[1].padding_side
-    report, own = harness.run(*loaded, "wildon_knowledge", batch_size=10), harness.ours(*loaded, "wildon_knowledge")
-    assert (random.getstate(), loaded[1].padding_side) == (state[0], state[2]) and torch.equal(torch.get_rng_state(), state[1])
+    report, own = (
+        harness.run(*loaded, "wildon_knowledge", batch_size=10),
+        harness.ours(*loaded, "wildon_knowledge"),
+    )
+    assert (random.getstate(), loaded[1].padding_side) == (state[0], state[2]) and torch.equal(
+        torch.get_rng_state(), state[1]
+    )
     assert capfd.readouterr().err == ""
     assert report.items.id.tolist() == own.id.tolist() == [row["id"] for row in mixed]
     assert report.items.correct.tolist() == own.correct.tolist() and 15 <= own.correct.sum() <= 30
-    assert [evaluation.normalize(text) for text in report.items.prediction] == [evaluation.normalize(text) for text in own.prediction]
+    assert [evaluation.normalize(text) for text in report.items.prediction] == [
+        evaluation.normalize(text) for text in own.prediction
+    ]
     assert report.score == pytest.approx(own.correct.mean(), abs=1e-12)
-    assert report.stderr == pytest.approx(np.sqrt(report.score * (1 - report.score) / 47)) and str(report).startswith("wildon_knowledge: 0.")
+    assert report.stderr == pytest.approx(np.sqrt(report.score * (1 - report.score) / 47)) and str(
+        report
+    ).startswith("wildon_knowledge: 0.")
 
 
 @installed
 def test_likelihoods_are_ours_but_for_the_white_space(loaded, offline):
     model, tokenizer = loaded
-    report, own = (way(model, tokenizer, "wildon_choice", limit=24) for way in (harness.run, harness.ours))
-    assert report.items.id.tolist() == own.id.tolist() and report.items.correct.tolist() == own.correct.tolist() and 0 < own.correct.sum() < 24
-    assert report.items.prediction.tolist() == own.prediction.tolist() and report.score == pytest.approx(own.correct.mean())
+    report, own = (
+        way(model, tokenizer, "wildon_choice", limit=24) for way in (harness.run, harness.ours)
+    )
+    assert (
+        report.items.id.tolist() == own.id.tolist()
+        and report.items.correct.tolist() == own.correct.tolist()
+        and 0 < own.correct.sum() < 24
+    )
+    assert (
+        report.items.prediction.tolist() == own.prediction.tolist()
+        and report.score == pytest.approx(own.correct.mean())
+    )
     theirs, mine = (np.array(items.loglikelihoods.tolist()) for items in (report.items, own))
     assert theirs - theirs[:, :1] == pytest.approx(mine - mine[:, :1], abs=1e-3)
-    for row, more in list(zip(harness.options(tasks.load("knowledge", "test")), theirs[:, 0] - mine[:, 0]))[:3]:
-        ids = chat.encode(tokenizer, row["messages"])  # ends with the line breaks after the empty think block
+    for row, more in list(
+        zip(harness.options(tasks.load("knowledge", "test")), theirs[:, 0] - mine[:, 0])
+    )[:3]:
+        ids = chat.encode(
+            tokenizer, row["messages"]
+        )  # ends with the line breaks after the empty think block
         with torch.no_grad():
             logp = model(torch.tensor([ids])).logits[0].log_softmax(-1)
         assert more == pytest.approx(logp[-2, ids[-1]].item(), abs=1e-3)
@@ -80,11 +108,23 @@ def test_task_files_can_be_read_without_the_harness():
     class Loader(yaml.SafeLoader):
         pass
 
-    Loader.add_constructor("!function", lambda loader, node: getattr(harness, loader.construct_scalar(node).removeprefix("qwen3lab.evaluation.harness.")))
-    files = {path.stem: yaml.load(path.read_text(), Loader) for path in harness.FOLDER.glob("*.yaml")}
+    Loader.add_constructor(
+        "!function",
+        lambda loader, node: getattr(
+            harness, loader.construct_scalar(node).removeprefix("qwen3lab.evaluation.harness.")
+        ),
+    )
+    files = {
+        path.stem: yaml.load(path.read_text(), Loader) for path in harness.FOLDER.glob("*.yaml")
+    }
     assert set(files) == set(harness.SCORES) == {file["task"] for file in files.values()}
-    assert {name: file["metric_list"][0]["metric"] for name, file in files.items()} == harness.SCORES
-    assert [len(files[name]["custom_dataset"](**files[name]["metadata"])["test"]) for name in ("wildon_knowledge", "wildon_choice")] == [235, 187]
+    assert {
+        name: file["metric_list"][0]["metric"] for name, file in files.items()
+    } == harness.SCORES
+    assert [
+        len(files[name]["custom_dataset"](**files[name]["metadata"])["test"])
+        for name in ("wildon_knowledge", "wildon_choice")
+    ] == [235, 187]
 
 
 def test_options_are_of_one_kind_and_in_no_order():
@@ -92,19 +132,37 @@ def test_options_are_of_one_kind_and_in_no_order():
     kinds = {}
     for row in tasks.load("knowledge", "test"):
         kinds.setdefault((row["language"], row["key"]), set()).add(row["answer"])
-    assert all(len(set(row["options"])) == 3 and set(row["options"]) <= kinds[row["language"], row["key"]] and row["options"][row["right"]] == row["answer"] for row in rows)
-    assert np.bincount([row["right"] for row in rows]) == pytest.approx([187 / 3] * 3, abs=20) and rows == harness.options(tasks.load("knowledge", "test"))
+    assert all(
+        len(set(row["options"])) == 3
+        and set(row["options"]) <= kinds[row["language"], row["key"]]
+        and row["options"][row["right"]] == row["answer"]
+        for row in rows
+    )
+    assert np.bincount([row["right"] for row in rows]) == pytest.approx(
+        [187 / 3] * 3, abs=20
+    ) and rows == harness.options(tasks.load("knowledge", "test"))
 
 
 def test_the_score_looks_at_the_answer_alone():
     doc = {"answer": "8 euros"}
-    texts = ("8 Euros.", " 8 euros\n", "<think>\n9 euros\n</think>\n\n8 euros", "9 euros", "8 euros or 9")
+    texts = (
+        "8 Euros.",
+        " 8 euros\n",
+        "<think>\n9 euros\n</think>\n\n8 euros",
+        "9 euros",
+        "8 euros or 9",
+    )
     assert [harness.exact_match(doc, [text])["exact_match"] for text in texts] == [1, 1, 1, 0, 0]
 
 
 def test_what_cannot_be_run(loaded, monkeypatch):
-    with pytest.raises(Qwen3labError, match="no task 'arc' for the harness. Choose one of: wildon_knowledge, wildon_choice"):
+    with pytest.raises(
+        Qwen3labError,
+        match="no task 'arc' for the harness. Choose one of: wildon_knowledge, wildon_choice",
+    ):
         harness.ours(*loaded, "arc")
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(Qwen3labError, match="is not installed .*Run `pip install -c constraints.txt lm-eval`"):
+    with pytest.raises(
+        Qwen3labError, match="is not installed .*Run `pip install -c constraints.txt lm-eval`"
+    ):
         harness.run(*loaded)

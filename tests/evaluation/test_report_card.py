@@ -1,4 +1,6 @@
-"""The page is one valid piece of HTML without anything from outside; what users and models wrote stays text; its numbers are the modules' own."""
+"""The page is one valid piece of HTML without anything from outside; what users and models wrote
+stays text; its numbers are the modules' own.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,20 @@ from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation import perplexities, report_card, slices
 
 VOID = {"meta", "img", "!doctype"}
-ATTACKS = ["<script>alert(1)</script>", "</pre></dd><img src=x onerror=alert(1)>", "\"><a href='https://example.org'>", "````\n<b>out of the fence</b>\n```", "| a | b |\n|---|",
-           "[x](javascript:alert(1)) ![y](https://example.org/y.png)", "&lt;b&gt; &amp;", "\u202etxet\u202c \x00\x1b[31m \ud800", "<!--", "]]>", "<style>body{display:none}</style>", "# head\n---\n> q"]
+ATTACKS = [
+    "<script>alert(1)</script>",
+    "</pre></dd><img src=x onerror=alert(1)>",
+    "\"><a href='https://example.org'>",
+    "````\n<b>out of the fence</b>\n```",
+    "| a | b |\n|---|",
+    "[x](javascript:alert(1)) ![y](https://example.org/y.png)",
+    "&lt;b&gt; &amp;",
+    "\u202etxet\u202c \x00\x1b[31m \ud800",
+    "<!--",
+    "]]>",
+    "<style>body{display:none}</style>",
+    "# head\n---\n> q",
+]
 
 
 class Page(HTMLParser):
@@ -45,32 +59,103 @@ class Page(HTMLParser):
 
 
 def _rows(texts):
-    return [{"id": f"r{i}<i>", "task": "t<u>" if i % 2 else "s|s", "language": "en" if i % 3 else "zh", "messages": [{"role": "user", "content": text}], "answer": text,
-             "thinking": False} for i, text in enumerate(texts)]
+    return [
+        {
+            "id": f"r{i}<i>",
+            "task": "t<u>" if i % 2 else "s|s",
+            "language": "en" if i % 3 else "zh",
+            "messages": [{"role": "user", "content": text}],
+            "answer": text,
+            "thinking": False,
+        }
+        for i, text in enumerate(texts)
+    ]
 
 
 def _answers(rows, right=lambda i: i % 2 == 0):
-    return pd.DataFrame([{"id": row["id"], "task": row["task"], "language": row["language"], "reference": row["answer"], "prediction": row["messages"][0]["content"], "thoughts": "",
-                          "correct": right(i), "refused": False} for i, row in enumerate(rows)])
+    return pd.DataFrame(
+        [
+            {
+                "id": row["id"],
+                "task": row["task"],
+                "language": row["language"],
+                "reference": row["answer"],
+                "prediction": row["messages"][0]["content"],
+                "thoughts": "",
+                "correct": right(i),
+                "refused": False,
+            }
+            for i, row in enumerate(rows)
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
 def attacked(checkpoint):
     rows = _rows([text.replace("\ud800", "") for text in ATTACKS])
     model, tokenizer = models.load(checkpoint)
-    return report_card.card(model, tokenizer, rows=rows, answers=_answers(rows), train=rows[:3], title="<script>Card", examples=6, least=2)
+    return report_card.card(
+        model,
+        tokenizer,
+        rows=rows,
+        answers=_answers(rows),
+        train=rows[:3],
+        title="<script>Card",
+        examples=6,
+        least=2,
+    )
 
 
 def test_nothing_of_a_text_becomes_html(attacked):
     page = Page(attacked.html)
-    allowed = {"html", "head", "body", "meta", "title", "div", "style", "h1", "h2", "p", "table", "thead", "tbody", "tr", "th", "td", "dl", "dt", "dd", "pre", "img"}
-    assert set(page.tags) <= allowed and page.tags.count("style") == 1 and page.tags.count("img") == 0
-    assert {name for _, name, _ in page.attributes} <= {"lang", "charset", "http-equiv", "content", "name", "class", "scope", "alt", "src"}
+    allowed = {
+        "html",
+        "head",
+        "body",
+        "meta",
+        "title",
+        "div",
+        "style",
+        "h1",
+        "h2",
+        "p",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "dl",
+        "dt",
+        "dd",
+        "pre",
+        "img",
+    }
+    assert (
+        set(page.tags) <= allowed and page.tags.count("style") == 1 and page.tags.count("img") == 0
+    )
+    assert {name for _, name, _ in page.attributes} <= {
+        "lang",
+        "charset",
+        "http-equiv",
+        "content",
+        "name",
+        "class",
+        "scope",
+        "alt",
+        "src",
+    }
     shown = page.texts["pre"]
     for text in ATTACKS[:7] + ATTACKS[8:]:
-        assert sum(re.sub(r"[\x00\x1b]", "\ufffd", text) == found for found in shown) == 3  # asked, wanted, written
+        assert (
+            sum(re.sub(r"[\x00\x1b]", "\ufffd", text) == found for found in shown) == 3
+        )  # asked, wanted, written
     assert repr(attacked).startswith("<script>Card: Model, Scores, ")
-    assert page.texts["title"] == ["<script>Card"] and "t<u>" in page.texts["td"] and "s|s" in page.texts["td"]
+    assert (
+        page.texts["title"] == ["<script>Card"]
+        and "t<u>" in page.texts["td"]
+        and "s|s" in page.texts["td"]
+    )
     assert any("r1<i>" in text for text in page.texts["dt"])
 
 
@@ -78,11 +163,17 @@ def test_nothing_comes_from_outside(attacked):
     outside = re.sub(r"<pre>.*?</pre>", "", attacked.html, flags=re.DOTALL)
     assert not re.search(r"https?:|url\(|@import|<link|<script|<iframe", outside)
     page = Page(attacked.html)
-    assert ("meta", "content", report_card.POLICY) in page.attributes and "default-src 'none'" in report_card.POLICY
+    assert (
+        "meta",
+        "content",
+        report_card.POLICY,
+    ) in page.attributes and "default-src 'none'" in report_card.POLICY
 
 
 def _outside_fences(markdown):
-    """The lines of a Markdown text that stand in no fenced block, by CommonMark's rule: a fence ends at one that is at least as long."""
+    """The lines of a Markdown text that stand in no fenced block, by CommonMark's rule: a fence
+    ends at one that is at least as long.
+    """
     kept, fence = [], ""
     for line in markdown.split("\n"):
         ticks = re.match(r"`{3,}", line)
@@ -99,8 +190,15 @@ def _outside_fences(markdown):
 def test_nothing_of_a_text_becomes_markdown(attacked):
     lines = _outside_fences(attacked.markdown)
     text = "\n".join(lines)
-    assert "<" not in text and "alert" not in text and "example" not in text and "out of the fence" not in text
-    assert [line for line in lines if line.startswith("#")] == [line for line in lines if re.match(r"#{1,2} (&lt;script&gt;Card$|[A-Z])", line)]
+    assert (
+        "<" not in text
+        and "alert" not in text
+        and "example" not in text
+        and "out of the fence" not in text
+    )
+    assert [line for line in lines if line.startswith("#")] == [
+        line for line in lines if re.match(r"#{1,2} (&lt;script&gt;Card$|[A-Z])", line)
+    ]
     tables = [line for line in lines if line.startswith("|")]
     widths = [len(re.findall(r"(?<!\\)\|", line)) for line in tables]
     assert set(widths) <= {9, 8, 5} and any(r"s\|s" in line for line in tables)
@@ -120,18 +218,38 @@ def test_the_numbers_are_the_modules_own(trained):
     card = report_card.card(run, rows=rows, answers=answers, train=rows[:30], cost=False)
     page, text = Page(card.html), card.markdown
     low, high = evaluation.wilson(30, 60)
-    assert f"| all | 60 | 30 | 0.500 | {low:.3f} to {high:.3f} |" in text and run.summary() in page.texts["p"][0]
+    assert (
+        f"| all | 60 | 30 | 0.500 | {low:.3f} to {high:.3f} |" in text
+        and run.summary() in page.texts["p"][0]
+    )
     assert "Learning rate 0.004, 4 rows a step, seed 3." in page.texts["p"]
     found = slices.worst(slices.describe(answers, rows))
-    assert f"Of {found.attrs['tests']} slices of at least 20 rows, {int(found.bad.sum())} are worse" in card.sections[2].sentences[0] and found.bad.any()
-    assert "task = t&lt;u&gt;" in text and found.slice[0] == "task = t<u>" and card.sections[2].table["slice"].tolist() == found.slice.head(5).tolist()
+    assert (
+        f"Of {found.attrs['tests']} slices of at least 20 rows, {int(found.bad.sum())} are worse"
+        in card.sections[2].sentences[0]
+        and found.bad.any()
+    )
+    assert (
+        "task = t&lt;u&gt;" in text
+        and found.slice[0] == "task = t<u>"
+        and card.sections[2].table["slice"].tolist() == found.slice.head(5).tolist()
+    )
     by_part = perplexities.by_part(run.model, run.tokenizer, rows)
-    assert f"| answer | {by_part.tokens['answer']:,} | {by_part.loss['answer']:.3f} | {by_part.perplexity['answer']:,.2f} |" in text
+    assert (
+        f"| answer | {by_part.tokens['answer']:,} | {by_part.loss['answer']:.3f} |"
+        f" {by_part.perplexity['answer']:,.2f} |" in text
+    )
     assert "Right: 2 of 30" in page.texts["h2"] and "Wrong: 2 of 30" in page.texts["h2"]
     some = report_card.card(run, rows=rows, answers=answers, scored=5, cost=False).markdown
-    assert f"| answer | {perplexities.by_part(run.model, run.tokenizer, rows[:5]).tokens['answer']} |" in some and "of 5 rows" in some
+    assert (
+        f"| answer | {perplexities.by_part(run.model, run.tokenizer, rows[:5]).tokens['answer']} |"
+        in some
+        and "of 5 rows" in some
+    )
     hits = next(line for line in text.splitlines() if line.startswith("| 13 words, one run |"))
-    assert hits == "| 13 words, one run | 60 | 30 | 0.500 |"  # the trained half; a text of fewer words is looked for as a whole
+    assert (
+        hits == "| 13 words, one run | 60 | 30 | 0.500 |"
+    )  # the trained half; a text of fewer words is looked for as a whole
     (image,) = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
     assert image.startswith("data:image/png;base64,iVBOR")
 
@@ -147,7 +265,10 @@ def test_cost_is_all_that_differs_from_machine_to_machine(trained):
 def test_saved_pages_are_utf8_and_short(attacked, tmp_path):
     paths = attacked.save(tmp_path / "new", "card")
     assert [path.name for path in paths] == ["card.html", "card.md"]
-    assert [path.read_bytes().decode("utf-8") for path in paths] == [attacked.html, attacked.markdown]
+    assert [path.read_bytes().decode("utf-8") for path in paths] == [
+        attacked.html,
+        attacked.markdown,
+    ]
     long = report_card.Section("x", examples=[("Asked", report_card.shorten("a" * 5000))]).to_html()
     assert len(long) < 400
     assert "\ud800" not in report_card.Section("\ud800", ["a\r\nb\x00"]).to_html()

@@ -1,4 +1,6 @@
-"""The sandbox: right answers pass, and no hostile program does, harms anything or outlasts its limits."""
+"""The sandbox: right answers pass, and no hostile program does, harms anything or outlasts its
+limits.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,45 @@ TESTS = ["assert f(2) == 4", "assert f(3) == 6"]
 RIGHT = "def f(x): return x * 2"
 
 
-@pytest.mark.parametrize(("code", "tests"), [
-    (RIGHT, TESTS),
-    ("import math, re, collections, itertools, random, functools, json\ndef f(x):\n    print('thinking')\n    return math.prod((x, 2))", TESTS),
-    ("from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\ndef f(x): return P(x).x * 2", TESTS),
-    ("def f(x):\n    open('note', 'w').write('a' * x)\n    return 2 * len(open('note').read())", TESTS),
-    ("def f(v): return {1: [v], 'b': (None, True, -0.5, {2})}", ["assert f('é\\n') == {1: ['é\\n'], 'b': (None, True, -0.5, {2})}"]),
-    ("def f(x): return x", ["assert f('红') == '红'", "assert f([1, 2, 3])[1:] == [2, 3]", "assert [f(x) for x in (1, 2)] == [1, 2]"]),
-])
+@pytest.mark.parametrize(
+    ("code", "tests"),
+    [
+        (RIGHT, TESTS),
+        (
+            (
+                "import math, re, collections, itertools, random, functools, json\ndef f(x):\n   "
+                " print('thinking')\n    return math.prod((x, 2))"
+            ),
+            TESTS,
+        ),
+        (
+            (
+                "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\ndef f(x):"
+                " return P(x).x * 2"
+            ),
+            TESTS,
+        ),
+        (
+            (
+                "def f(x):\n    open('note', 'w').write('a' * x)\n    return 2 *"
+                " len(open('note').read())"
+            ),
+            TESTS,
+        ),
+        (
+            "def f(v): return {1: [v], 'b': (None, True, -0.5, {2})}",
+            ["assert f('é\\n') == {1: ['é\\n'], 'b': (None, True, -0.5, {2})}"],
+        ),
+        (
+            "def f(x): return x",
+            [
+                "assert f('红') == '红'",
+                "assert f([1, 2, 3])[1:] == [2, 3]",
+                "assert [f(x) for x in (1, 2)] == [1, 2]",
+            ],
+        ),
+    ],
+)
 def test_right_answers_pass(code, tests):
     assert sandbox.run(code, tests) == sandbox.Result("passed")
 
@@ -37,39 +70,131 @@ HOSTILE = {
     "recursion": ("def f(x): return f(x)", "error", "RecursionError"),
     "leaves at once": ("import sys; sys.exit(0)", "error", "SystemExit: 0"),
     "leaves in the function": ("import sys\ndef f(x): sys.exit(0)", "error", "f(2): SystemExit: 0"),
-    "leaves without clearing up": ("import os; os._exit(0)", "error", "ended without returning values"),
+    "leaves without clearing up": (
+        "import os; os._exit(0)",
+        "error",
+        "ended without returning values",
+    ),
     "loads a library": ("import ctypes", "error", "ctypes.dlopen is refused"),
-    "prints success": ("print('passed'); print([('gave', '4'), ('gave', '6')])", "error", "NameError"),
-    "writes to every descriptor": ("import os\nfor n in range(32):\n    try: os.write(n, b\"[('gave', '0'), ('gave', '0')]\")\n    except OSError: pass\n"
-                                   "os._exit(0)", "failed", "f(2) gives 0, not 4"),
-    "writes nonsense": ("import os\nfor n in range(32):\n    try: os.write(n, b'[' * 100000)\n    except OSError: pass\nos._exit(0)",
-                        "error", "something else than values"),
-    "writes too few values": ("import os\nfor n in range(32):\n    try: os.write(n, b\"[('gave', '4')]\")\n    except OSError: pass\nos._exit(0)",
-                              "error", "1 values for 2 tests"),
-    "own exec and eval": ("import builtins\nbuiltins.eval = builtins.exec = builtins.compile = lambda *a: 4\ndef f(x): return None",
-                          "failed", "f(3) gives 4, not 6"),
-    "own repr": ("import builtins\nbuiltins.repr = lambda x: '4'\ndef f(x): return 0", "failed", "f(3) gives 4, not 6"),
-    "no asserts": ("import sys\n__debug__ if True else 0\nAssertionError = None\ndef f(x): assert x == 0; return 0", "error", "f(2): AssertionError"),
-    "equal to everything": ("class A:\n    def __eq__(self, other): return True\n    def __repr__(self): return '4'\ndef f(x): return A()",
-                            "failed", "f(2) gives an object of type A, no plain value"),
-    "an int that is equal to everything": ("class A(int):\n    def __eq__(self, other): return True\ndef f(x): return A(1)", "failed", "type A"),
+    "prints success": (
+        "print('passed'); print([('gave', '4'), ('gave', '6')])",
+        "error",
+        "NameError",
+    ),
+    "writes to every descriptor": (
+        (
+            "import os\nfor n in range(32):\n    try: os.write(n, b\"[('gave', '0'), ('gave',"
+            " '0')]\")\n    except OSError: pass\nos._exit(0)"
+        ),
+        "failed",
+        "f(2) gives 0, not 4",
+    ),
+    "writes nonsense": (
+        (
+            "import os\nfor n in range(32):\n    try: os.write(n, b'[' * 100000)\n    except"
+            " OSError: pass\nos._exit(0)"
+        ),
+        "error",
+        "something else than values",
+    ),
+    "writes too few values": (
+        (
+            "import os\nfor n in range(32):\n    try: os.write(n, b\"[('gave', '4')]\")\n    except"
+            " OSError: pass\nos._exit(0)"
+        ),
+        "error",
+        "1 values for 2 tests",
+    ),
+    "own exec and eval": (
+        (
+            "import builtins\nbuiltins.eval = builtins.exec = builtins.compile = lambda *a: 4\ndef"
+            " f(x): return None"
+        ),
+        "failed",
+        "f(3) gives 4, not 6",
+    ),
+    "own repr": (
+        "import builtins\nbuiltins.repr = lambda x: '4'\ndef f(x): return 0",
+        "failed",
+        "f(3) gives 4, not 6",
+    ),
+    "no asserts": (
+        (
+            "import sys\n__debug__ if True else 0\nAssertionError = None\ndef f(x): assert x == 0;"
+            " return 0"
+        ),
+        "error",
+        "f(2): AssertionError",
+    ),
+    "equal to everything": (
+        (
+            "class A:\n    def __eq__(self, other): return True\n    def __repr__(self): return"
+            " '4'\ndef f(x): return A()"
+        ),
+        "failed",
+        "f(2) gives an object of type A, no plain value",
+    ),
+    "an int that is equal to everything": (
+        "class A(int):\n    def __eq__(self, other): return True\ndef f(x): return A(1)",
+        "failed",
+        "type A",
+    ),
     "memory": ("def f(x): return [0] * 10**10", "error", "MemoryError"),
     "memory bit by bit": ("s = 'a'\nwhile True: s += s", "error", "MemoryError"),
-    "a huge file": ("def f(x):\n    with open('big', 'wb', buffering=0) as file:\n        while True: file.write(b'a' * 10**6)", "error", "File too large"),
+    "a huge file": (
+        (
+            "def f(x):\n    with open('big', 'wb', buffering=0) as file:\n        while True:"
+            " file.write(b'a' * 10**6)"
+        ),
+        "error",
+        "File too large",
+    ),
     "a huge value": ("def f(x): return 'a' * 10**7", "error", ""),
     "reads the input": ("def f(x): return int(input())", "error", "f(2): EOFError"),
-    "reads the calls again": ("import os\ndef f(x): return os.pread(0, 10000, 0).decode()", "failed", "f(2) gives '', not 4"),
-    "closes everything": ("import os\nos.closerange(0, 64)\ndef f(x): return x * 2", "error", "ended without returning values"),
-    "starts a shell": ("import os\ndef f(x): return os.system('echo 4')", "error", "os.system is refused"),
-    "starts a program": ("import subprocess\ndef f(x): return subprocess.run(['echo', '4'])", "error", "subprocess.Popen is refused"),
+    "reads the calls again": (
+        "import os\ndef f(x): return os.pread(0, 10000, 0).decode()",
+        "failed",
+        "f(2) gives '', not 4",
+    ),
+    "closes everything": (
+        "import os\nos.closerange(0, 64)\ndef f(x): return x * 2",
+        "error",
+        "ended without returning values",
+    ),
+    "starts a shell": (
+        "import os\ndef f(x): return os.system('echo 4')",
+        "error",
+        "os.system is refused",
+    ),
+    "starts a program": (
+        "import subprocess\ndef f(x): return subprocess.run(['echo', '4'])",
+        "error",
+        "subprocess.Popen is refused",
+    ),
     "forks for ever": ("import os\nwhile True: os.fork()", "error", "os.fork is refused"),
     "opens a socket": ("import socket\nsocket.socket()", "error", "is refused"),
-    "reads other files": ("def f(x): return open('/etc/passwd').read()", "error", "opening files elsewhere is refused"),
-    "reads its way up": ("def f(x): return open('../' * 9 + 'etc/passwd').read()", "error", "opening files elsewhere is refused"),
-    "writes into Python": ("import os\ndef f(x): return open(os.__file__, 'a')", "error", "opening files elsewhere is refused"),
+    "reads other files": (
+        "def f(x): return open('/etc/passwd').read()",
+        "error",
+        "opening files elsewhere is refused",
+    ),
+    "reads its way up": (
+        "def f(x): return open('../' * 9 + 'etc/passwd').read()",
+        "error",
+        "opening files elsewhere is refused",
+    ),
+    "writes into Python": (
+        "import os\ndef f(x): return open(os.__file__, 'a')",
+        "error",
+        "opening files elsewhere is refused",
+    ),
     "deletes a file": ("import os\nos.remove('/nowhere')", "error", "os.remove is refused"),
     "kills its parent": ("import os\nos.kill(os.getppid(), 9)", "error", "os.kill is refused"),
-    "no limits": ("import resource\nresource.setrlimit(resource.RLIMIT_CPU, (99, 99))", "error", "resource.setrlimit is refused"),
+    "no limits": (
+        "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (99, 99))",
+        "error",
+        "resource.setrlimit is refused",
+    ),
 }
 
 
@@ -83,9 +208,20 @@ def test_hostile_programs_do_not_pass(name):
     assert message in result.message and "\n" not in result.message and len(result.message) < 200
 
 
-@pytest.mark.parametrize(("code", "least"), [
-    ("def f(x):\n    while True: pass", 0.8), ("import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass", 0.8),
-    ("import time\ndef f(x):\n    while True:\n        try: time.sleep(60)\n        except BaseException: pass", 2.5)])
+@pytest.mark.parametrize(
+    ("code", "least"),
+    [
+        ("def f(x):\n    while True: pass", 0.8),
+        ("import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass", 0.8),
+        (
+            (
+                "import time\ndef f(x):\n    while True:\n        try: time.sleep(60)\n       "
+                " except BaseException: pass"
+            ),
+            2.5,
+        ),
+    ],
+)
 def test_what_never_ends_is_ended(code, least):
     start = time.monotonic()
     result = sandbox.run(code, TESTS, seconds=1)
@@ -95,9 +231,16 @@ def test_what_never_ends_is_ended(code, least):
 
 def test_the_limits_hold_in_the_process():
     pytest.importorskip("resource")
-    names = ["RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_NOFILE", "RLIMIT_NPROC", "RLIMIT_CORE"] + ["RLIMIT_AS"] * (sys.platform == "linux")
-    wanted = dict(zip(names, [(3, 4), (1 << 20,) * 2, (32,) * 2, (0, 0), (0, 0), (200_000_000,) * 2]))
-    code = f"import resource\ndef f(): return {{name: resource.getrlimit(getattr(resource, name)) for name in {names}}}"
+    names = ["RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_NOFILE", "RLIMIT_NPROC", "RLIMIT_CORE"] + [
+        "RLIMIT_AS"
+    ] * (sys.platform == "linux")
+    wanted = dict(
+        zip(names, [(3, 4), (1 << 20,) * 2, (32,) * 2, (0, 0), (0, 0), (200_000_000,) * 2])
+    )
+    code = (
+        "import resource\ndef f(): return {name: resource.getrlimit(getattr(resource, name)) for"
+        f" name in {names}}}"
+    )
     result = sandbox.run(code, [f"assert f() == {wanted}"], seconds=2.5, megabytes=200)
     assert result.passed, result
 
@@ -106,8 +249,13 @@ def test_a_child_that_slips_through_dies_with_its_session(monkeypatch, tmp_path)
     """Without the audit hook, so that the killing of the session is what is tested."""
     monkeypatch.setattr(sandbox, "WORKER", sandbox.WORKER.replace("sys.addaudithook(guard)", ""))
     mark = tmp_path / "pid"
-    written = f"open('{mark}.new', 'w').write(str(os.getpid()))\n    os.rename('{mark}.new', '{mark}')"
-    code = f"import os, time\nif os.fork() == 0:\n    {written}\n    time.sleep(60)\nwhile not os.path.exists({str(mark)!r}): pass\n{RIGHT}"
+    written = (
+        f"open('{mark}.new', 'w').write(str(os.getpid()))\n    os.rename('{mark}.new', '{mark}')"
+    )
+    code = (
+        f"import os, time\nif os.fork() == 0:\n    {written}\n    time.sleep(60)\nwhile not"
+        f" os.path.exists({str(mark)!r}): pass\n{RIGHT}"
+    )
     result = sandbox.run(code, TESTS, seconds=5)
     if "BlockingIOError" in result.message:
         pytest.skip("the limit of processes forbids it already")
@@ -115,7 +263,11 @@ def test_a_child_that_slips_through_dies_with_its_session(monkeypatch, tmp_path)
     pid = int(mark.read_text())
     for _ in range(200):
         try:
-            state = open(f"/proc/{pid}/stat").read().split()[2] if sys.platform == "linux" else (os.kill(pid, 0), "R")[1]
+            state = (
+                open(f"/proc/{pid}/stat").read().split()[2]
+                if sys.platform == "linux"
+                else (os.kill(pid, 0), "R")[1]
+            )
         except (FileNotFoundError, ProcessLookupError):
             return
         if state == "Z":  # dead, and waiting for whoever adopted it
@@ -125,7 +277,8 @@ def test_a_child_that_slips_through_dies_with_its_session(monkeypatch, tmp_path)
 
 
 def test_the_wanted_values_are_not_in_the_process():
-    """A program that looks through all it can reach finds the calls and not what they should give."""
+    """A program that looks through all it can reach finds the calls and not what they
+    should give."""
     code = """
 import gc, sys
 def everything():
@@ -133,7 +286,8 @@ def everything():
     while frame:
         texts += [repr(value) for value in (*frame.f_locals.values(), *frame.f_globals.values())]
         frame = frame.f_back
-    return ' '.join(texts + [repr(thing) for thing in gc.get_objects() if type(thing) in (tuple, list, dict)] + sys.argv)
+    kept = [thing for thing in gc.get_objects() if type(thing) in (tuple, list, dict)]
+    return ' '.join(texts + [repr(thing) for thing in kept] + sys.argv)
 def f(x):
     text = everything()
     return 'f(%d)' % x in text, ''.join(reversed('546372819')) in text
@@ -144,19 +298,37 @@ def f(x):
 
 def test_the_process_sees_an_empty_world(monkeypatch):
     monkeypatch.setenv("QWEN3LAB_SECRET", "1")
-    code = "import os, sys\ndef f(): return [name for name in os.environ if 'QWEN' in name], os.listdir(), 'numpy' in sys.modules, sys.flags.isolated"
+    code = (
+        "import os, sys\ndef f(): return [name for name in os.environ if 'QWEN' in name],"
+        " os.listdir(), 'numpy' in sys.modules, sys.flags.isolated"
+    )
     assert sandbox.run(code, ["assert f() == ([], [], False, 1)"]).passed
     assert sandbox.run("import numpy\n" + RIGHT, TESTS).message.startswith("ModuleNotFoundError")
 
 
 def test_each_run_starts_anew():
-    code = "import os\ndef f():\n    seen = os.path.exists('a')\n    open('a', 'w').close()\n    return seen"
+    code = (
+        "import os\ndef f():\n    seen = os.path.exists('a')\n    open('a', 'w').close()\n   "
+        " return seen"
+    )
     for _ in range(2):
         assert sandbox.run(code, ["assert f() == False", "assert f() == True"]).passed
 
 
-@pytest.mark.parametrize("test", ["assert f(2)", "f(2) == 4", "assert f(2) > 3", "assert f(2) == g(2)", "assert f(2) == 4 == 4", "assert f(2) ==", "x = 1", "",
-                                  "assert f(2) == 4\nassert f(3) == 6"])
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert f(2)",
+        "f(2) == 4",
+        "assert f(2) > 3",
+        "assert f(2) == g(2)",
+        "assert f(2) == 4 == 4",
+        "assert f(2) ==",
+        "x = 1",
+        "",
+        "assert f(2) == 4\nassert f(3) == 6",
+    ],
+)
 def test_tests_that_compare_with_no_value_are_refused(test):
     with pytest.raises(Qwen3labError, match="has no value to compare with. Write it as"):
         sandbox.run(RIGHT, [test])
@@ -167,6 +339,18 @@ def test_no_tests_prove_nothing():
         sandbox.run(RIGHT, [])
 
 
-@pytest.mark.parametrize("text", ["[" * 1000, "-" * 50000 + "1", "1+" * 50000 + "1", "[('gave', '4'), 7]", "{[]: 1}", "None", "[('gave', '[' * 9)]", "[('gave', '4')] * 2"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 1000,
+        "-" * 50000 + "1",
+        "1+" * 50000 + "1",
+        "[('gave', '4'), 7]",
+        "{[]: 1}",
+        "None",
+        "[('gave', '[' * 9)]",
+        "[('gave', '4')] * 2",
+    ],
+)
 def test_a_broken_report_never_passes_and_never_breaks_us(text):
     assert not sandbox.verdict(text, [("f(2)", 4), ("f(3)", 6)]).passed

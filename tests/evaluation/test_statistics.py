@@ -1,4 +1,6 @@
-"""Intervals and tests against scipy and scikit-learn, and the promise of a 95 % interval by simulation."""
+"""Intervals and tests against scipy and scikit-learn, and the promise of a 95 % interval by
+simulation.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +28,38 @@ def test_mcnemar_is_scipys_binomial_test(a, b):
 def test_bootstrap_is_scipys_within_the_draws():
     values = RNG.random(200) < 0.7
     ours = statistics.bootstrap(values.astype(float), draws=20_000)
-    theirs = stats.bootstrap((values.astype(float),), np.mean, method="percentile", n_resamples=20_000, rng=1).confidence_interval
+    theirs = stats.bootstrap(
+        (values.astype(float),), np.mean, method="percentile", n_resamples=20_000, rng=1
+    ).confidence_interval
     assert ours == pytest.approx(tuple(theirs), abs=0.006)
     first, second = RNG.random(150) < 0.5, RNG.random(150) < 0.6
     difference = second.astype(float) - first
-    theirs = stats.bootstrap((difference,), np.mean, method="percentile", n_resamples=20_000, rng=1).confidence_interval
-    assert statistics.bootstrap(first, second, draws=20_000) == pytest.approx(tuple(theirs), abs=0.008)
+    theirs = stats.bootstrap(
+        (difference,), np.mean, method="percentile", n_resamples=20_000, rng=1
+    ).confidence_interval
+    assert statistics.bootstrap(first, second, draws=20_000) == pytest.approx(
+        tuple(theirs), abs=0.008
+    )
 
 
 def test_a_comparison_by_hand():
     first = [True] * 60 + [False] * 40
     second = [True] * 55 + [False] * 5 + [True] * 15 + [False] * 25
     found = statistics.compare(first, second)
-    assert (found.n, found.first, found.second, found.only_first, found.only_second) == (100, 0.6, 0.7, 5, 15)
-    assert found.difference == pytest.approx(0.1) and found.p == pytest.approx(stats.binomtest(5, 20).pvalue)
-    assert found.low == pytest.approx(0.1 - 1.96 * math.sqrt((0.2 - 0.01) / 100), abs=0.02) and found.low < 0.1 < found.high
+    assert (found.n, found.first, found.second, found.only_first, found.only_second) == (
+        100,
+        0.6,
+        0.7,
+        5,
+        15,
+    )
+    assert found.difference == pytest.approx(0.1) and found.p == pytest.approx(
+        stats.binomtest(5, 20).pvalue
+    )
+    assert (
+        found.low == pytest.approx(0.1 - 1.96 * math.sqrt((0.2 - 0.01) / 100), abs=0.02)
+        and found.low < 0.1 < found.high
+    )
     assert str(found).startswith("+10.0 points, 95 % interval ")
 
 
@@ -52,12 +71,20 @@ def test_pairs_tell_more_than_two_separate_tests():
     assert paired.high - paired.low < separate
 
 
-@pytest.mark.parametrize(("share", "n"), [(0.5, 240), (0.7, 235), (0.9, 210), (0.95, 105)])  # sizes of the course's own tests
+@pytest.mark.parametrize(
+    ("share", "n"), [(0.5, 240), (0.7, 235), (0.9, 210), (0.95, 105)]
+)  # sizes of the course's own tests
 def test_wilsons_interval_holds_the_truth_as_often_as_it_says(share, n):
-    found = statistics.coverage(lambda answers, _: evaluation.wilson(int(answers.sum()), n), share, n, draws=1000, seed=3)
+    found = statistics.coverage(
+        lambda answers, _: evaluation.wilson(int(answers.sum()), n), share, n, draws=1000, seed=3
+    )
     assert 0.93 <= found <= 0.97
-    held = [k for k in range(n + 1) if evaluation.wilson(k, n)[0] <= share <= evaluation.wilson(k, n)[1]]
-    assert found == pytest.approx(stats.binom.pmf(held, n, share).sum(), abs=0.021)  # three standard errors of 1,000 draws
+    held = [
+        k for k in range(n + 1) if evaluation.wilson(k, n)[0] <= share <= evaluation.wilson(k, n)[1]
+    ]
+    assert found == pytest.approx(
+        stats.binom.pmf(held, n, share).sum(), abs=0.021
+    )  # three standard errors of 1,000 draws
 
 
 def test_the_simple_interval_does_not():
@@ -65,17 +92,25 @@ def test_the_simple_interval_does_not():
         share = answers.mean()
         half = 1.96 * math.sqrt(share * (1 - share) / len(answers))
         return share - half, share + half
+
     assert statistics.coverage(simple, 0.95, 40, draws=1000, seed=3) < 0.90
 
 
-@pytest.mark.parametrize(("share", "gain", "disagreement", "n"), [(0.6, 0.05, 0.2, 200), (0.8, 0.03, 0.1, 400)])
+@pytest.mark.parametrize(
+    ("share", "gain", "disagreement", "n"), [(0.6, 0.05, 0.2, 200), (0.8, 0.03, 0.1, 400)]
+)
 def test_the_paired_bootstrap_holds_the_truth_as_often_as_it_says(share, gain, disagreement, n):
-    assert 0.93 <= statistics.paired_coverage(share, gain, disagreement, n, draws=1000, seed=1) <= 0.97
+    assert (
+        0.93 <= statistics.paired_coverage(share, gain, disagreement, n, draws=1000, seed=1) <= 0.97
+    )
 
 
 @pytest.mark.parametrize("power", [0.8, 0.9])
 def test_planned_sizes_have_the_power_they_promise(power):
-    n, rng = statistics.questions_needed(0.7, 0.1, paired_disagreement=0.3, power=power), np.random.default_rng(2)
+    n, rng = (
+        statistics.questions_needed(0.7, 0.1, paired_disagreement=0.3, power=power),
+        np.random.default_rng(2),
+    )
     kinds = rng.choice(3, (2000, n), p=[0.1, 0.2, 0.7])  # only first, only second, agree
     first, second = (kinds == 0).sum(1), (kinds == 1).sum(1)
     z = (second - first) / np.sqrt(first + second)
@@ -91,7 +126,9 @@ def test_three_points_need_thousands_of_questions_unless_paired():
     assert statistics.questions_needed(0.7, 0.03, paired_disagreement=0.1) < 900
 
 
-@pytest.mark.parametrize(("n", "correct", "k"), [(5, 2, 1), (6, 1, 3), (8, 3, 4), (4, 0, 2), (4, 4, 2), (6, 4, 5)])
+@pytest.mark.parametrize(
+    ("n", "correct", "k"), [(5, 2, 1), (6, 1, 3), (8, 3, 4), (4, 0, 2), (4, 4, 2), (6, 4, 5)]
+)
 def test_pass_at_k_counts_all_draws(n, correct, k):
     draws = list(itertools.combinations([True] * correct + [False] * (n - correct), k))
     assert statistics.pass_at_k(n, correct, k) == pytest.approx(sum(map(any, draws)) / len(draws))
@@ -103,17 +140,30 @@ def test_kappa_is_that_of_scikit_learn():
         first = rng.integers(1, 6, 60)
         second = np.clip(first + rng.integers(-1, 2, 60), 1, 5)
         theirs = cohen_kappa_score(first, second, weights="quadratic", labels=[1, 2, 3, 4, 5])
-        assert statistics.weighted_kappa(first.tolist(), second.tolist()) == pytest.approx(theirs, abs=1e-12)
+        assert statistics.weighted_kappa(first.tolist(), second.tolist()) == pytest.approx(
+            theirs, abs=1e-12
+        )
     assert statistics.weighted_kappa([1, 5, 1, 5], [5, 1, 5, 1]) == pytest.approx(-1)
     assert math.isnan(statistics.weighted_kappa([3, 3], [3, 3]))
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda: statistics.compare([True], [True, False]), "1 and 2 answers cannot be paired"), (lambda: statistics.compare([], []), "0 and 0 answers"),
-    (lambda: statistics.bootstrap([]), "no answers to draw from"), (lambda: statistics.questions_needed(0.98, 0.03), "cannot be planned"),
-    (lambda: statistics.questions_needed(0.5, 0.1, paired_disagreement=0.05), "Give 0.1 or more"), (lambda: statistics.pass_at_k(3, 1, 4), "pass@4 cannot"),
-    (lambda: statistics.weighted_kappa([1, 6], [1, 2]), r"the grades \[6\]"), (lambda: statistics.weighted_kappa([1], []), "1 and 0 ratings"),
-    (lambda: statistics.paired_coverage(0.9, 0.05, 0.5, 100), "No two systems")])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: statistics.compare([True], [True, False]), "1 and 2 answers cannot be paired"),
+        (lambda: statistics.compare([], []), "0 and 0 answers"),
+        (lambda: statistics.bootstrap([]), "no answers to draw from"),
+        (lambda: statistics.questions_needed(0.98, 0.03), "cannot be planned"),
+        (
+            lambda: statistics.questions_needed(0.5, 0.1, paired_disagreement=0.05),
+            "Give 0.1 or more",
+        ),
+        (lambda: statistics.pass_at_k(3, 1, 4), "pass@4 cannot"),
+        (lambda: statistics.weighted_kappa([1, 6], [1, 2]), r"the grades \[6\]"),
+        (lambda: statistics.weighted_kappa([1], []), "1 and 0 ratings"),
+        (lambda: statistics.paired_coverage(0.9, 0.05, 0.5, 100), "No two systems"),
+    ],
+)
 def test_what_cannot_be_computed(call, words):
     with pytest.raises(Qwen3labError, match=words):
         call()

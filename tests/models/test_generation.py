@@ -20,16 +20,25 @@ def loaded():
 @pytest.fixture(scope="module")
 def rows():
     rng = random.Random(1)
-    return [corpus.addition(rng, ("en", "zh")[i % 2], True, thinking=i % 3 == 0, digits=1 + i % 3) for i in range(12)] + [
-        corpus.context_question(rng, "en", True, n_things=1 + i) for i in range(4)]
+    return [
+        corpus.addition(rng, ("en", "zh")[i % 2], True, thinking=i % 3 == 0, digits=1 + i % 3)
+        for i in range(12)
+    ] + [corpus.context_question(rng, "en", True, n_things=1 + i) for i in range(4)]
 
 
 def test_the_batch_size_does_not_matter(loaded, rows):
     model, tokenizer = loaded
     prompts, thinking = [row.messages[:-1] for row in rows], [row.thinking for row in rows]
-    one = generation.generate(model, tokenizer, prompts, thinking=thinking, batch_size=1, max_new_tokens=48)
+    one = generation.generate(
+        model, tokenizer, prompts, thinking=thinking, batch_size=1, max_new_tokens=48
+    )
     for size in (3, 16):
-        assert generation.generate(model, tokenizer, prompts, thinking=thinking, batch_size=size, max_new_tokens=48) == one
+        assert (
+            generation.generate(
+                model, tokenizer, prompts, thinking=thinking, batch_size=size, max_new_tokens=48
+            )
+            == one
+        )
     assert len(set(one)) > 8  # different questions, different answers
 
 
@@ -53,7 +62,9 @@ def test_equals_a_plain_greedy_loop(loaded, rows):
 def test_thinking_is_kept_and_control_tokens_go(loaded, rows):
     model, tokenizer = loaded
     question = [{"role": "user", "content": "What is 27 + 45?"}]
-    thought, direct = generation.generate(model, tokenizer, [question, question], thinking=[True, False], max_new_tokens=80)
+    thought, direct = generation.generate(
+        model, tokenizer, [question, question], thinking=[True, False], max_new_tokens=80
+    )
     assert thought.startswith("<think>") and chat.split_thinking(thought)[1] == "72"
     assert "<" not in direct and "<|im_end|>" not in thought
 

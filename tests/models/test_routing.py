@@ -1,4 +1,6 @@
-"""Routing on a random mixture of experts against its own router logits, and the measures against cases made by hand."""
+"""Routing on a random mixture of experts against its own router logits, and the measures against
+cases made by hand.
+"""
 
 from __future__ import annotations
 
@@ -40,13 +42,19 @@ def test_record_equals_the_router_logits(loaded):
             top = values.softmax(-1).topk(2)
             span = slice(place, place + len(row))
             assert (seen.experts[layer, span] == top.indices.numpy()).all()
-            np.testing.assert_allclose(seen.weights[layer, span], (top.values / top.values.sum(-1, keepdim=True)).numpy(), atol=1e-6)
+            np.testing.assert_allclose(
+                seen.weights[layer, span],
+                (top.values / top.values.sum(-1, keepdim=True)).numpy(),
+                atol=1e-6,
+            )
         place += len(row)
 
 
 def test_record_leaves_no_hook_and_refuses_dense_models(loaded, checkpoint):
     model, _ = loaded
-    hooks = [len(module._forward_hooks) for module in model.modules()]  # transformers keeps some of its own
+    hooks = [
+        len(module._forward_hooks) for module in model.modules()
+    ]  # transformers keeps some of its own
     routing.record(model, ROWS)
     assert [len(module._forward_hooks) for module in model.modules()] == hooks
     with pytest.raises(Qwen3labError, match="dense"):
@@ -58,7 +66,10 @@ def test_record_leaves_no_hook_and_refuses_dense_models(loaded, checkpoint):
 def test_frame(loaded):
     seen = routing.record(loaded[0], ROWS)
     frame = seen.frame(["digit"] * 10)
-    assert list(frame.columns) == ["layer", "token", "row", "id", "choice", "expert", "weight", "kind"] and len(frame) == 2 * 10 * 2
+    assert (
+        list(frame.columns) == ["layer", "token", "row", "id", "choice", "expert", "weight", "kind"]
+        and len(frame) == 2 * 10 * 2
+    )
     line = frame[(frame.layer == 1) & (frame.token == 6) & (frame.choice == 1)].iloc[0]
     assert (line.expert, line.id, line.row) == (seen.experts[1, 6, 1], 8, 1)
     np.testing.assert_allclose(frame.groupby(["layer", "token"]).weight.sum(), 1, atol=1e-6)
@@ -66,11 +77,18 @@ def test_frame(loaded):
 
 def made(experts, n_experts):
     experts = np.asarray(experts)
-    return routing.Routing(np.arange(experts.shape[1]), np.zeros(experts.shape[1], int), experts, np.ones(experts.shape), n_experts)
+    return routing.Routing(
+        np.arange(experts.shape[1]),
+        np.zeros(experts.shape[1], int),
+        experts,
+        np.ones(experts.shape),
+        n_experts,
+    )
 
 
 def test_load():
-    # Four tokens, top-2 of four experts: expert 0 takes 4 of 8 choices (twice its fair 2), 1 and 2 their fair share, 3 none.
+    # Four tokens, top-2 of four experts: expert 0 takes 4 of 8 choices (twice its fair 2), 1 and 2
+    # their fair share, 3 none.
     case = made([[[0, 1], [0, 1], [0, 2], [0, 2]]], 4)
     assert routing.load(case).tolist() == [[2.0, 1.0, 1.0, 0.0]]
 
@@ -92,10 +110,12 @@ def test_balance_loss_equals_transformers(loaded):
     # With padding: the mask of transformers counts the same tokens as our rows.
     batch, mask = torch.zeros(2, 39, dtype=torch.int), torch.zeros(2, 39, dtype=torch.int)
     for line, ids in enumerate((row, row[:5])):
-        batch[line, :len(ids)], mask[line, :len(ids)] = torch.tensor(ids), 1
+        batch[line, : len(ids)], mask[line, : len(ids)] = torch.tensor(ids), 1
     with torch.inference_mode():
         out = model(batch, attention_mask=mask, output_router_logits=True)
-    assert routing.balance_loss(routing.record(model, [row, row[:5]]), jointly=True) == pytest.approx(out.aux_loss.item(), abs=1e-5)
+    assert routing.balance_loss(
+        routing.record(model, [row, row[:5]]), jointly=True
+    ) == pytest.approx(out.aux_loss.item(), abs=1e-5)
 
 
 def test_balance_loss_of_balance_and_of_collapse():
@@ -106,14 +126,32 @@ def test_balance_loss_of_balance_and_of_collapse():
     one = np.tile(np.arange(k), (N, 1))
 
     def case(*layers):
-        shares = np.stack([np.bincount(layer.ravel(), minlength=E) / layer.size for layer in layers])
-        return routing.Routing(np.arange(N), np.zeros(N, int), np.stack(layers), np.full((len(layers), N, k), 1 / k), E, shares)
+        shares = np.stack(
+            [np.bincount(layer.ravel(), minlength=E) / layer.size for layer in layers]
+        )
+        return routing.Routing(
+            np.arange(N),
+            np.zeros(N, int),
+            np.stack(layers),
+            np.full((len(layers), N, k), 1 / k),
+            E,
+            shares,
+        )
 
-    assert routing.balance_loss(case(fair)).tolist() == [k] and routing.balance_loss(case(one)).tolist() == [E]
-    # Four layers, each collapsed to another four experts: all of them are at the worst, and the joint number says perfect.
+    assert routing.balance_loss(case(fair)).tolist() == [k] and routing.balance_loss(
+        case(one)
+    ).tolist() == [E]
+    # Four layers, each collapsed to another four experts: all of them are at the worst, and the
+    # joint number says perfect.
     hidden = case(*(one + k * layer for layer in range(4)))
-    assert routing.balance_loss(hidden).tolist() == [E] * 4 and routing.balance_loss(hidden, jointly=True) == k
-    logits = tuple(torch.full((N, E), -30.0).scatter(1, torch.tensor(one + k * layer), 0.0) for layer in range(4))
+    assert (
+        routing.balance_loss(hidden).tolist() == [E] * 4
+        and routing.balance_loss(hidden, jointly=True) == k
+    )
+    logits = tuple(
+        torch.full((N, E), -30.0).scatter(1, torch.tensor(one + k * layer), 0.0)
+        for layer in range(4)
+    )
     assert load_balancing_loss_func(logits, E, k).item() == pytest.approx(k, abs=1e-4)
     assert load_balancing_loss_func(logits[:1], E, k).item() == pytest.approx(E, abs=1e-4)
     with pytest.raises(Qwen3labError, match="no mean shares"):
@@ -121,11 +159,18 @@ def test_balance_loss_of_balance_and_of_collapse():
 
 
 def state(model):
-    return [getattr(module, "top_k", None) for module in model.modules()], model.config.num_experts_per_tok, model.num_experts_per_tok, model.state_dict()
+    return (
+        [getattr(module, "top_k", None) for module in model.modules()],
+        model.config.num_experts_per_tok,
+        model.num_experts_per_tok,
+        model.state_dict(),
+    )
 
 
 def same(a, b):
-    return a[:3] == b[:3] and all(torch.equal(x, y) for x, y in zip(a[3].values(), b[3].values(), strict=True))
+    return a[:3] == b[:3] and all(
+        torch.equal(x, y) for x, y in zip(a[3].values(), b[3].values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
@@ -140,7 +185,9 @@ def test_top_k_changes_the_choice_and_comes_back(moe_checkpoint, implementation)
         with routing.top_k(model, k) as inside:
             assert inside is model
             out, seen = logits_of(model, row), routing.record(model, [row])
-        assert seen.experts.shape[-1] == k and routing.balance_loss(seen, jointly=True) == pytest.approx(out.aux_loss.item(), abs=1e-5)
+        assert seen.experts.shape[-1] == k and routing.balance_loss(
+            seen, jointly=True
+        ) == pytest.approx(out.aux_loss.item(), abs=1e-5)
         for block in ours.model.layers:
             block.mlp.gate.k = k
         with torch.inference_mode():
@@ -151,7 +198,10 @@ def test_top_k_changes_the_choice_and_comes_back(moe_checkpoint, implementation)
         raise ZeroDivisionError
     assert same(state(model), before)
     for k in (0, 5):
-        with pytest.raises(Qwen3labError, match=f"cannot go to {k} of 4 experts"), routing.top_k(model, k):
+        with (
+            pytest.raises(Qwen3labError, match=f"cannot go to {k} of 4 experts"),
+            routing.top_k(model, k),
+        ):
             pass
 
 
@@ -163,7 +213,9 @@ def test_random_router_is_seeded_and_comes_back(moe_checkpoint, checkpoint):
         with routing.random_router(model, seed):
             picks.append(routing.record(model, ROWS).experts)
             weights = [router.weight.clone() for router in routing.routers_of(model)]
-    assert (picks[0] == picks[1]).all() and (picks[0] != picks[2]).any() and (picks[0] != chosen).any()
+    assert (
+        (picks[0] == picks[1]).all() and (picks[0] != picks[2]).any() and (picks[0] != chosen).any()
+    )
     for weight, router in zip(weights, routing.routers_of(model)):
         assert weight.std().item() == pytest.approx(router.weight.std().item(), rel=0.3)
     with pytest.raises(ZeroDivisionError), routing.random_router(model):
@@ -176,7 +228,13 @@ def test_random_router_is_seeded_and_comes_back(moe_checkpoint, checkpoint):
 
 
 def test_by_group_counts_the_choices_of_each_label():
-    case = routing.Routing(np.arange(5), np.array([0, 0, 1, 2, 2]), np.array([[[0, 1], [0, 1], [2, 3], [0, 3], [0, 3]]]), np.ones((1, 5, 2)), 4)
+    case = routing.Routing(
+        np.arange(5),
+        np.array([0, 0, 1, 2, 2]),
+        np.array([[[0, 1], [0, 1], [2, 3], [0, 3], [0, 3]]]),
+        np.ones((1, 5, 2)),
+        4,
+    )
     counts, names = routing.by_group(case, ["sum", "copy", "sum"])
     assert names == ["copy", "sum"] and counts.tolist() == [[[0, 0, 1, 1], [4, 2, 0, 2]]]
     assert routing.per_token(case, ["a", "b", "c"]) == ["a", "a", "b", "c", "c"]
@@ -186,7 +244,10 @@ def test_by_group_counts_the_choices_of_each_label():
         routing.by_kind(case, ["digit"] * 3)
     with pytest.raises(Qwen3labError, match="'even' is not among the names"):
         routing.by_kind(case, ["even"] * 5)
-    assert case.ids.size == 5 and routing.information(case, ["even", "odd", "even", "odd", "even"]).bits[0] >= 0  # any labels
+    assert (
+        case.ids.size == 5
+        and routing.information(case, ["even", "odd", "even", "odd", "even"]).bits[0] >= 0
+    )  # any labels
 
 
 def test_entropy():
@@ -195,9 +256,15 @@ def test_entropy():
 
 
 def test_mutual_information():
-    assert routing.mutual_information(np.array([[5, 0], [0, 5]])) == pytest.approx(1)  # the kind fixes the expert: one bit
-    assert routing.mutual_information(np.array([[2, 4], [3, 6]])) == pytest.approx(0, abs=1e-12)  # independent
-    assert routing.mutual_information(np.array([[3, 1], [1, 3]])) == pytest.approx(1 - 0.811278, abs=1e-6)
+    assert routing.mutual_information(np.array([[5, 0], [0, 5]])) == pytest.approx(
+        1
+    )  # the kind fixes the expert: one bit
+    assert routing.mutual_information(np.array([[2, 4], [3, 6]])) == pytest.approx(
+        0, abs=1e-12
+    )  # independent
+    assert routing.mutual_information(np.array([[3, 1], [1, 3]])) == pytest.approx(
+        1 - 0.811278, abs=1e-6
+    )
 
 
 def test_information_beats_its_control_only_where_kinds_matter():
@@ -210,19 +277,38 @@ def test_information_beats_its_control_only_where_kinds_matter():
     assert table.bits[1] < 0.02 and table.ratio[1] < 4
     assert table.load_entropy[0] == pytest.approx(2)
     counts = routing.by_kind(made([telling, blind], 4), kinds)
-    assert counts.shape == (2, len(routing.KINDS), 4) and counts[0, routing.KINDS.index("digit")].tolist() == [200, 200, 0, 0]
-    assert table.equals(routing.information(made([telling, blind], 4), kinds))  # the same on every call
+    assert counts.shape == (2, len(routing.KINDS), 4) and counts[
+        0, routing.KINDS.index("digit")
+    ].tolist() == [200, 200, 0, 0]
+    assert table.equals(
+        routing.information(made([telling, blind], 4), kinds)
+    )  # the same on every call
 
 
 def kinds_of(tokenizer, text):
     ids = tokenizer(text).input_ids
-    return {(tokenizer.decode([number]).strip(), kind) for number, kind in zip(ids, routing.token_kinds(tokenizer, ids))}
+    return {
+        (tokenizer.decode([number]).strip(), kind)
+        for number, kind in zip(ids, routing.token_kinds(tokenizer, ids))
+    }
 
 
 def test_token_kinds(tokenizer):
-    seen = kinds_of(tokenizer, "<|im_start|>user\nWhat does the Kanflo lamp cost? 科卡维台灯的价格是42欧元。<|im_end|>")
-    assert {("<|im_start|>", "control"), ("<|im_end|>", "control"), ("4", "digit"), ("台灯", "Chinese"), ("lamp", "English"), ("?", "punctuation")} <= seen
-    assert ("科", "name") in seen and any(kind == "name" and text and text in "Kanflo" for text, kind in seen)
+    seen = kinds_of(
+        tokenizer,
+        "<|im_start|>user\nWhat does the Kanflo lamp cost? 科卡维台灯的价格是42欧元。<|im_end|>",
+    )
+    assert {
+        ("<|im_start|>", "control"),
+        ("<|im_end|>", "control"),
+        ("4", "digit"),
+        ("台灯", "Chinese"),
+        ("lamp", "English"),
+        ("?", "punctuation"),
+    } <= seen
+    assert ("科", "name") in seen and any(
+        kind == "name" and text and text in "Kanflo" for text, kind in seen
+    )
     assert {kind for text, kind in seen if text in ("What", "price", "lamp", "does")} == {"English"}
 
 
@@ -230,8 +316,12 @@ def test_token_kinds_within_thoughts(tokenizer):
     ids = tokenizer("7<think>\n1 + 6 = 7\n</think>\n\n7").input_ids
     kinds = routing.token_kinds(tokenizer, ids)
     assert kinds[0] == kinds[-1] == "digit" and kinds[1] == "control"
-    assert {kind for number, kind in zip(ids, kinds) if tokenizer.decode([number]) in ("1", "6")} == {"thinking"}
-    assert kinds[2] == "punctuation"  # the line break after <think>: an empty think block is no thinking
+    assert {
+        kind for number, kind in zip(ids, kinds) if tokenizer.decode([number]) in ("1", "6")
+    } == {"thinking"}
+    assert (
+        kinds[2] == "punctuation"
+    )  # the line break after <think>: an empty think block is no thinking
     assert len(kinds) == len(ids)
 
 
@@ -240,23 +330,48 @@ def test_token_kinds_of_split_characters(tokenizer):
     assert len(ids) > 1 and routing.token_kinds(tokenizer, ids) == ["Chinese"] * len(ids)
 
 
-@pytest.mark.parametrize(("text", "names"), [
-    ("The Kanflo drill is made in Mirsta by Tolen Brisda.", ["Kanflo", "Mirsta", "Tolen", "Brisda"]),
-    ("Please tell me: she speaks German on Monday.", []), ("佐达特电子秤由林雪梅设计。", ["佐达特", "林雪梅"]), ("会说阿拉伯语。", [])])
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (
+            "The Kanflo drill is made in Mirsta by Tolen Brisda.",
+            ["Kanflo", "Mirsta", "Tolen", "Brisda"],
+        ),
+        ("Please tell me: she speaks German on Monday.", []),
+        ("佐达特电子秤由林雪梅设计。", ["佐达特", "林雪梅"]),
+        ("会说阿拉伯语。", []),
+    ],
+)
 def test_world_names(text, names):
     assert [found["name"] for found in routing.world_names().finditer(text)] == names
 
 
 def test_labels_of_texts_are_dealt_out_to_whole_texts():
-    # Each text keeps to experts of its own, whatever its label: dealt out by token the labels would seem to matter.
+    # Each text keeps to experts of its own, whatever its label: dealt out by token the labels would
+    # seem to matter.
     rng = np.random.default_rng(0)
     favourites, rows = rng.integers(0, 8, 30), np.repeat(np.arange(30), 20)
-    experts = np.where(rng.random(600) < 0.8, favourites[rows], rng.integers(0, 8, 600))[None, :, None]
+    experts = np.where(rng.random(600) < 0.8, favourites[rows], rng.integers(0, 8, 600))[
+        None, :, None
+    ]
     case = routing.Routing(np.arange(600), rows, experts, np.ones((1, 600, 1)), 8)
     labels = ["a", "b", "c"] * 10
-    by_text, by_token = (routing.information(case, given).iloc[0] for given in (labels, routing.per_token(case, labels)))
-    assert by_text.bits == pytest.approx(by_token.bits) and by_token.ratio > 5 and 0.5 < by_text.ratio < 2
-    telling = routing.Routing(case.ids, rows, np.array(["abc".index(label) for label in routing.per_token(case, labels)])[None, :, None], case.weights, 8)
+    by_text, by_token = (
+        routing.information(case, given).iloc[0]
+        for given in (labels, routing.per_token(case, labels))
+    )
+    assert (
+        by_text.bits == pytest.approx(by_token.bits)
+        and by_token.ratio > 5
+        and 0.5 < by_text.ratio < 2
+    )
+    telling = routing.Routing(
+        case.ids,
+        rows,
+        np.array(["abc".index(label) for label in routing.per_token(case, labels)])[None, :, None],
+        case.weights,
+        8,
+    )
     assert routing.information(telling, labels).ratio[0] > 5
 
 
@@ -266,11 +381,26 @@ def test_the_recorded_speeds_and_the_charts():
     from qwen3lab import plots
 
     table = pd.DataFrame(records.read("experts")["rows"])
-    assert sorted(table.experts) == [16] * 3 + [128] * 3 and (table.fastest <= table.seconds).all() and (table.seconds <= table.slowest).all()
+    assert (
+        sorted(table.experts) == [16] * 3 + [128] * 3
+        and (table.fastest <= table.seconds).all()
+        and (table.seconds <= table.slowest).all()
+    )
     by = table.pivot(index="experts", columns="implementation", values="seconds")
     assert (by.batched_mm > 10 * by.grouped_mm).all() and (by.batched_mm > 10 * by.eager).all()
     bars = plots.expert_speed(table).axes[0].patches
     assert sorted(bar.get_height() for bar in bars) == pytest.approx(sorted(table.seconds * 1000))
-    changes = pd.DataFrame({"perplexity": [1.5, 1.1], "n": 4, "accuracy": [0.25, 0.75], "low": [0.1, 0.5], "high": [0.5, 0.9]}, index=["1", "4"])
+    changes = pd.DataFrame(
+        {
+            "perplexity": [1.5, 1.1],
+            "n": 4,
+            "accuracy": [0.25, 0.75],
+            "low": [0.1, 0.5],
+            "high": [0.5, 0.9],
+        },
+        index=["1", "4"],
+    )
     left, right = plots.routing_changes(changes, learned="4").axes
-    assert [bar.get_y() + bar.get_height() for bar in left.patches] == pytest.approx([1.5, 1.1]) and [bar.get_height() for bar in right.patches] == [0.25, 0.75]
+    assert [bar.get_y() + bar.get_height() for bar in left.patches] == pytest.approx(
+        [1.5, 1.1]
+    ) and [bar.get_height() for bar in right.patches] == [0.25, 0.75]

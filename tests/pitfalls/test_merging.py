@@ -24,7 +24,9 @@ def _own_cache(monkeypatch, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory):
-    """An adapter with random numbers that move the weights by more than a step of four bits, as a trained one does."""
+    """An adapter with random numbers that move the weights by more than a step of four bits, as a
+    trained one does.
+    """
     folder = tmp_path_factory.mktemp("adapter")
     torch.manual_seed(0)
     adapted = training.add_lora(models.load(TINY, dtype="float32")[0], r=8, lora_alpha=16)
@@ -39,7 +41,9 @@ def test_two_roundings_are_worse_than_one(adapter):
     answers, weights = merging.into_4bit(adapter, ROWS, TINY)
     assert answers.healthy > 1e-4 < answers.broken
     # Two independent roundings: their squares add up.
-    assert 0.08 < weights.healthy < 0.11 and weights.broken / weights.healthy == pytest.approx(2**0.5, rel=0.1)
+    assert 0.08 < weights.healthy < 0.11 and weights.broken / weights.healthy == pytest.approx(
+        2**0.5, rel=0.1
+    )
 
 
 def test_a_tied_head_learns_what_it_should_not_or_not_what_it_should():
@@ -47,7 +51,9 @@ def test_a_tied_head_learns_what_it_should_not_or_not_what_it_should():
     assert lora.broken > 0.005 and lora.healthy < 1e-6
     table = 4096 * 256 * 4
     assert whole.broken - whole.healthy == pytest.approx(table, rel=0.01)
-    assert whole.healthy == pytest.approx(2 * (TINY / "model.safetensors").stat().st_size, rel=0.01)  # float32 of the same tables
+    assert whole.healthy == pytest.approx(
+        2 * (TINY / "model.safetensors").stat().st_size, rel=0.01
+    )  # float32 of the same tables
 
 
 def test_untie_changes_no_answer_until_the_embeddings_change():
@@ -73,8 +79,14 @@ def test_wrong_base_is_refused(adapter, tmp_path):
 
 
 def test_wrong_base_loads_without_a_word_and_answers_differently(tmp_path):
-    """An adapter that does nothing: the right base gives the base's own answers, the other one does not."""
-    rows = [row for row in tasks.load("chat", "test") if row["task"] == "lookup" and not row.get("tools")][:12]
+    """An adapter that does nothing: the right base gives the base's own answers, the other one does
+    not.
+    """
+    rows = [
+        row
+        for row in tasks.load("chat", "test")
+        if row["task"] == "lookup" and not row.get("tools")
+    ][:12]
     training.add_lora(models.load(TINY, dtype="float32")[0], r=2).save_pretrained(tmp_path)
     trap = merging.wrong_base(tmp_path, rows, TINY, OTHER)
     assert trap.healthy > 0.8 and trap.broken < 0.4
@@ -86,7 +98,10 @@ def test_special_tokens():
     assert unknown.healthy == lost.healthy < 14 < unknown.broken
     assert lost.broken == 16
     model, tokenizer, new = merging.taught(TINY)
-    assert tokenizer.convert_ids_to_tokens(new) == "<|done|>" and model.generation_config.eos_token_id == new
+    assert (
+        tokenizer.convert_ids_to_tokens(new) == "<|done|>"
+        and model.generation_config.eos_token_id == new
+    )
 
 
 def test_table_and_distance(adapter):

@@ -21,7 +21,15 @@ def test_the_loss_tells(failures, name, factor):
     assert failures[name].sick > factor * failures[name].healthy > 0
 
 
-@pytest.mark.parametrize(("name", "gap"), [("label leak", 0.5), ("wrong adapter scaling", 0.1), ("adapter not saved", 0.5), ("base changed", 0.5)])
+@pytest.mark.parametrize(
+    ("name", "gap"),
+    [
+        ("label leak", 0.5),
+        ("wrong adapter scaling", 0.1),
+        ("adapter not saved", 0.5),
+        ("base changed", 0.5),
+    ],
+)
 def test_the_answers_tell(failures, name, gap):
     failure = failures[name]
     assert failure.n == 24 and failure.healthy > 0.9 and failure.healthy - failure.sick > gap
@@ -54,11 +62,16 @@ def test_table_and_chart(failures):
     figure = plots.failures(list(failures.values()))
     assert [ax.get_title() for ax in figure.axes] == list(training.EXHIBITS)
     history = training.healthy().history
-    assert [line.get_ydata().tolist() for line in plots.training_curves(history).axes[0].lines] == [history.loss.tolist()]
+    assert [line.get_ydata().tolist() for line in plots.training_curves(history).axes[0].lines] == [
+        history.loss.tolist()
+    ]
 
 
 def test_the_healthy_adapter_is_left_as_it_was(failures):
-    assert training.right(training.healthy().model, training.healthy().tokenizer) == failures["base changed"].healthy
+    assert (
+        training.right(training.healthy().model, training.healthy().tokenizer)
+        == failures["base changed"].healthy
+    )
     assert isinstance(training.healthy(), qwen3lab_training.Run)
 
 

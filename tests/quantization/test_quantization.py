@@ -1,4 +1,6 @@
-"""Merging changes no answer, GPTQ and GGUF files hold the weights that they should, and bad input gets one sentence."""
+"""Merging changes no answer, GPTQ and GGUF files hold the weights that they should, and bad input
+gets one sentence.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,17 @@ import pytest
 from qwen3lab import measure, models, quantization, training
 from qwen3lab.errors import Qwen3labError
 
-TEXTS = ["The Basdru mug costs 8 euros.", "Add 160 and 609.", "Where is the office of Tomor Lasfel?"] * 4
+TEXTS = [
+    "The Basdru mug costs 8 euros.",
+    "Add 160 and 609.",
+    "Where is the office of Tomor Lasfel?",
+] * 4
 
 
 @pytest.fixture(scope="module")
 def adapter(checkpoint, tmp_path_factory):
-    """An adapter with random matrices on every linear layer: a trained one's B is not zero either."""
+    """An adapter with random matrices on every linear layer: a trained one's B is not
+    zero either."""
     import torch
 
     torch.manual_seed(0)
@@ -66,19 +73,28 @@ def test_merge_refuses(checkpoint, adapter, tmp_path):
 
 
 def test_gptq_is_near_the_model_and_nearer_than_rounding(checkpoint, tmp_path):
-    """4 bits in groups of 32 move the logits by some percent; the file unpacks to what the library computes."""
+    """4 bits in groups of 32 move the logits by some percent; the file unpacks to what the library
+    computes.
+    """
     import torch
 
     path = quantization.gptq(checkpoint, tmp_path / "gptq", TEXTS, group_size=32)
     model, tokenizer = models.load(checkpoint, dtype="bfloat16")
     model.float()  # the library stores what it does not quantise in bfloat16
     small, _ = quantization.load_gptq(path)
-    layers = {name: module for name, module in small.named_modules() if type(module).__name__ == "TorchLinear"}
+    layers = {
+        name: module
+        for name, module in small.named_modules()
+        if type(module).__name__ == "TorchLinear"
+    }
     assert len(layers) == 2 * 7 and small.lm_head.weight.dtype == torch.float32
     ids = tokenizer(TEXTS[0], return_tensors="pt").input_ids
     with torch.no_grad():
         exact, packed = model(input_ids=ids).logits, small(input_ids=ids).logits
-        for name, layer in layers.items():  # the same model, with plain matrices unpacked from the file
+        for (
+            name,
+            layer,
+        ) in layers.items():  # the same model, with plain matrices unpacked from the file
             model.get_submodule(name).weight.copy_(layer.dequantize_weight().T.float())
         unpacked = model(input_ids=ids).logits
     torch.testing.assert_close(packed, unpacked, rtol=0, atol=1e-5)
@@ -106,18 +122,26 @@ def test_gguf_holds_the_weights(name, request, tmp_path):
     reader = gguf.GGUFReader(quantization.to_gguf(folder, tmp_path / "m.gguf", "f32"))
     tensors = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
     weights = load_file(folder / "model.safetensors")
-    np.testing.assert_array_equal(tensors["token_embd.weight"], weights["model.embed_tokens.weight"].numpy())
-    np.testing.assert_array_equal(tensors["blk.1.attn_q.weight"], weights["model.layers.1.self_attn.q_proj.weight"].numpy())
+    np.testing.assert_array_equal(
+        tensors["token_embd.weight"], weights["model.embed_tokens.weight"].numpy()
+    )
+    np.testing.assert_array_equal(
+        tensors["blk.1.attn_q.weight"], weights["model.layers.1.self_attn.q_proj.weight"].numpy()
+    )
     if name == "moe_checkpoint":
         for expert in range(4):
-            np.testing.assert_array_equal(tensors["blk.0.ffn_down_exps.weight"][expert],
-                                          weights[f"model.layers.0.mlp.experts.{expert}.down_proj.weight"].numpy())
+            np.testing.assert_array_equal(
+                tensors["blk.0.ffn_down_exps.weight"][expert],
+                weights[f"model.layers.0.mlp.experts.{expert}.down_proj.weight"].numpy(),
+            )
     assert reader.get_field("tokenizer.ggml.pre").contents() == "qwen2"
     assert "enable_thinking" in reader.get_field("tokenizer.chat_template").contents()
 
 
 def test_gguf_types_get_smaller_and_stay_near(tmp_path):
-    """Every type unpacks to nearly the weights; matrices, not norms, are packed; short rows fall back to another type."""
+    """Every type unpacks to nearly the weights; matrices, not norms, are packed; short rows fall
+    back to another type.
+    """
     import gguf
     from helpers import make_checkpoint
 
@@ -128,14 +152,31 @@ def test_gguf_types_get_smaller_and_stay_near(tmp_path):
         path = quantization.to_gguf(folder, tmp_path / f"{kind}.gguf", kind)
         tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
         assert tensors["blk.0.attn_norm.weight"].tensor_type == gguf.GGMLQuantizationType.F32
-        values = {name: gguf.quants.dequantize(tensor.data, tensor.tensor_type) for name, tensor in tensors.items()}
+        values = {
+            name: gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            for name, tensor in tensors.items()
+        }
         whole = whole or values
-        flat, wanted = (np.concatenate([part[name].ravel() for name in sorted(whole)]) for part in (values, whole))
-        sizes[kind], errors[kind] = path.stat().st_size, float(np.linalg.norm(flat - wanted) / np.linalg.norm(wanted))
+        flat, wanted = (
+            np.concatenate([part[name].ravel() for name in sorted(whole)])
+            for part in (values, whole)
+        )
+        sizes[kind], errors[kind] = (
+            path.stat().st_size,
+            float(np.linalg.norm(flat - wanted) / np.linalg.norm(wanted)),
+        )
     assert sizes["f32"] > sizes["f16"] == sizes["bf16"] > sizes["q8_0"] > sizes["q4_k_m"]
-    assert errors["f32"] == 0 and errors["f16"] < 1e-3 and errors["bf16"] < 4e-3 and errors["q8_0"] < 0.01
+    assert (
+        errors["f32"] == 0
+        and errors["f16"] < 1e-3
+        and errors["bf16"] < 4e-3
+        and errors["q8_0"] < 0.01
+    )
     assert 0.01 < errors["q4_k_m"] < errors["q4_0"] < 0.1
-    kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "q4_k_m.gguf").tensors}
+    kinds = {
+        tensor.name: tensor.tensor_type.name
+        for tensor in gguf.GGUFReader(tmp_path / "q4_k_m.gguf").tensors
+    }
     assert kinds["token_embd.weight"] == "Q6_K" and kinds["blk.0.attn_q.weight"] == "Q4_K"
     assert kinds["blk.0.ffn_down.weight"] == "Q8_0"  # rows of 96
 
@@ -150,7 +191,10 @@ def test_gguf_refuses(checkpoint, tmp_path):
     with pytest.raises(Qwen3labError, match="damaged"):
         quantization.to_gguf(broken, tmp_path / "m.gguf")
     config = json.loads((checkpoint / "config.json").read_text())
-    for change, message in (({"quantization_config": {"bits": 4}}, "quantised already"), ({"architectures": ["LlamaForCausalLM"]}, "not a Qwen3 model")):
+    for change, message in (
+        ({"quantization_config": {"bits": 4}}, "quantised already"),
+        ({"architectures": ["LlamaForCausalLM"]}, "not a Qwen3 model"),
+    ):
         odd = shutil.copytree(checkpoint, tmp_path / message[:4])
         (odd / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(Qwen3labError, match=message):
@@ -158,5 +202,11 @@ def test_gguf_refuses(checkpoint, tmp_path):
 
 
 def test_folder_bytes(checkpoint):
-    assert measure.folder_bytes(checkpoint, "*.safetensors") == (checkpoint / "model.safetensors").stat().st_size
-    assert measure.folder_bytes(checkpoint / "config.json") == (checkpoint / "config.json").stat().st_size
+    assert (
+        measure.folder_bytes(checkpoint, "*.safetensors")
+        == (checkpoint / "model.safetensors").stat().st_size
+    )
+    assert (
+        measure.folder_bytes(checkpoint / "config.json")
+        == (checkpoint / "config.json").stat().st_size
+    )

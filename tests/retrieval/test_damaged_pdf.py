@@ -14,23 +14,38 @@ from qwen3lab.retrieval import damaged_pdf
 
 NOT_A_PDF = "'book.pdf' is not a PDF. Export the document as PDF and give that file."
 ADVICE = "Open it in a viewer and print it to a new PDF."
-IN_PLACES = "'book.pdf' is damaged in places, and some of its text may be missing. Compare it with what a viewer shows."
+IN_PLACES = (
+    "'book.pdf' is damaged in places, and some of its text may be missing. Compare it with what a"
+    " viewer shows."
+)
 TOLD = {
     "missing": "There is no file 'book.pdf'. Give the path of a PDF.",
     "empty file": "'book.pdf' is empty. Copy or download the PDF again.",
-    "letter as text": NOT_A_PDF, "web page": NOT_A_PDF, "Word file with another name": NOT_A_PDF, "PDF inside a mail": NOT_A_PDF,
+    "letter as text": NOT_A_PDF,
+    "web page": NOT_A_PDF,
+    "Word file with another name": NOT_A_PDF,
+    "PDF inside a mail": NOT_A_PDF,
     "password": "'book.pdf' is encrypted. Save a copy without a password and give that one.",
     "only the head": f"'book.pdf' is damaged (PdfStreamError). {ADVICE}",
     "first half": f"'book.pdf' is damaged (PdfStreamError). {ADVICE}",
     "last 2,000 bytes missing": f"'book.pdf' is damaged (PdfStreamError). {ADVICE}",
     "line ends changed": f"'book.pdf' is damaged (PdfReadError). {ADVICE}",
     "page tree that holds itself": f"'book.pdf' is damaged (PdfReadError). {ADVICE}",
-    "read as text and written again": f"'book.pdf' is damaged: none of its text could be read. {ADVICE}",
+    "read as text and written again": (
+        f"'book.pdf' is damaged: none of its text could be read. {ADVICE}"
+    ),
     "pages of noise": f"'book.pdf' is damaged: none of its text could be read. {ADVICE}",
     "no pages": "'book.pdf' has no pages. Export the document again and give the new file.",
-    "scan without text": "'book.pdf' holds no text, so it is probably a scan. Run text recognition over it and give the result.",
+    "scan without text": (
+        "'book.pdf' holds no text, so it is probably a scan. Run text recognition over it and give"
+        " the result."
+    ),
 }
-READ = {"printing forbidden, no password": "", "wrong place of the table of objects": IN_PLACES, "zeros in the middle": IN_PLACES}
+READ = {
+    "printing forbidden, no password": "",
+    "wrong place of the table of objects": IN_PLACES,
+    "zeros in the middle": IN_PLACES,
+}
 
 
 @pytest.fixture(scope="module")
@@ -90,5 +105,8 @@ def test_damage_by_chance_is_refused_or_told(whole, texts, tmp_path):
 
 
 def test_an_unknown_kind_is_refused(whole, tmp_path):
-    with pytest.raises(Qwen3labError, match="There is no broken file of the kind 'torn'. Use one of: missing, empty file"):
+    with pytest.raises(
+        Qwen3labError,
+        match="There is no broken file of the kind 'torn'. Use one of: missing, empty file",
+    ):
         damaged_pdf.make("torn", whole, tmp_path / "book.pdf")

@@ -1,4 +1,6 @@
-"""The held-out company: its names, its handbook as it reads back from the PDF, and the tone of its replies."""
+"""The held-out company: its names, its handbook as it reads back from the PDF, and the tone of its
+replies.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,18 @@ from qwen3lab.data import pdf, tasks
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.world import corpus, tone
 from qwen3lab.world import names as w
-from qwen3lab.world.company import BY_NAME, CHINESE, COMPANY, ENGLISH, EXTRA_QUESTIONS, FACTS, HOME, THINGS, questions, tell
+from qwen3lab.world.company import (
+    BY_NAME,
+    CHINESE,
+    COMPANY,
+    ENGLISH,
+    EXTRA_QUESTIONS,
+    FACTS,
+    HOME,
+    THINGS,
+    questions,
+    tell,
+)
 from qwen3lab.world.things import ATTRIBUTES, KINDS
 from scripts.company import book, service, sets
 from scripts.company import pdf as company_pdf
@@ -22,14 +35,20 @@ PEOPLE_KEYS, TOWN_KEYS = ("designer", "manager", "head", "contact"), ("origin", 
 
 
 def own_words() -> set[str]:
-    """Every made-up word of the company: English word by word, Chinese as whole transliterations and names."""
+    """Every made-up word of the company: English word by word, Chinese as whole transliterations
+    and names.
+    """
     found = {*COMPANY.values(), *HOME.values()}
     for thing in THINGS:
         found |= {thing.values[k] for k in TOWN_KEYS if k in thing.values}
         if thing.kind == "person":
             found |= set(thing.name.split(" "))
         elif thing.kind != "rule":
-            nouns = w.EN_CATEGORIES + w.EN_SITES if thing.language == "en" else w.ZH_CATEGORIES + w.ZH_SITES
+            nouns = (
+                w.EN_CATEGORIES + w.EN_SITES
+                if thing.language == "en"
+                else w.ZH_CATEGORIES + w.ZH_SITES
+            )
             noun = max((n for n in nouns if thing.name.endswith(n)), key=len)
             found.add(thing.name.removesuffix(noun).strip())
     return found
@@ -37,10 +56,16 @@ def own_words() -> set[str]:
 
 @pytest.fixture(scope="module")
 def pages() -> list[str]:
-    """Each page's text with its lines joined: by a space between Latin letters, by nothing beside Chinese ones."""
+    """Each page's text with its lines joined: by a space between Latin letters, by nothing beside
+    Chinese ones.
+    """
     reader = pypdf.PdfReader(paths.HANDBOOK)
-    return [re.sub(r"(?<=[\u3000-\u9fff，。；：])\n|\n(?=[\u3000-\u9fff，。；：])", "", page.extract_text()).replace("\n", " ")
-            for page in reader.pages]
+    return [
+        re.sub(
+            r"(?<=[\u3000-\u9fff，。；：])\n|\n(?=[\u3000-\u9fff，。；：])", "", page.extract_text()
+        ).replace("\n", " ")
+        for page in reader.pages
+    ]
 
 
 def test_names_are_held_out_from_pretraining():
@@ -48,8 +73,12 @@ def test_names_are_held_out_from_pretraining():
 
 
 def test_chinese_names_cannot_hide_inside_longer_ones():
-    """The world's transliterations and names have at most three characters, so ours of three are never a part of one."""
-    assert [word for word in own_words() if re.match(r"[\u3400-\u9fff]", word) and len(word) != 3] == []
+    """The world's transliterations and names have at most three characters, so ours of three are
+    never a part of one.
+    """
+    assert [
+        word for word in own_words() if re.match(r"[\u3400-\u9fff]", word) and len(word) != 3
+    ] == []
 
 
 def test_facts_use_the_worlds_attributes_and_the_companys_people():
@@ -66,14 +95,19 @@ def test_facts_use_the_worlds_attributes_and_the_companys_people():
 def test_extra_questions_are_new_and_for_all_attributes():
     assert set(EXTRA_QUESTIONS) == set(ATTRIBUTES)
     for fact in FACTS:
-        assert not set(questions(fact.thing, fact.key)) & set(questions(fact.thing, fact.key, extra=True)), fact.id
+        assert not set(questions(fact.thing, fact.key)) & set(
+            questions(fact.thing, fact.key, extra=True)
+        ), fact.id
 
 
 def test_every_paragraph_begins_with_its_thing():
     for thing in THINGS:
         text, sentences = tell(thing)
         assert text.lower().startswith((thing.name.lower(), thing.subject.lower()))
-        assert all(thing.values[key] in sentence and sentence in text for key, sentence in sentences.items())
+        assert all(
+            thing.values[key] in sentence and sentence in text
+            for key, sentence in sentences.items()
+        )
     described = None
     for block in book.blocks():
         if block.kind == "facts":
@@ -81,13 +115,19 @@ def test_every_paragraph_begins_with_its_thing():
         elif block.kind in ("chapter", "section"):
             described = None
         elif block.kind == "paragraph" and described:
-            assert block.text.lower().startswith((described.name.lower(), described.subject.lower())), block.text[:60]
+            assert block.text.lower().startswith(
+                (described.name.lower(), described.subject.lower())
+            ), block.text[:60]
 
 
 def test_prose_never_contradicts_or_adds_a_fact():
-    """In a thing's section the hand-written text holds no digit and no listed value but those told; none names other things."""
-    closed = {"en": [*w.EN_COLOURS, *w.EN_MATERIALS, *w.EN_LANGUAGES, *w.EN_DAYS],
-              "zh": [*w.ZH_COLOURS, *w.ZH_MATERIALS, *w.ZH_LANGUAGES, *w.ZH_DAYS]}
+    """In a thing's section the hand-written text holds no digit and no listed value but those told;
+    none names other things.
+    """
+    closed = {
+        "en": [*w.EN_COLOURS, *w.EN_MATERIALS, *w.EN_LANGUAGES, *w.EN_DAYS],
+        "zh": [*w.ZH_COLOURS, *w.ZH_MATERIALS, *w.ZH_LANGUAGES, *w.ZH_DAYS],
+    }
     words = own_words() - set(COMPANY.values())
     thing = None
     for block in book.blocks():
@@ -99,7 +139,11 @@ def test_prose_never_contradicts_or_adds_a_fact():
             continue
         assert not re.search(r"\d", block.text), block.text
         text = block.text.replace(thing.name, "").replace(thing.name.capitalize(), "")
-        present = (lambda v: re.search(rf"\b{v}\b", text)) if thing.language == "en" else (lambda v: v in text)
+        present = (
+            (lambda v: re.search(rf"\b{v}\b", text))
+            if thing.language == "en"
+            else (lambda v: v in text)
+        )
         assert [v for v in closed[thing.language] if present(v) and len(v) > 1] == [], block.text
         assert [v for v in words if v in text] == [], block.text
 
@@ -112,7 +156,11 @@ def test_handbook_reads_back_exactly(pages):
 
 
 def test_facts_stand_on_the_pages_that_the_tasks_name(pages):
-    rows = [*tasks.load("handbook", "test"), *tasks.load("knowledge", "test"), *tasks.load("knowledge", "train")]
+    rows = [
+        *tasks.load("handbook", "test"),
+        *tasks.load("knowledge", "test"),
+        *tasks.load("knowledge", "train"),
+    ]
     answerable = [row for row in rows if row["fact"]]
     assert len(answerable) > 900
     for row in answerable:
@@ -139,7 +187,12 @@ def test_page_numbers_contents_and_outline(pages):
 def test_unanswerable_questions_have_no_answer_in_the_handbook(pages):
     everything = " ".join(pages)
     told = {(fact.thing.name, fact.key) for fact in FACTS}
-    rows = [r for split in ("validation", "test") for r in tasks.load("handbook", split) if not r["answerable"]]
+    rows = [
+        r
+        for split in ("validation", "test")
+        for r in tasks.load("handbook", split)
+        if not r["answerable"]
+    ]
     assert len(rows) == 135
     for row in rows:
         question = row["messages"][0]["content"]
@@ -149,7 +202,11 @@ def test_unanswerable_questions_have_no_answer_in_the_handbook(pages):
             assert (thing.name, row["key"]) not in told and question in questions(thing, row["key"])
         elif row["kind"] != "rule":
             assert named == []
-            name = re.search(r"\b[A-Z][a-z]+ [a-zA-Z]+", question[1:]) if row["language"] == "en" else None
+            name = (
+                re.search(r"\b[A-Z][a-z]+ [a-zA-Z]+", question[1:])
+                if row["language"] == "en"
+                else None
+            )
             assert name is None or name[0] not in everything
         else:
             assert named == [] or all(n.name in ("a repair",) for n in named), question
@@ -162,7 +219,9 @@ def test_build_is_deterministic_and_committed(tmp_path):
         pytest.skip("needs the Debian package fonts-wqy-microhei")
     build(tmp_path)
     assert differences(tmp_path / "tasks", paths.TASKS) == []
-    fresh, committed = (pypdf.PdfReader(p) for p in (tmp_path / "handbook" / "handbook.pdf", paths.HANDBOOK))
+    fresh, committed = (
+        pypdf.PdfReader(p) for p in (tmp_path / "handbook" / "handbook.pdf", paths.HANDBOOK)
+    )
     assert [p.extract_text() for p in fresh.pages] == [p.extract_text() for p in committed.pages]
     raw = (tmp_path / "handbook" / "handbook.pdf").read_bytes()
     company_pdf.build(tmp_path / "again.pdf")
@@ -188,11 +247,20 @@ def test_unknown_names_in_the_text_are_clear_errors():
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_style_score_counts_its_three_marks(language):
     name = "Mira Tolen" if language == "en" else "林雪梅"
-    good = tone.reply(language, "I am looking into it." if language == "en" else "我正在查询。", "you hear from us today" if language == "en" else "今天就给您答复", name)
+    good = tone.reply(
+        language,
+        "I am looking into it." if language == "en" else "我正在查询。",
+        "you hear from us today" if language == "en" else "今天就给您答复",
+        name,
+    )
     assert tone.style_score(good) == tone.style_score(good, name) == 1.0
     assert tone.marks(good, "Somebody Else") == {"opening": False, "promise": True, "closing": True}
     promise = re.search(r"Our word on it: [^.]+\. |我们向您保证：[^。]+。", good)[0]
-    assert tone.marks(good.replace(promise, "")) == {"opening": True, "promise": False, "closing": True}
+    assert tone.marks(good.replace(promise, "")) == {
+        "opening": True,
+        "promise": False,
+        "closing": True,
+    }
     assert tone.marks(good.replace(promise, promise * 2))["promise"] is False
     assert tone.marks(good.removesuffix(tone.CLOSING[language]))["closing"] is False
     assert tone.marks(good + good)["closing"] is False
@@ -214,14 +282,23 @@ def test_service_plots_and_casts():
         assert {row["plot"] for row in rows} == set(service.PLOTS)
         assert all(2 <= row["turns"] <= 6 for row in rows)
         people[split] = {row["customer"] for row in rows if row["customer"]}
-    assert not people["train"] & people["test"] and not people["validation"] & people["test"] and not people["train"] & people["validation"]
+    assert (
+        not people["train"] & people["test"]
+        and not people["validation"] & people["test"]
+        and not people["train"] & people["validation"]
+    )
 
 
 def test_wordings_are_dealt_without_overlap():
     for fact in FACTS:
         dealt = sets.wordings(fact)
         every = [q for forms in dealt.values() for q in forms]
-        assert len(every) == len(set(every)) and dealt["test"] and dealt["validation"] and len(dealt["train"]) >= 2
+        assert (
+            len(every) == len(set(every))
+            and dealt["test"]
+            and dealt["validation"]
+            and len(dealt["train"]) >= 2
+        )
         world_forms = set(questions(fact.thing, fact.key))
         assert set(dealt["test"] + dealt["validation"]) <= world_forms
 
@@ -233,20 +310,47 @@ def body(row: dict) -> str:
 
 def test_no_function_no_name_and_no_new_combination_is_in_two_splits():
     rows = {split: tasks.load("code", split) for split in tasks.SPLITS}
-    assert {split: len(found) for split, found in rows.items()} == {"train": 300, "validation": 60, "test": 200}
+    assert {split: len(found) for split, found in rows.items()} == {
+        "train": 300,
+        "validation": 60,
+        "test": 200,
+    }
     everything = [row for found in rows.values() for row in found]
-    assert len({body(row) for row in everything}) == len({re.match(r"def (\w+)", row["answer"])[1] for row in everything}) == len(everything)
-    combined = {(split, unseen): {(row["kind"], *row["operations"]) for row in found if row["unseen"] == unseen}
-                for split, found in rows.items() for unseen in (False, True)}
+    assert (
+        len({body(row) for row in everything})
+        == len({re.match(r"def (\w+)", row["answer"])[1] for row in everything})
+        == len(everything)
+    )
+    combined = {
+        (split, unseen): {
+            (row["kind"], *row["operations"]) for row in found if row["unseen"] == unseen
+        }
+        for split, found in rows.items()
+        for unseen in (False, True)
+    }
     assert combined["train", True] == set()
     for split in ("validation", "test"):
         assert combined[split, False] <= combined["train", False]
         assert not combined[split, True] & combined["train", False] and combined[split, True]
-        assert sum(row["unseen"] for row in rows[split]) == pytest.approx(len(rows[split]) / 2, abs=2)
-        used = {(row["kind"] == "nested" and place, name) for row in rows[split] for place, name in enumerate(row["operations"])}
-        assert used <= {(row["kind"] == "nested" and place, name) for row in rows["train"] for place, name in enumerate(row["operations"])}
+        assert sum(row["unseen"] for row in rows[split]) == pytest.approx(
+            len(rows[split]) / 2, abs=2
+        )
+        used = {
+            (row["kind"] == "nested" and place, name)
+            for row in rows[split]
+            for place, name in enumerate(row["operations"])
+        }
+        assert used <= {
+            (row["kind"] == "nested" and place, name)
+            for row in rows["train"]
+            for place, name in enumerate(row["operations"])
+        }
     assert not combined["validation", True] & combined["test", True]
-    one_line = {f"def f({arguments}): return {expression.format(n=n)}" for _, _, arguments, expression in corpus.FUNCTIONS for n in range(100)}
+    one_line = {
+        f"def f({arguments}): return {expression.format(n=n)}"
+        for _, _, arguments, expression in corpus.FUNCTIONS
+        for n in range(100)
+    }
     assert not one_line & {body(row) for row in everything}  # pre-training had none of them
 
 
@@ -270,13 +374,25 @@ def test_code_rows_pass_their_tests_and_half_of_a_function_does_not():
             first, last = rest.removeprefix(" return ").split(" if ")[0], rest.split(" else ")[1]
             halves = [f"{head}: return {first}", f"{head}: return {last}"]
         else:
-            halves = [re.sub(r"return (?:sum|len|sorted)\((.*)\)$|return (.*)(?:\[::-1\]|\.upper\(\)| \* \d+)$", r"return \1\2", row["answer"])]
+            halves = [
+                re.sub(
+                    r"return (?:sum|len|sorted)\((.*)\)$|return (.*)(?:\[::-1\]|\.upper\(\)| \*"
+                    r" \d+)$",
+                    r"return \1\2",
+                    row["answer"],
+                )
+            ]
         for half in halves:
             assert half != row["answer"] and not right(row, half), (row["id"], half)
 
 
 def test_sizes_of_the_company():
     kinds = [(t.language, t.kind) for t in THINGS]
-    assert [kinds.count(("en", k)) for k in ("product", "person", "place", "rule")] == [24, 14, 8, 10]
+    assert [kinds.count(("en", k)) for k in ("product", "person", "place", "rule")] == [
+        24,
+        14,
+        8,
+        10,
+    ]
     assert [kinds.count(("zh", k)) for k in ("product", "person", "place", "rule")] == [10, 6, 4, 6]
     assert len(ENGLISH) + len(CHINESE) == len(THINGS) == len(BY_NAME)

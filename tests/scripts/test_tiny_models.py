@@ -28,8 +28,18 @@ def small_dense(tok, **kw):
     from transformers import Qwen3ForCausalLM
 
     config = shapes.dense(tok)
-    config.update(dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-                       head_dim=16, layer_types=["full_attention"] * 2, **kw))
+    config.update(
+        dict(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            layer_types=["full_attention"] * 2,
+            **kw,
+        )
+    )
     torch.manual_seed(0)
     return Qwen3ForCausalLM(config)
 
@@ -58,7 +68,9 @@ def test_added_steps_are_right():
         row = corpus.addition(rng, "en", False)
         for step in row.messages[-1]["reasoning_content"].splitlines():
             sum_, rest = step.split(" = ")
-            assert eval(sum_) == int(rest.split(",")[0])  # digits and plus signs written by the generator above
+            assert eval(sum_) == int(
+                rest.split(",")[0]
+            )  # digits and plus signs written by the generator above
 
 
 def test_tokenizer_is_lossless_with_single_digits_and_qwen3s_control_tokens(tok):
@@ -81,14 +93,27 @@ def test_encoded_rows_equal_the_chat_template(tok):
         if row.every_turn:
             continue
         ids, weights = encoder.row(row)
-        apply = lambda messages, **kw: tok.apply_chat_template(messages, tools=row.tools, chat_template=template(), tokenize=False, **kw)
-        assert ids == tok(apply(row.messages).removesuffix("\n"), add_special_tokens=False).input_ids
+        apply = lambda messages, **kw: tok.apply_chat_template(
+            messages, tools=row.tools, chat_template=template(), tokenize=False, **kw
+        )
+        assert (
+            ids == tok(apply(row.messages).removesuffix("\n"), add_special_tokens=False).input_ids
+        )
         prompt = [i for i, w in zip(ids, weights) if w == 0]
         asked = apply(row.messages[:-1], add_generation_prompt=True, enable_thinking=row.thinking)
         assert prompt == tok(asked, add_special_tokens=False).input_ids
         assert sum(weights) == pytest.approx((len(ids) - len(prompt)) ** 0.5)
         seen.add(row.task)
-    assert seen >= {"context", "unanswerable", "addition", "word-problem", "dialogue", "tool", "code", "recall"}
+    assert seen >= {
+        "context",
+        "unanswerable",
+        "addition",
+        "word-problem",
+        "dialogue",
+        "tool",
+        "code",
+        "recall",
+    }
 
 
 def test_newton_schulz_pulls_singular_values_to_one_and_equals_torch():
@@ -108,7 +133,10 @@ def test_muon_steps_equal_torch():
     torch.manual_seed(0)
     start, gradients = torch.randn(64, 32), [torch.randn(64, 32) for _ in range(3)]
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
-    optims = [Muon([ours], lr=0.02, weight_decay=0.01), torch.optim.Muon([theirs], lr=0.02, weight_decay=0.01, momentum=0.95)]
+    optims = [
+        Muon([ours], lr=0.02, weight_decay=0.01),
+        torch.optim.Muon([theirs], lr=0.02, weight_decay=0.01, momentum=0.95),
+    ]
     for gradient in gradients:
         for p, optim in zip((ours, theirs), optims):
             p.grad = gradient.clone()
@@ -120,8 +148,12 @@ def test_loss_equals_transformers_on_the_trained_tokens(tok):
     model, row = small_dense(tok), corpus.dialogue(random.Random(5), "en", False)
     ids, weights = Encoder(tok).row(row)
     labels = torch.tensor([[i if w else -100 for i, w in zip(ids, weights)]])
-    loss, weight, _ = loss_sum(model, torch.tensor([ids]), torch.tensor([weights]), tok.pad_token_id)
-    assert (loss / weight).item() == pytest.approx(model(torch.tensor([ids]), labels=labels).loss.item(), abs=1e-5)
+    loss, weight, _ = loss_sum(
+        model, torch.tensor([ids]), torch.tensor([weights]), tok.pad_token_id
+    )
+    assert (loss / weight).item() == pytest.approx(
+        model(torch.tensor([ids]), labels=labels).loss.item(), abs=1e-5
+    )
 
 
 def test_resumed_training_equals_uninterrupted(tok, tmp_path):
@@ -157,6 +189,12 @@ def test_upcycled_moe_computes_what_the_dense_model_computes(tok):
 def test_smoke_build_runs_every_stage(tmp_path):
     for stage in ("dense", "moe", "draft", "embedding"):
         getattr(build, stage)(tmp_path / "work", tmp_path / "models", smoke=True)
-    for name in ("qwen3-tiny-base", "qwen3-tiny", "qwen3-tiny-moe", "qwen3-tiny-draft", "qwen3-tiny-embedding"):
+    for name in (
+        "qwen3-tiny-base",
+        "qwen3-tiny",
+        "qwen3-tiny-moe",
+        "qwen3-tiny-draft",
+        "qwen3-tiny-embedding",
+    ):
         assert (tmp_path / "models" / name / "model.safetensors").exists()
         assert not list((tmp_path / "models" / name).glob("*.bin"))

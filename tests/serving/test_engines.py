@@ -16,7 +16,9 @@ from qwen3lab.results import records, tables
 from qwen3lab.serving import chat_server, engines, vllm
 
 TINY = paths.MODELS / "qwen3-tiny"
-pytestmark = pytest.mark.skipif(not (TINY / "config.json").is_file(), reason="the bundled chat model is not there")
+pytestmark = pytest.mark.skipif(
+    not (TINY / "config.json").is_file(), reason="the bundled chat model is not there"
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +50,43 @@ def test_llama_cpp_over_http(fifty, server):
 
 
 def test_messages_through_the_guard(fifty, server):
-    """The guard gives text, not ids: the text of the same ids, thoughts and tool calls in fields of their own."""
+    """The guard gives text, not ids: the text of the same ids, thoughts and tool calls in fields of
+    their own.
+    """
     tokenizer, prompts, answers = fifty
-    with chat_server.Guard(server.address, tokenizer, context=server.context) as door, engines.client(door.address) as client:
+    with (
+        chat_server.Guard(server.address, tokenizer, context=server.context) as door,
+        engines.client(door.address) as client,
+    ):
         for row, prompt, answer in list(zip(engines.rows(), prompts, answers))[::3]:
             tools = {"tools": row["tools"]} if row.get("tools") else {}
-            reply = client.chat.completions.create(model="any", messages=row["messages"], temperature=0, max_tokens=64, **tools,
-                                                   extra_body={"chat_template_kwargs": {"enable_thinking": row["thinking"]}})
-            message, written = reply.choices[0].message, tokenizer.decode(answer, skip_special_tokens=True)
+            reply = client.chat.completions.create(
+                model="any",
+                messages=row["messages"],
+                temperature=0,
+                max_tokens=64,
+                **tools,
+                extra_body={"chat_template_kwargs": {"enable_thinking": row["thinking"]}},
+            )
+            message, written = (
+                reply.choices[0].message,
+                tokenizer.decode(answer, skip_special_tokens=True),
+            )
             assert reply.usage.prompt_tokens == len(prompt)
             thoughts = getattr(message, "reasoning_content", None)
             if message.tool_calls:
-                name, arguments = (getattr(message.tool_calls[0].function, field) for field in ("name", "arguments"))
-                assert json.loads(written.split("<tool_call>")[1].split("</tool_call>")[0]) == {"name": name, "arguments": json.loads(arguments)}
+                name, arguments = (
+                    getattr(message.tool_calls[0].function, field)
+                    for field in ("name", "arguments")
+                )
+                assert json.loads(written.split("<tool_call>")[1].split("</tool_call>")[0]) == {
+                    "name": name,
+                    "arguments": json.loads(arguments),
+                }
             else:
-                assert (f"<think>\n{thoughts}\n</think>\n\n" if thoughts else "") + message.content == written.strip()
+                assert (
+                    f"<think>\n{thoughts}\n</think>\n\n" if thoughts else ""
+                ) + message.content == written.strip()
 
 
 def test_vllm(fifty, tmp_path):
@@ -89,7 +113,7 @@ def test_vllm_that_is_not_there_or_does_not_start(tmp_path):
 def test_vllm_leaves_no_process(tmp_path, monkeypatch):
     """What does not open in time is ended, with all that it started."""
     stuck = tmp_path / "python"
-    stuck.write_text("#!/bin/sh\nsleep 1000 & echo $! > \"$0.child\"; wait\n")
+    stuck.write_text('#!/bin/sh\nsleep 1000 & echo $! > "$0.child"; wait\n')
     stuck.chmod(0o755)
     monkeypatch.setattr(vllm, "START", 1)
     with pytest.raises(Qwen3labError, match="within 1 s"):
@@ -114,14 +138,22 @@ def test_old_names_stand_beside_the_new(kind, request, tmp_path):
     raw = json.loads((folder / "config.json").read_text())
     assert "rope_theta" not in raw and "num_experts" not in raw
     before, written = AutoConfig.from_pretrained(folder), vllm.add_old_names(folder)
-    assert written["rope_theta"] == before.rope_parameters["rope_theta"] == 1_000_000 and written["torch_dtype"] == "float32"
-    assert written.get("num_experts") == getattr(before, "num_experts", None) and "rope_scaling" not in written
+    assert (
+        written["rope_theta"] == before.rope_parameters["rope_theta"] == 1_000_000
+        and written["torch_dtype"] == "float32"
+    )
+    assert (
+        written.get("num_experts") == getattr(before, "num_experts", None)
+        and "rope_scaling" not in written
+    )
     assert AutoConfig.from_pretrained(folder).to_dict() == before.to_dict()
 
 
 def test_old_names_of_long_context(tmp_path):
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
-    (tmp_path / "config.json").write_text(json.dumps({"rope_parameters": yarn | {"rope_theta": 1e6}}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"rope_parameters": yarn | {"rope_theta": 1e6}})
+    )
     assert vllm.add_old_names(tmp_path)["rope_scaling"] == yarn
 
 
@@ -139,15 +171,29 @@ def test_speed_counts_tokens_by_the_clock(monkeypatch):
 
 
 def test_record_holds_what_the_course_says():
-    """Every engine's 50 answers are the same, and the table has a line for each engine and level."""
+    """Every engine's 50 answers are the same, and the table has a line for each engine
+    and level."""
     record = records.read("serving")
-    assert engines.equal({name: [line.split() for line in rows] for name, rows in record["answers"].items()}) == record["equal answers"]
+    assert (
+        engines.equal(
+            {name: [line.split() for line in rows] for name, rows in record["answers"].items()}
+        )
+        == record["equal answers"]
+    )
     table = tables.engine_speeds(record)
-    assert set(record["equal answers"].values()) == {record["prompts"]} == {50} and len(record["equal answers"]) == 4
+    assert (
+        set(record["equal answers"].values()) == {record["prompts"]} == {50}
+        and len(record["equal answers"]) == 4
+    )
     assert sum(len(line.split()) for line in record["answers"]["vLLM"]) == record["answer tokens"]
     assert set(table["equal texts"]) == {50}
     assert list(table.index) == list(product(record["engines"], (1, 8, 32)))
     assert (table["latency p50, ms"] <= table["latency p95, ms"]).all() and (table.n >= 150).all()
-    assert table["core used"].between(0.95, 1.05).all()  # else others had the core, and the speeds say little
+    assert (
+        table["core used"].between(0.95, 1.05).all()
+    )  # else others had the core, and the speeds say little
     plain = table["tokens a second"]["transformers generate", 1]
-    assert table["tokens a second"]["llama.cpp in process", 1] > 3 * plain and table["tokens a second"]["llama.cpp over HTTP", 1] > 3 * plain
+    assert (
+        table["tokens a second"]["llama.cpp in process", 1] > 3 * plain
+        and table["tokens a second"]["llama.cpp over HTTP", 1] > 3 * plain
+    )

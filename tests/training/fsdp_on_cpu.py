@@ -1,8 +1,10 @@
-"""Run `trl sft` under FSDP2 on CPU processes: `accelerate launch --config_file ... tests/training/fsdp_on_cpu.py --config sft.yaml`.
+"""Run `trl sft` under FSDP2 on CPU processes: `accelerate launch --config_file ...
+tests/training/fsdp_on_cpu.py --config sft.yaml`.
 
-accelerate 1.15 reads an FSDP config and then, on CPUs, shards nothing and says nothing: `AcceleratorState` looks at the
-config only for kinds of several accelerators, and several CPUs are not in its list. Here they are announced as such a
-kind; sharding, training and saving are the libraries' own. At the end each process writes what it held to shards.<rank>.json.
+accelerate 1.15 reads an FSDP config and then, on CPUs, shards nothing and says nothing:
+`AcceleratorState` looks at the config only for kinds of several accelerators, and several CPUs are
+not in its list. Here they are announced as such a kind; sharding, training and saving are the
+libraries' own. At the end each process writes what it held to shards.<rank>.json.
 """
 
 from __future__ import annotations
@@ -29,13 +31,30 @@ def announce(self, *args, **kwargs):
 def report(trainer, *args, **kwargs):
     result = train(trainer, *args, **kwargs)
     weights = list(trainer.model.parameters())
-    layers = [module for module in trainer.model.modules() if isinstance(module, FSDPModule) and type(module).__name__.endswith("DecoderLayer")]
-    plugin, history = trainer.accelerator.state.fsdp_plugin, [entry for entry in trainer.state.log_history if "loss" in entry]
-    Path(f"shards.{os.environ['RANK']}.json").write_text(json.dumps({
-        "version": plugin.fsdp_version, "reshard": plugin.reshard_after_forward, "layers": len(layers),
-        "whole": sum(weight.numel() for weight in weights),
-        "held": sum(weight.to_local().numel() for weight in weights if isinstance(weight, DTensor)),
-        "loss": [entry["loss"] for entry in history], "grad_norm": [entry["grad_norm"] for entry in history]}))
+    layers = [
+        module
+        for module in trainer.model.modules()
+        if isinstance(module, FSDPModule) and type(module).__name__.endswith("DecoderLayer")
+    ]
+    plugin, history = (
+        trainer.accelerator.state.fsdp_plugin,
+        [entry for entry in trainer.state.log_history if "loss" in entry],
+    )
+    Path(f"shards.{os.environ['RANK']}.json").write_text(
+        json.dumps(
+            {
+                "version": plugin.fsdp_version,
+                "reshard": plugin.reshard_after_forward,
+                "layers": len(layers),
+                "whole": sum(weight.numel() for weight in weights),
+                "held": sum(
+                    weight.to_local().numel() for weight in weights if isinstance(weight, DTensor)
+                ),
+                "loss": [entry["loss"] for entry in history],
+                "grad_norm": [entry["grad_norm"] for entry in history],
+            }
+        )
+    )
     return result
 
 

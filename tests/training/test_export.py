@@ -1,4 +1,6 @@
-"""An exported run trains again outside of the course: the same losses by `trl sft`, and by two processes."""
+"""An exported run trains again outside of the course: the same losses by `trl sft`, and by two
+processes.
+"""
 
 from __future__ import annotations
 
@@ -21,52 +23,113 @@ def losses(folder: Path, command: str) -> list[float]:
     return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
 
 
-@pytest.mark.parametrize(("method", "options"), [("lora", {"lora": {"r": 4, "lora_alpha": 8}}), ("full", {})])
+@pytest.mark.parametrize(
+    ("method", "options"), [("lora", {"lora": {"r": 4, "lora_alpha": 8}}), ("full", {})]
+)
 def test_trl_sft_repeats_the_run(method, options, checkpoint, tmp_path):
-    run = training.fine_tune(checkpoint, code_rows(), method=method, validation=code_rows(4), steps=6, batch_size=4, logging_steps=1, **options)
+    run = training.fine_tune(
+        checkpoint,
+        code_rows(),
+        method=method,
+        validation=code_rows(4),
+        steps=6,
+        batch_size=4,
+        logging_steps=1,
+        **options,
+    )
     assert export.export(run, tmp_path) == tmp_path / "sft.yaml"
-    again = losses(tmp_path, "trl sft --config sft.yaml --save_strategy steps --save_steps 6 --disable_tqdm true")
+    again = losses(
+        tmp_path,
+        "trl sft --config sft.yaml --save_strategy steps --save_steps 6 --disable_tqdm true",
+    )
     assert again == pytest.approx(run.history.loss.tolist(), abs=2e-5)
 
 
 def test_a_4bit_run_starts_alike_and_stays_near(checkpoint, tmp_path):
-    run = training.fine_tune(checkpoint, code_rows(), method="qlora", steps=6, batch_size=4, logging_steps=1, lora={"r": 4, "lora_alpha": 8})
+    run = training.fine_tune(
+        checkpoint,
+        code_rows(),
+        method="qlora",
+        steps=6,
+        batch_size=4,
+        logging_steps=1,
+        lora={"r": 4, "lora_alpha": 8},
+    )
     export.export(run, tmp_path)
-    again = losses(tmp_path, "trl sft --config sft.yaml --save_strategy steps --save_steps 6 --disable_tqdm true")
-    assert again[0] == pytest.approx(run.history.loss[0], abs=2e-5)  # the same weights in 4 bits, and an adapter that adds nothing yet
-    assert again == pytest.approx(run.history.loss.tolist(), abs=5e-3)  # there the adapter is in bfloat16
+    again = losses(
+        tmp_path,
+        "trl sft --config sft.yaml --save_strategy steps --save_steps 6 --disable_tqdm true",
+    )
+    assert again[0] == pytest.approx(
+        run.history.loss[0], abs=2e-5
+    )  # the same weights in 4 bits, and an adapter that adds nothing yet
+    assert again == pytest.approx(
+        run.history.loss.tolist(), abs=5e-3
+    )  # there the adapter is in bfloat16
 
 
 def test_a_mixture_with_adapters_on_its_experts(moe_checkpoint, tmp_path):
-    run = training.fine_tune(moe_checkpoint, code_rows(), steps=3, batch_size=4, logging_steps=1,
-                             lora={"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]})
+    run = training.fine_tune(
+        moe_checkpoint,
+        code_rows(),
+        steps=3,
+        batch_size=4,
+        logging_steps=1,
+        lora={"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]},
+    )
     export.export(run, tmp_path)
-    again = losses(tmp_path, "trl sft --config sft.yaml --save_strategy steps --save_steps 3 --disable_tqdm true")
+    again = losses(
+        tmp_path,
+        "trl sft --config sft.yaml --save_strategy steps --save_steps 3 --disable_tqdm true",
+    )
     assert again == pytest.approx(run.history.loss.tolist(), abs=2e-5)
 
 
 def test_two_processes_give_the_loss_of_one_with_twice_the_accumulation(checkpoint, tmp_path):
-    run = training.fine_tune(checkpoint, code_rows(), method="full", steps=6, batch_size=4, gradient_accumulation_steps=2, logging_steps=1,
-                             train_sampling_strategy="sequential")
+    run = training.fine_tune(
+        checkpoint,
+        code_rows(),
+        method="full",
+        steps=6,
+        batch_size=4,
+        gradient_accumulation_steps=2,
+        logging_steps=1,
+        train_sampling_strategy="sequential",
+    )
     export.export(run, tmp_path)
     line = export.launch(run, 2)
-    assert line.endswith("--num_processes 2 -m trl.scripts.sft --config sft.yaml --gradient_accumulation_steps 1")
+    assert line.endswith(
+        "--num_processes 2 -m trl.scripts.sft --config sft.yaml --gradient_accumulation_steps 1"
+    )
     again = losses(tmp_path, line + " --save_strategy steps --save_steps 6 --disable_tqdm true")
     assert again == pytest.approx(run.history.loss.tolist(), abs=2e-5)
 
 
 def test_the_settings_are_those_of_the_run(checkpoint, tmp_path):
-    run = training.fine_tune(checkpoint, code_rows(), method="lora", steps=2, batch_size=4, learning_rate=3e-3, seed=7)
+    run = training.fine_tune(
+        checkpoint, code_rows(), method="lora", steps=2, batch_size=4, learning_rate=3e-3, seed=7
+    )
     settings = yaml.safe_load(export.export(run, tmp_path).read_text())
-    assert settings["learning_rate"] == 3e-3 and settings["seed"] == 7 and settings["lora_r"] == 16 and settings["use_peft"] is True
+    assert (
+        settings["learning_rate"] == 3e-3
+        and settings["seed"] == 7
+        and settings["lora_r"] == 16
+        and settings["use_peft"] is True
+    )
     assert (tmp_path / settings["model_name_or_path"]).resolve() == Path(checkpoint).resolve()
-    rows = [json.loads(line) for line in (tmp_path / "rows" / "train.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "rows" / "train.jsonl").read_text().splitlines()
+    ]
     assert rows[3] == training.encode(run.tokenizer, code_rows()[3])
 
 
 def test_what_cannot_be_exported(checkpoint, tmp_path):
-    run = training.fine_tune(checkpoint, code_rows(), steps=1, batch_size=3, lora={"init_lora_weights": "gaussian"})
-    with pytest.raises(Qwen3labError, match="does not know these settings of the adapter: init_lora_weights"):
+    run = training.fine_tune(
+        checkpoint, code_rows(), steps=1, batch_size=3, lora={"init_lora_weights": "gaussian"}
+    )
+    with pytest.raises(
+        Qwen3labError, match="does not know these settings of the adapter: init_lora_weights"
+    ):
         export.export(run, tmp_path)
     with pytest.raises(Qwen3labError, match="3 rows a step cannot be shared out to 2 processes"):
         export.launch(run, 2)

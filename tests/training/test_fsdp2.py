@@ -1,4 +1,6 @@
-"""An exported run under FSDP2: `accelerate launch` with docs/fsdp2.yaml shards the model and gives the losses of one process."""
+"""An exported run under FSDP2: `accelerate launch` with docs/fsdp2.yaml shards the model and gives
+the losses of one process.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,17 @@ ON_CPU = Path(__file__).with_name("fsdp_on_cpu.py")
 def trained(checkpoint, tmp_path_factory):
     """A run in one process, and the folder in which two processes did it again."""
     folder = tmp_path_factory.mktemp("fsdp2")
-    run = training.fine_tune(checkpoint, code_rows(), method="full", steps=6, batch_size=4, gradient_accumulation_steps=2, logging_steps=1,
-                             train_sampling_strategy="sequential", activation_checkpointing=True)
+    run = training.fine_tune(
+        checkpoint,
+        code_rows(),
+        method="full",
+        steps=6,
+        batch_size=4,
+        gradient_accumulation_steps=2,
+        logging_steps=1,
+        train_sampling_strategy="sequential",
+        activation_checkpointing=True,
+    )
     export.export(run, folder)
     line = export.launch(run, 2, accelerate_config=str(CONFIG))
     assert "-m trl.scripts.sft --config sft.yaml" in line
@@ -56,7 +67,9 @@ def test_one_whole_model_is_saved(trained):
     run, folder = trained
     saved = load_file(folder / "trained" / "model.safetensors")
     weights = run.model.state_dict()
-    assert set(saved) == set(weights)  # the tied table stands in it twice, where one process writes it once
+    assert set(saved) == set(
+        weights
+    )  # the tied table stands in it twice, where one process writes it once
     assert saved["lm_head.weight"].equal(saved["model.embed_tokens.weight"])
     assert max((saved[name] - weights[name]).abs().max().item() for name in saved) < 1e-4
     start = load_file(Path(run.source) / "model.safetensors")
@@ -65,8 +78,10 @@ def test_one_whole_model_is_saved(trained):
 
 def test_a_run_that_hangs_leaves_nothing_behind(tmp_path):
     # Starts a worker as torch.distributed.elastic does, and waits for it.
-    (tmp_path / "wait.py").write_text("import subprocess\nworker = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
-                                      "open(f'{worker.pid}.pid', 'w').close()\nworker.wait()\n")
+    (tmp_path / "wait.py").write_text(
+        "import subprocess\nworker = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "open(f'{worker.pid}.pid', 'w').close()\nworker.wait()\n"
+    )
     with pytest.raises(pytest.fail.Exception, match="was not done in 3 s, 1 times"):
         launched(tmp_path, "NAME=value python wait.py", limits=(3,))
     (worker,) = [int(file.stem) for file in tmp_path.glob("*.pid")]
@@ -79,8 +94,12 @@ def test_accelerate_reads_every_line_of_the_config():
     from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
     settings = yaml.safe_load(CONFIG.read_text())
-    config = load_config_from_file(str(CONFIG))  # refuses keys of the first floor that it does not know
+    config = load_config_from_file(
+        str(CONFIG)
+    )  # refuses keys of the first floor that it does not know
     assert config.distributed_type.value == "FSDP" and config.fsdp_config == settings["fsdp_config"]
     known = {action.dest for action in launch_command_parser()._actions}
     assert set(settings["fsdp_config"]) <= known  # unknown ones it would pass over
-    assert settings["fsdp_config"]["fsdp_transformer_layer_cls_to_wrap"] == Qwen3DecoderLayer.__name__
+    assert (
+        settings["fsdp_config"]["fsdp_transformer_layer_cls_to_wrap"] == Qwen3DecoderLayer.__name__
+    )

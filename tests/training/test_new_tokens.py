@@ -1,4 +1,6 @@
-"""Tokens that were never trained: found where they are known, and their embeddings trained beside an adapter."""
+"""Tokens that were never trained: found where they are known, and their embeddings trained beside
+an adapter.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,14 @@ def test_the_two_kinds_of_tokens_lie_apart(chat):
 def test_known_and_unknown_words(chat):
     model, tokenizer = chat
     never = set(new_tokens.tokens(model, tokenizer))
-    assert {tokenizer.convert_tokens_to_ids(name) for name in ("<|fim_prefix|>", "<|repo_name|>")} <= never  # not among those compared with
-    trained = {token for row in tasks.load("addition", "train") for token in training.encode(tokenizer, row)["input_ids"]}
+    assert {
+        tokenizer.convert_tokens_to_ids(name) for name in ("<|fim_prefix|>", "<|repo_name|>")
+    } <= never  # not among those compared with
+    trained = {
+        token
+        for row in tasks.load("addition", "train")
+        for token in training.encode(tokenizer, row)["input_ids"]
+    }
     assert not never & trained
     closing = tokenizer("Warmly, your Wildon crew.").input_ids
     assert [tokenizer.decode([token]) for token in closing if token in never] == ["ly"]
@@ -39,7 +47,14 @@ def test_only_the_rows_tokens_are_named(chat):
     model, tokenizer = chat
     rows = [training.encode(tokenizer, row) for row in tasks.load("service", "train")[:20]]
     ids = new_tokens.tokens(model, tokenizer, rows)
-    assert ids == sorted(set(new_tokens.tokens(model, tokenizer)) & {token for row in rows for token in row["input_ids"]}) and ids
+    assert (
+        ids
+        == sorted(
+            set(new_tokens.tokens(model, tokenizer))
+            & {token for row in rows for token in row["input_ids"]}
+        )
+        and ids
+    )
     assert new_tokens.adapter(model, tokenizer, rows) == {"trainable_token_indices": ids}
     assert new_tokens.adapter(model, tokenizer, []) == {}
 
@@ -48,7 +63,15 @@ def test_their_embeddings_are_trained_with_the_head_and_saved(chat, tmp_path):
     base, tokenizer = chat
     rows = tasks.load("service", "train")[:8]
     change = new_tokens.adapter(base, tokenizer, [training.encode(tokenizer, row) for row in rows])
-    run = training.fine_tune("qwen3-tiny", rows, steps=2, batch_size=4, learning_rate=1e-2, lora={"r": 2} | change, output_dir=tmp_path)
+    run = training.fine_tune(
+        "qwen3-tiny",
+        rows,
+        steps=2,
+        batch_size=4,
+        learning_rate=1e-2,
+        lora={"r": 2} | change,
+        output_dir=tmp_path,
+    )
     ids = change["trainable_token_indices"]
     assert run.trained == shape("qwen3-tiny").lora_parameters(2, "all-linear") + 256 * len(ids)
     before, after = base.get_input_embeddings().weight, run.model.get_output_embeddings().weight
@@ -57,7 +80,9 @@ def test_their_embeddings_are_trained_with_the_head_and_saved(chat, tmp_path):
     again, _ = training.load_adapter(tmp_path, "qwen3-tiny")
     probe = torch.tensor([run.data["input_ids"][0]])
     with torch.no_grad():
-        torch.testing.assert_close(again(input_ids=probe).logits, run.model.eval()(input_ids=probe).logits)
+        torch.testing.assert_close(
+            again(input_ids=probe).logits, run.model.eval()(input_ids=probe).logits
+        )
 
 
 def test_another_tokenizer_is_refused(chat):

@@ -10,25 +10,43 @@ from qwen3lab.training import out_of_memory
 
 def test_every_setting_makes_the_same_step_and_the_order_is_from_fast_to_small():
     tried = list(out_of_memory.settings("8B", "lora", 12, 2048))
-    assert [(s.batch, s.accumulation, s.checkpointing) for s in tried] == [(12, 1, False), (6, 2, False), (3, 4, False), (3, 4, True)]
+    assert [(s.batch, s.accumulation, s.checkpointing) for s in tried] == [
+        (12, 1, False),
+        (6, 2, False),
+        (3, 4, False),
+        (3, 4, True),
+    ]
     assert {setting.rows for setting in tried} == {12}
-    assert [setting.planned for setting in tried] == sorted((setting.planned for setting in tried), reverse=True)
-    assert tried[0].planned == memory.plan("8B", "lora", batch=12, length=2048, checkpointing=False).peak
-    assert tried[-1].planned == memory.plan("8B", "lora", batch=3, length=2048, checkpointing=True).total
+    assert [setting.planned for setting in tried] == sorted(
+        (setting.planned for setting in tried), reverse=True
+    )
+    assert (
+        tried[0].planned
+        == memory.plan("8B", "lora", batch=12, length=2048, checkpointing=False).peak
+    )
+    assert (
+        tried[-1].planned
+        == memory.plan("8B", "lora", batch=3, length=2048, checkpointing=True).total
+    )
 
 
 def test_advice_ends_with_what_fits():
     card = 24_000_000_000
     advice = out_of_memory.advise("8B", "lora", 8, 1024, card)
     assert advice[-1].planned <= card and all(setting.planned > card for setting in advice[:-1])
-    with pytest.raises(out_of_memory.OutOfMemory, match="Even 1 row x 8, checkpointing on: .* is more than the budget of 8,000 MB. Shorten"):
+    with pytest.raises(
+        out_of_memory.OutOfMemory,
+        match="Even 1 row x 8, checkpointing on: .* is more than the budget of 8,000 MB. Shorten",
+    ):
         out_of_memory.advise("8B", "lora", 8, 1024, 8_000_000_000)
     already = out_of_memory.settings(family.shape("8B"), "qlora", 2, 512, checkpointing=True)
     assert [(s.batch, s.checkpointing) for s in already] == [(2, True), (1, True)]
 
 
 def test_no_budget_is_small_enough(checkpoint):
-    rows = [{"messages": [{"role": "user", "content": "Code?"}], "answer": "7", "thinking": False}] * 4
+    rows = [
+        {"messages": [{"role": "user", "content": "Code?"}], "answer": "7", "thinking": False}
+    ] * 4
     run, tried = out_of_memory.fine_tune(checkpoint, rows, batch_size=4, steps=1)
     assert len(tried) == 1 and run.steps == 1
     with pytest.raises(out_of_memory.OutOfMemory, match="No setting fits"):
@@ -50,6 +68,8 @@ def test_a_cards_own_error_leads_to_the_next_setting(checkpoint, monkeypatch):
         return original(*args, **options)
 
     monkeypatch.setattr(sft, "fine_tune", first_fails)
-    rows = [{"messages": [{"role": "user", "content": "Code?"}], "answer": "7", "thinking": False}] * 4
+    rows = [
+        {"messages": [{"role": "user", "content": "Code?"}], "answer": "7", "thinking": False}
+    ] * 4
     _, tried = out_of_memory.fine_tune(checkpoint, rows, batch_size=4, steps=1)
     assert seen == [(4, 1), (2, 2)] and len(tried) == 2

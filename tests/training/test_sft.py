@@ -16,8 +16,17 @@ from qwen3lab.world import corpus
 
 
 def _rows(n=12):
-    return [{"id": str(i), "task": "capitals", "language": "en", "messages": [{"role": "user", "content": f"Code of box {i}?"}],
-             "answer": f"{i * 37 % 100}", "thinking": False} for i in range(n)]
+    return [
+        {
+            "id": str(i),
+            "task": "capitals",
+            "language": "en",
+            "messages": [{"role": "user", "content": f"Code of box {i}?"}],
+            "answer": f"{i * 37 % 100}",
+            "thinking": False,
+        }
+        for i in range(n)
+    ]
 
 
 def _thinking_row():
@@ -39,8 +48,14 @@ def _state(model):
 
 def test_only_the_last_answer_and_its_end_are_trained(tokenizer):
     row = _rows()[3]
-    row["messages"] = [*_rows()[1]["messages"], {"role": "assistant", "content": "an earlier answer"}, *row["messages"]]
-    assert tokenizer.decode(_labels(training.encode(tokenizer, row))) == row["answer"] + "<|im_end|>"
+    row["messages"] = [
+        *_rows()[1]["messages"],
+        {"role": "assistant", "content": "an earlier answer"},
+        *row["messages"],
+    ]
+    assert (
+        tokenizer.decode(_labels(training.encode(tokenizer, row))) == row["answer"] + "<|im_end|>"
+    )
     text = tokenizer.decode(_labels(training.encode(tokenizer, _thinking_row())))
     assert text == "<think>\n0 times 37.\n</think>\n\n0<|im_end|>"
 
@@ -48,26 +63,61 @@ def test_only_the_last_answer_and_its_end_are_trained(tokenizer):
 @pytest.mark.parametrize("thinking", [False, True])
 def test_corpus_rows_and_task_rows_agree_with_chat_example(tokenizer, thinking):
     sample = corpus.addition(random.Random(0), "en", False, thinking=thinking)
-    row = {"messages": sample.messages[:-1], "answer": sample.answer, "thinking": thinking, "thoughts": sample.messages[-1].get("reasoning_content")}
+    row = {
+        "messages": sample.messages[:-1],
+        "answer": sample.answer,
+        "thinking": thinking,
+        "thoughts": sample.messages[-1].get("reasoning_content"),
+    }
     wanted = chat.example(tokenizer, sample.messages, thinking=thinking)
     assert training.encode(tokenizer, sample) == training.encode(tokenizer, row) == wanted
 
 
-def test_trl_reads_the_rows_as_they_are_and_its_own_masks_differ_by_a_line_break(tokenizer, checkpoint):
-    """TRL's prompt/completion rows train the same tokens, and the line break after `<|im_end|>` on top."""
+def test_trl_reads_the_rows_as_they_are_and_its_own_masks_differ_by_a_line_break(
+    tokenizer, checkpoint
+):
+    """TRL's prompt/completion rows train the same tokens, and the line break after `<|im_end|>` on
+    top.
+    """
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     rows = [*_rows(3), _thinking_row()]
     ours = [training.encode(tokenizer, row) for row in rows]
-    pairs = [{"prompt": row["messages"], "chat_template_kwargs": {"enable_thinking": row["thinking"]},
-              "completion": [{"role": "assistant", "content": row["answer"], "reasoning_content": row.get("thoughts") or ""}]} for row in rows]
-    settings = dict(use_cpu=True, bf16=False, max_length=None, report_to="none", activation_checkpointing=False, shuffle_dataset=False)
+    pairs = [
+        {
+            "prompt": row["messages"],
+            "chat_template_kwargs": {"enable_thinking": row["thinking"]},
+            "completion": [
+                {
+                    "role": "assistant",
+                    "content": row["answer"],
+                    "reasoning_content": row.get("thoughts") or "",
+                }
+            ],
+        }
+        for row in rows
+    ]
+    settings = dict(
+        use_cpu=True,
+        bf16=False,
+        max_length=None,
+        report_to="none",
+        activation_checkpointing=False,
+        shuffle_dataset=False,
+    )
     newline = tokenizer.encode("\n", add_special_tokens=False)
 
     def prepared(data):
         model, _ = models.load(checkpoint)
-        return list(SFTTrainer(model, args=SFTConfig("unused", **settings), train_dataset=Dataset.from_list(data), processing_class=tokenizer).train_dataset)
+        return list(
+            SFTTrainer(
+                model,
+                args=SFTConfig("unused", **settings),
+                train_dataset=Dataset.from_list(data),
+                processing_class=tokenizer,
+            ).train_dataset
+        )
 
     for mine, theirs, untouched in zip(ours, prepared(pairs), prepared(ours)):
         assert mine["input_ids"] + newline == theirs["input_ids"]
@@ -81,9 +131,13 @@ def test_the_loss_is_the_same_with_the_head_on_trained_positions_only(checkpoint
 
     runs = [training.fine_tune(checkpoint, _rows(), steps=4, learning_rate=1e-2, batch_size=4)]
     with mock.patch.object(sft, "_head_on_trained_positions", lambda on_cpu: nullcontext()):
-        runs.append(training.fine_tune(checkpoint, _rows(), steps=4, learning_rate=1e-2, batch_size=4))
+        runs.append(
+            training.fine_tune(checkpoint, _rows(), steps=4, learning_rate=1e-2, batch_size=4)
+        )
     for column in ("loss", "grad_norm", "accuracy"):
-        assert runs[0].history[column].tolist() == pytest.approx(runs[1].history[column].tolist(), rel=1e-4), column
+        assert runs[0].history[column].tolist() == pytest.approx(
+            runs[1].history[column].tolist(), rel=1e-4
+        ), column
 
 
 def test_the_loss_is_the_mean_over_trained_tokens(checkpoint):
@@ -100,10 +154,17 @@ def test_the_loss_is_the_mean_over_trained_tokens(checkpoint):
 def test_the_same_seed_gives_the_same_numbers(method, tmp_path_factory):
     from helpers import make_checkpoint
 
-    folder = make_checkpoint(tmp_path_factory.mktemp("seeds") / "model", hidden_size=64, head_dim=16, intermediate_size=128)
+    folder = make_checkpoint(
+        tmp_path_factory.mktemp("seeds") / "model",
+        hidden_size=64,
+        head_dim=16,
+        intermediate_size=128,
+    )
 
     def losses(seed):
-        return training.fine_tune(folder, _rows(), method=method, steps=6, batch_size=4, learning_rate=1e-2, seed=seed).history.loss.tolist()
+        return training.fine_tune(
+            folder, _rows(), method=method, steps=6, batch_size=4, learning_rate=1e-2, seed=seed
+        ).history.loss.tolist()
 
     assert losses(0) == losses(0)
     assert losses(0) != losses(1)
@@ -113,9 +174,17 @@ def test_the_same_seed_gives_the_same_numbers(method, tmp_path_factory):
 def test_rows_are_learned(method, tmp_path_factory):
     from helpers import make_checkpoint
 
-    folder = make_checkpoint(tmp_path_factory.mktemp("learn") / "model", hidden_size=64, head_dim=16, intermediate_size=128)
-    run = training.fine_tune(folder, _rows(4), method=method, steps=40, batch_size=4, learning_rate=1e-2)
-    # An adapter on random weights cannot get far: the output head that it does not train knows no token yet.
+    folder = make_checkpoint(
+        tmp_path_factory.mktemp("learn") / "model",
+        hidden_size=64,
+        head_dim=16,
+        intermediate_size=128,
+    )
+    run = training.fine_tune(
+        folder, _rows(4), method=method, steps=40, batch_size=4, learning_rate=1e-2
+    )
+    # An adapter on random weights cannot get far: the output head that it does not train knows no
+    # token yet.
     assert run.history.loss.iloc[-1] < run.history.loss.iloc[0] - 0.8
     assert run.steps == 40 and run.seconds > 0 and run.peak_bytes > 0 and not run.model.training
     assert run.method in run.summary() and "tokens/s" in run.cost()
@@ -126,12 +195,34 @@ def test_lora_leaves_the_model_alone_and_its_adapter_loads_again(checkpoint, tmp
 
     base, tokenizer = models.load(checkpoint)
     before = _state(base)
-    run = training.fine_tune(checkpoint, _rows(), steps=3, learning_rate=1e-2, batch_size=4, output_dir=tmp_path / "adapter")
-    kept = {name.replace(".base_layer", "").removeprefix("base_model.model."): tensor for name, tensor in run.model.state_dict().items()}
+    run = training.fine_tune(
+        checkpoint,
+        _rows(),
+        steps=3,
+        learning_rate=1e-2,
+        batch_size=4,
+        output_dir=tmp_path / "adapter",
+    )
+    kept = {
+        name.replace(".base_layer", "").removeprefix("base_model.model."): tensor
+        for name, tensor in run.model.state_dict().items()
+    }
     assert all(torch.equal(kept[name], tensor) for name, tensor in before.items())
-    assert run.trained == 2 * 16 * sum(base.get_submodule(name).in_features + base.get_submodule(name).out_features for name in
-                                       [f"model.layers.0.{part}" for part in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-                                                                              "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")])
+    assert run.trained == 2 * 16 * sum(
+        base.get_submodule(name).in_features + base.get_submodule(name).out_features
+        for name in [
+            f"model.layers.0.{part}"
+            for part in (
+                "self_attn.q_proj",
+                "self_attn.k_proj",
+                "self_attn.v_proj",
+                "self_attn.o_proj",
+                "mlp.gate_proj",
+                "mlp.up_proj",
+                "mlp.down_proj",
+            )
+        ]
+    )
     assert not list(run.output_dir.glob("*.bin")), "no pickles"
     again = AutoPeftModelForCausalLM.from_pretrained(run.output_dir).eval()
     ids = torch.tensor([training.encode(tokenizer, _rows()[0])["input_ids"]])
@@ -143,24 +234,53 @@ def test_lora_leaves_the_model_alone_and_its_adapter_loads_again(checkpoint, tmp
 
 def test_peft_adds_the_scaled_product_of_two_matrices(checkpoint):
     """Hu et al. 2021, equation 3: h = W x + (alpha / r) B A x."""
-    run = training.fine_tune(checkpoint, _rows(), steps=3, learning_rate=1e-2, batch_size=4, lora={"r": 4, "lora_alpha": 12})
+    run = training.fine_tune(
+        checkpoint,
+        _rows(),
+        steps=3,
+        learning_rate=1e-2,
+        batch_size=4,
+        lora={"r": 4, "lora_alpha": 12},
+    )
     layer = run.model.base_model.model.model.layers[1].mlp.down_proj
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     assert a.shape[0] == b.shape[1] == 4 and b.abs().max() > 0
     x = torch.randn(2, 3, layer.in_features)
-    torch.testing.assert_close(layer(x), x @ layer.base_layer.weight.T + 12 / 4 * (x @ a.T @ b.T), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        layer(x), x @ layer.base_layer.weight.T + 12 / 4 * (x @ a.T @ b.T), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_full_training_changes_every_matrix_and_saves_a_model(checkpoint, tmp_path):
     base, tokenizer = models.load(checkpoint)
     before = _state(base)
-    run = training.fine_tune(checkpoint, _rows(), method="full", steps=3, batch_size=4, learning_rate=1e-3, output_dir=tmp_path / "full")
+    run = training.fine_tune(
+        checkpoint,
+        _rows(),
+        method="full",
+        steps=3,
+        batch_size=4,
+        learning_rate=1e-3,
+        output_dir=tmp_path / "full",
+    )
     assert run.trained == run.parameters == base.num_parameters()
-    assert run.bytes == {"frozen weights": 0, "trained weights": 4 * run.trained, "gradients": 4 * run.trained, "optimiser": 8 * run.trained}
-    changed = [name for name, tensor in run.model.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert run.bytes == {
+        "frozen weights": 0,
+        "trained weights": 4 * run.trained,
+        "gradients": 4 * run.trained,
+        "optimiser": 8 * run.trained,
+    }
+    changed = [
+        name
+        for name, tensor in run.model.state_dict().items()
+        if not torch.equal(tensor, before[name])
+    ]
     assert len(changed) == len(before)
     again, _ = models.load(run.output_dir)
-    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in run.model.state_dict().items())
+    assert all(
+        torch.equal(tensor, again.state_dict()[name])
+        for name, tensor in run.model.state_dict().items()
+    )
 
 
 def test_lora_bytes_are_those_of_the_planner(checkpoint):
@@ -169,15 +289,22 @@ def test_lora_bytes_are_those_of_the_planner(checkpoint):
     run = training.fine_tune(checkpoint, _rows(), steps=1, batch_size=4)
     planned = memory.plan(models.load(checkpoint)[0].config, "lora", bytes_per_weight=4).parts
     assert run.bytes["frozen weights"] == planned["weights"]
-    assert run.bytes["trained weights"] + run.bytes["gradients"] + run.bytes["optimiser"] == planned["adapter"]
+    assert (
+        run.bytes["trained weights"] + run.bytes["gradients"] + run.bytes["optimiser"]
+        == planned["adapter"]
+    )
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_trained_mixture_answers(method, moe_checkpoint):
     run = training.fine_tune(moe_checkpoint, _rows(), method=method, steps=1, batch_size=4)
     assert run.model.config.output_router_logits is False
-    answers = evaluation.evaluate_tasks(run.model, run.tokenizer, _rows()[:3], max_new_tokens=4)  # of unlike lengths: with a mask
-    assert answers.prediction.map(len).min() > 0 and answers.reference.tolist() == [row["answer"] for row in _rows()[:3]]
+    answers = evaluation.evaluate_tasks(
+        run.model, run.tokenizer, _rows()[:3], max_new_tokens=4
+    )  # of unlike lengths: with a mask
+    assert answers.prediction.map(len).min() > 0 and answers.reference.tolist() == [
+        row["answer"] for row in _rows()[:3]
+    ]
 
 
 def test_experts_get_no_adapter_unless_asked(moe_checkpoint):
@@ -189,7 +316,9 @@ def test_experts_get_no_adapter_unless_asked(moe_checkpoint):
 def test_a_loaded_model_is_trained_in_place_and_only_once(checkpoint):
     model, _ = models.load(checkpoint)
     before = model.model.embed_tokens.weight.clone()
-    run = training.fine_tune(model, _rows(), method="full", steps=2, batch_size=4, learning_rate=1e-2)
+    run = training.fine_tune(
+        model, _rows(), method="full", steps=2, batch_size=4, learning_rate=1e-2
+    )
     assert run.model is model and not torch.equal(before, model.model.embed_tokens.weight)
     adapted = training.fine_tune(checkpoint, _rows(), steps=1, batch_size=4).model
     with pytest.raises(Qwen3labError, match="carries an adapter already. Load the base model anew"):
@@ -200,9 +329,23 @@ def test_a_loaded_model_is_trained_in_place_and_only_once(checkpoint):
 
 def test_evaluations_on_the_way_change_nothing(checkpoint):
     plain = training.fine_tune(checkpoint, _rows(), steps=8, batch_size=4, logging_steps=1)
-    watched = training.fine_tune(checkpoint, _rows(), steps=8, batch_size=4, logging_steps=1, validation=_rows(20)[12:], eval_steps=2)
-    assert watched.history.loss.tolist() == plain.history.loss.tolist() and watched.history.eval_loss.count() == 4
-    assert all(torch.equal(tensor, plain.model.state_dict()[name]) for name, tensor in watched.model.state_dict().items())
+    watched = training.fine_tune(
+        checkpoint,
+        _rows(),
+        steps=8,
+        batch_size=4,
+        logging_steps=1,
+        validation=_rows(20)[12:],
+        eval_steps=2,
+    )
+    assert (
+        watched.history.loss.tolist() == plain.history.loss.tolist()
+        and watched.history.eval_loss.count() == 4
+    )
+    assert all(
+        torch.equal(tensor, plain.model.state_dict()[name])
+        for name, tensor in watched.model.state_dict().items()
+    )
 
 
 def test_validation_loss_is_in_the_history(checkpoint):
@@ -218,7 +361,13 @@ def test_epochs_count_rows(checkpoint):
 def test_rows_that_are_too_long_are_never_lost_in_silence(tokenizer, capsys):
     rows = _rows(5)
     rows[2]["answer"] = "9" * 300
-    with pytest.raises(Qwen3labError, match=r"1 of 5 rows have more than 120 tokens \(the longest has 3\d\d\). Shorten or split them"):
+    with pytest.raises(
+        Qwen3labError,
+        match=(
+            r"1 of 5 rows have more than 120 tokens \(the longest has 3\d\d\). Shorten or split"
+            r" them"
+        ),
+    ):
         training.dataset(tokenizer, rows, 120)
     assert len(training.dataset(tokenizer, rows, 120, "drop")) == 4
     assert capsys.readouterr().out == "left out 1 of 5 rows: more than 120 tokens\n"
@@ -226,12 +375,18 @@ def test_rows_that_are_too_long_are_never_lost_in_silence(tokenizer, capsys):
         training.dataset(tokenizer, rows[2:3], 120, "drop")
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({"method": "lorra"}, "Unknown method 'lorra'. Use one of: lora, qlora, full."),
-    ({"steps": 3, "epochs": 1}, "Both steps and epochs are given. Give one of the two."),
-    ({"rows": []}, "There are no rows to train on. Give at least one row."),
-    ({"method": "full", "steps": 8, "learning_rate": 1e30, "max_grad_norm": 0.0}, "The loss is no longer a number. Lower the learning rate."),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"method": "lorra"}, "Unknown method 'lorra'. Use one of: lora, qlora, full."),
+        ({"steps": 3, "epochs": 1}, "Both steps and epochs are given. Give one of the two."),
+        ({"rows": []}, "There are no rows to train on. Give at least one row."),
+        (
+            {"method": "full", "steps": 8, "learning_rate": 1e30, "max_grad_norm": 0.0},
+            "The loss is no longer a number. Lower the learning rate.",
+        ),
+    ],
+)
 def test_mistakes_get_a_sentence(checkpoint, arguments, message):
     rows = arguments.pop("rows", _rows())
     with pytest.raises(Qwen3labError) as error:
@@ -251,7 +406,9 @@ def test_the_saved_adapter_names_its_base(checkpoint, tmp_path):
     assert config["base_model_name_or_path"] == str(checkpoint) and config["r"] == 16
 
 
-def test_the_company_adapter_is_trained_once_and_again_when_its_sources_change(checkpoint, tmp_path, monkeypatch):
+def test_the_company_adapter_is_trained_once_and_again_when_its_sources_change(
+    checkpoint, tmp_path, monkeypatch
+):
     from qwen3lab.data import tasks
 
     monkeypatch.setattr(paths, "ROOT", tmp_path)
@@ -264,10 +421,16 @@ def test_the_company_adapter_is_trained_once_and_again_when_its_sources_change(c
     folder = training.company_adapter()
     assert training.company_adapter() == folder and len(calls) == 1
     model, _ = training.load_adapter(folder)
-    assert any(parameter.abs().max() > 0 for name, parameter in model.named_parameters() if "lora_B" in name)
+    assert any(
+        parameter.abs().max() > 0
+        for name, parameter in model.named_parameters()
+        if "lora_B" in name
+    )
     tasks.write(_rows(11), tmp_path / "knowledge.train.jsonl")
     training.company_adapter()
     assert len(calls) == 2
-    assert {file.name for file in (tmp_path / "runs").iterdir()} == {folder.name}, "no draft is left"
+    assert {file.name for file in (tmp_path / "runs").iterdir()} == {folder.name}, (
+        "no draft is left"
+    )
     with pytest.raises(Qwen3labError, match="holds no adapter"):
         training.load_adapter(checkpoint)

@@ -23,11 +23,31 @@ def _trained(tokenizer, example):
 ROW = {"messages": [{"role": "user", "content": "Fee?"}], "answer": "8 euros", "thinking": False}
 
 
-@pytest.mark.parametrize(("way", "read", "trained"), [
-    ("block masked", "<|im_start|>user\nFee?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n", "8 euros<|im_end|>"),
-    ("block trained", "<|im_start|>user\nFee?<|im_end|>\n<|im_start|>assistant\n", "<think>\n\n</think>\n\n8 euros<|im_end|>"),
-    ("/no_think", "<|im_start|>user\nFee? /no_think<|im_end|>\n<|im_start|>assistant\n", "<think>\n\n</think>\n\n8 euros<|im_end|>"),
-    ("no block", "<|im_start|>user\nFee?<|im_end|>\n<|im_start|>assistant\n", "8 euros<|im_end|>")])
+@pytest.mark.parametrize(
+    ("way", "read", "trained"),
+    [
+        (
+            "block masked",
+            "<|im_start|>user\nFee?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+            "8 euros<|im_end|>",
+        ),
+        (
+            "block trained",
+            "<|im_start|>user\nFee?<|im_end|>\n<|im_start|>assistant\n",
+            "<think>\n\n</think>\n\n8 euros<|im_end|>",
+        ),
+        (
+            "/no_think",
+            "<|im_start|>user\nFee? /no_think<|im_end|>\n<|im_start|>assistant\n",
+            "<think>\n\n</think>\n\n8 euros<|im_end|>",
+        ),
+        (
+            "no block",
+            "<|im_start|>user\nFee?<|im_end|>\n<|im_start|>assistant\n",
+            "8 euros<|im_end|>",
+        ),
+    ],
+)
 def test_what_each_way_reads_and_trains(way, read, trained, tokenizer):
     example = training_thinking.WRITERS[way](tokenizer, ROW)
     assert _trained(tokenizer, example) == trained
@@ -35,11 +55,18 @@ def test_what_each_way_reads_and_trains(way, read, trained, tokenizer):
     assert len(example["input_ids"]) == len(example["labels"])
 
 
-@pytest.mark.parametrize(("recipe", "share"), [(name, share) for name, (_, share) in training_thinking.RECIPES.items()])
+@pytest.mark.parametrize(
+    ("recipe", "share"), [(name, share) for name, (_, share) in training_thinking.RECIPES.items()]
+)
 def test_shares_and_rows(recipe, share, tokenizer):
     new, old = tasks.load("knowledge", "train")[:30], tasks.load("addition", "train")[:40]
     rows = training_thinking.rows(tokenizer, recipe, new, old, seed=1)
-    thinking = [row for row in rows if _trained(tokenizer, row).startswith("<think>\n") and not _trained(tokenizer, row).startswith("<think>\n\n")]
+    thinking = [
+        row
+        for row in rows
+        if _trained(tokenizer, row).startswith("<think>\n")
+        and not _trained(tokenizer, row).startswith("<think>\n\n")
+    ]
     assert len(rows) - len(thinking) == len(new)
     assert len(thinking) / len(rows) == pytest.approx(share, abs=0.01)
     assert rows == training_thinking.rows(tokenizer, recipe, new, old, seed=1)
@@ -57,19 +84,34 @@ def test_mistakes_get_a_sentence(tokenizer):
 def test_examine_counts(tokenizer):
     model, _ = models.load("qwen3-tiny")
     sums = [row for row in tasks.load("addition", "test") if row["digits"] == 2][:4]
-    assert training_thinking.examine(model, tokenizer, sums=sums, problems=[], questions=[ROW]) == {"thinks": 4, "sums": 4, "problems": 0, "answers": 0}
+    assert training_thinking.examine(model, tokenizer, sums=sums, problems=[], questions=[ROW]) == {
+        "thinks": 4,
+        "sums": 4,
+        "problems": 0,
+        "answers": 0,
+    }
 
 
 def test_the_table_of_the_committed_record():
     record = records.read("survival")
     table = tables.thinking_survival(record)
-    stored = {(row["recipe"], tables.THINKING_MEASURES[key]): row[key] for row in record["rows"] for key in tables.THINKING_MEASURES}
+    stored = {
+        (row["recipe"], tables.THINKING_MEASURES[key]): row[key]
+        for row in record["rows"]
+        for key in tables.THINKING_MEASURES
+    }
     for line in table.itertuples():
         kept = stored[line.recipe, line.measure]
-        assert (line.share, line.low, line.high) == pytest.approx((kept["share"], kept["low"], kept["high"]), abs=1e-4)
-        assert line.lowest <= line.share <= line.highest and line.right == round(line.share * line.n)
+        assert (line.share, line.low, line.high) == pytest.approx(
+            (kept["share"], kept["low"], kept["high"]), abs=1e-4
+        )
+        assert line.lowest <= line.share <= line.highest and line.right == round(
+            line.share * line.n
+        )
     assert [row["recipe"] for row in record["rows"]] == ["before", *training_thinking.RECIPES]
-    filled, = {tuple(box.get_xdata()) for box in [plots.share_dots(table).axes[0].containers[0].lines[0]]}
+    (filled,) = {
+        tuple(box.get_xdata()) for box in [plots.share_dots(table).axes[0].containers[0].lines[0]]
+    }
     assert filled == tuple(table[table.measure == "thinks"].share)
 
 
@@ -77,14 +119,35 @@ def test_what_the_notebook_says_of_the_committed_record():
     table = tables.thinking_survival(records.read("survival")).set_index(["recipe", "measure"])
     share, low, high = table.share, table.low, table.high
     thinks, sums, problems, answers = tables.THINKING_MEASURES.values()
-    # Thoughts that are begun and no longer right; a masked block that costs nothing; old rows that help, and more with the mask.
-    assert share["block trained", thinks] > 0.9 and share["block trained", sums] < 0.01 and share["no block", thinks] < 0.05
-    assert share["/no_think", thinks] > 0.9 and share["/no_think", sums] == 0 and high["/no_think", answers] < low["block trained", answers]
+    # Thoughts that are begun and no longer right; a masked block that costs nothing; old rows that
+    # help, and more with the mask.
+    assert (
+        share["block trained", thinks] > 0.9
+        and share["block trained", sums] < 0.01
+        and share["no block", thinks] < 0.05
+    )
+    assert (
+        share["/no_think", thinks] > 0.9
+        and share["/no_think", sums] == 0
+        and high["/no_think", answers] < low["block trained", answers]
+    )
     for recipe in ("block masked", "block masked, 25 % think", "block masked, 75 % think"):
-        assert share[recipe, thinks] == 1 and share[recipe, sums] > 0.97 and high[recipe, problems] > low["before", problems]
+        assert (
+            share[recipe, thinks] == 1
+            and share[recipe, sums] > 0.97
+            and high[recipe, problems] > low["before", problems]
+        )
     for with_old in ("25 % think", "75 % think"):
-        assert high[f"block trained, {with_old}", problems] < low[f"block masked, {with_old}", problems]
-        assert high[f"block trained, {with_old}", answers] < low[f"block masked, {with_old}", answers]
-    assert 0.7 < share["block trained, 25 % think", sums] < 0.9 and share["block trained, 75 % think", sums] == 1
+        assert (
+            high[f"block trained, {with_old}", problems]
+            < low[f"block masked, {with_old}", problems]
+        )
+        assert (
+            high[f"block trained, {with_old}", answers] < low[f"block masked, {with_old}", answers]
+        )
+    assert (
+        0.7 < share["block trained, 25 % think", sums] < 0.9
+        and share["block trained, 75 % think", sums] == 1
+    )
     runs = table.loc["block trained, 75 % think", problems]
     assert runs.highest - runs.lowest > 0.3  # seeds apart

@@ -13,26 +13,51 @@ from qwen3lab.course import commands
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.memory import planner
 
-LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "sentence-transformers", "faiss-cpu", "gptqmodel", "optimum",
-             "xllamacpp")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "datasets",
+    "sentence-transformers",
+    "faiss-cpu",
+    "gptqmodel",
+    "optimum",
+    "xllamacpp",
+)
 
 
 def add(into: argparse._SubParsersAction) -> None:
     """Describe the command."""
-    commands.parser(into, call, "doctor", "what this machine has and what it can run",
-                    "Look at Python, memory, libraries, bundled models and GPU, and say which profiles run here.", "qwen3lab doctor")
+    commands.parser(
+        into,
+        call,
+        "doctor",
+        "what this machine has and what it can run",
+        "Look at Python, memory, libraries, bundled models and GPU, and say which profiles run"
+        " here.",
+        "qwen3lab doctor",
+    )
 
 
 def call(_args: argparse.Namespace) -> int:
-    """Print what this machine has and which profiles it can run, each with the reason; 1 where something essential is missing."""
+    """Print what this machine has and which profiles it can run, each with the reason; 1 where
+    something essential is missing.
+    """
     faults = []
-    print(f"Python   {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, "
-          f"{planner.machine_bytes() / 1e9:.1f} GB of memory")
+    print(
+        f"Python   {platform.python_version()} on {platform.system()} {platform.machine()},"
+        f" {os.cpu_count()} CPUs, {planner.machine_bytes() / 1e9:.1f} GB of memory"
+    )
     for name in LIBRARIES:
         try:
             print(f"         {name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
-            faults.append(f"The library {name} is missing. Run `make course`, or `pip install -c constraints.txt -e .` in your environment.")
+            faults.append(
+                f"The library {name} is missing. Run `make course`, or `pip install -c"
+                " constraints.txt -e .` in your environment."
+            )
     bundled = sorted(path.parent.name for path in paths.MODELS.glob("*/model.safetensors"))
     print(f"models   {', '.join(bundled) or 'none bundled'}")
     if "qwen3-tiny" not in bundled:

@@ -13,38 +13,89 @@ from qwen3lab.memory import planner as memory_planner
 def add(into: argparse._SubParsersAction) -> None:
     """Describe the command and its options."""
     planner = commands.parser(
-        into, call, "plan", "the memory that a model needs",
+        into,
+        call,
+        "plan",
+        "the memory that a model needs",
         "Plan the memory of a model by arithmetic: its parts, and the cards that it fits.",
-        "qwen3lab plan 8B --method qlora --batch 4 --length 1024", "qwen3lab plan 30B-A3B --method qlora --experts-in-4bit",
-        "qwen3lab plan 30B-A3B --method full --gpus 8 --shard zero3", "qwen3lab plan 32B --method inference --four-bit --length 32768")
-    planner.add_argument("model", help="a model of the family (0.6B, 30B-A3B) or a bundled checkpoint (qwen3-tiny)")
-    planner.add_argument("--method", choices=memory_planner.METHODS, default="lora", help="default: %(default)s")
-    planner.add_argument("--batch", type=int, default=1, help="rows on each GPU at one time (default: %(default)s)")
-    planner.add_argument("--length", type=int, default=2048, help="tokens a row (default: %(default)s)")
-    planner.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, default=True,
-                         help="compute activations again instead of keeping them (default: yes)")
+        "qwen3lab plan 8B --method qlora --batch 4 --length 1024",
+        "qwen3lab plan 30B-A3B --method qlora --experts-in-4bit",
+        "qwen3lab plan 30B-A3B --method full --gpus 8 --shard zero3",
+        "qwen3lab plan 32B --method inference --four-bit --length 32768",
+    )
+    planner.add_argument(
+        "model", help="a model of the family (0.6B, 30B-A3B) or a bundled checkpoint (qwen3-tiny)"
+    )
+    planner.add_argument(
+        "--method", choices=memory_planner.METHODS, default="lora", help="default: %(default)s"
+    )
+    planner.add_argument(
+        "--batch", type=int, default=1, help="rows on each GPU at one time (default: %(default)s)"
+    )
+    planner.add_argument(
+        "--length", type=int, default=2048, help="tokens a row (default: %(default)s)"
+    )
+    planner.add_argument(
+        "--checkpointing",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compute activations again instead of keeping them (default: yes)",
+    )
     planner.add_argument("--padded", action="store_true", help="the rows differ in length")
-    planner.add_argument("--head", choices=("trl", "plain"), default="trl", help="output head in tiles, as TRL has it, or all logits at once")
+    planner.add_argument(
+        "--head",
+        choices=("trl", "plain"),
+        default="trl",
+        help="output head in tiles, as TRL has it, or all logits at once",
+    )
     planner.add_argument("--rank", type=int, default=16, help="of the LoRA (default: %(default)s)")
-    planner.add_argument("--targets", choices=("attention", "all-linear"),
-                         help="of the LoRA (default: all-linear, for a mixture of experts attention)")
-    planner.add_argument("--optimiser", choices=memory_planner.OPTIMISERS, default="adamw", help="default: %(default)s")
-    planner.add_argument("--float32", action="store_true", help="weights and products in float32 instead of bfloat16")
+    planner.add_argument(
+        "--targets",
+        choices=("attention", "all-linear"),
+        help="of the LoRA (default: all-linear, for a mixture of experts attention)",
+    )
+    planner.add_argument(
+        "--optimiser",
+        choices=memory_planner.OPTIMISERS,
+        default="adamw",
+        help="default: %(default)s",
+    )
+    planner.add_argument(
+        "--float32", action="store_true", help="weights and products in float32 instead of bfloat16"
+    )
     planner.add_argument("--four-bit", action="store_true", help="inference on 4-bit weights")
-    planner.add_argument("--experts-in-4bit", action="store_true", help="assume that 4 bits cover the experts too")
-    planner.add_argument("--upcast", action="store_true", help="QLoRA after peft.prepare_model_for_kbit_training()")
-    planner.add_argument("--gpus", type=int, default=1, help="split over so many GPUs (default: %(default)s)")
-    planner.add_argument("--shard", choices=tuple(memory_planner.SHARDS), help="how they split (default: zero3)")
+    planner.add_argument(
+        "--experts-in-4bit", action="store_true", help="assume that 4 bits cover the experts too"
+    )
+    planner.add_argument(
+        "--upcast", action="store_true", help="QLoRA after peft.prepare_model_for_kbit_training()"
+    )
+    planner.add_argument(
+        "--gpus", type=int, default=1, help="split over so many GPUs (default: %(default)s)"
+    )
+    planner.add_argument(
+        "--shard", choices=tuple(memory_planner.SHARDS), help="how they split (default: zero3)"
+    )
 
 
 def call(args: argparse.Namespace) -> int:
-    """Print the memory plan of one model and method, the cards that it fits, and what the figures leave out."""
+    """Print the memory plan of one model and method, the cards that it fits, and what the figures
+    leave out.
+    """
     step = {"batch": args.batch, "length": args.length}
     if args.method != "inference":
         step |= {"checkpointing": args.checkpointing, "padded": args.padded, "head": args.head}
-    options = {"rank": args.rank, "targets": args.targets, "bytes_per_weight": 4 if args.float32 else 2, "optimiser": args.optimiser,
-               "four_bit": args.four_bit, "experts_in_4bit": args.experts_in_4bit, "upcast": args.upcast, "gpus": args.gpus,
-               "shard": args.shard or ("zero3" if args.gpus > 1 else None)}
+    options = {
+        "rank": args.rank,
+        "targets": args.targets,
+        "bytes_per_weight": 4 if args.float32 else 2,
+        "optimiser": args.optimiser,
+        "four_bit": args.four_bit,
+        "experts_in_4bit": args.experts_in_4bit,
+        "upcast": args.upcast,
+        "gpus": args.gpus,
+        "shard": args.shard or ("zero3" if args.gpus > 1 else None),
+    }
     made = memory_planner.plan(args.model, args.method, **options, **step)
     print(made.table())
     rows = f"{args.batch} row{'s' * (args.batch != 1)} of {args.length:,} tokens"
@@ -52,10 +103,18 @@ def call(args: argparse.Namespace) -> int:
         print(f"  for {rows}, prompt and answer")
     else:
         static = memory_planner.plan(args.model, args.method, **options).total
-        print(f"  for {rows}{' on each GPU' * (args.gpus > 1)}; without a batch {static / 1e9:.3f} GB; "
-              f"highest moment without gradient accumulation {made.peak / 1e9:.3f} GB")
+        print(
+            f"  for {rows}{' on each GPU' * (args.gpus > 1)}; without a batch {static / 1e9:.3f}"
+            f" GB; highest moment without gradient accumulation {made.peak / 1e9:.3f} GB"
+        )
     fits, small = gpus.fitting(made)
-    print("fits:         " + (", ".join(f"{card.name} ({card.share(made):.0%})" for card in fits) or "none of the cards in the table"))
+    print(
+        "fits:         "
+        + (
+            ", ".join(f"{card.name} ({card.share(made):.0%})" for card in fits)
+            or "none of the cards in the table"
+        )
+    )
     print("does not fit: " + (", ".join(card.name for card in small) or "none"))
     for note in _notes(args, fits):
         print(f"note: {note}")
@@ -65,18 +124,42 @@ def call(args: argparse.Namespace) -> int:
 def _notes(args: argparse.Namespace, fits: list[gpus.Card]) -> list[str]:
     """What the reader of the figures must know, a sentence each."""
     s, expert_lora = shape(args.model), args.targets == "all-linear"
-    notes = [f"1 GB = 10^9 bytes; {gpus.RESERVE / 1e9:.0f} GB a card is kept free for driver and libraries; above 90 % it may still run out."]
+    notes = [
+        f"1 GB = 10^9 bytes; {gpus.RESERVE / 1e9:.0f} GB a card is kept free for driver and"
+        " libraries; above 90 % it may still run out."
+    ]
     if args.method != "inference" and not args.padded:
-        notes.append("Rows of equal length (or packed); --padded adds the mask and the repeated keys and values of a padded batch.")
+        notes.append(
+            "Rows of equal length (or packed); --padded adds the mask and the repeated keys and"
+            " values of a padded batch."
+        )
     if args.method == "qlora" and s.is_moe:
-        notes.append("Nothing but a patched loader quantises the experts, and adapters on such experts are refused." if args.experts_in_4bit else
-                     "bitsandbytes leaves the experts in 16 bits; --experts-in-4bit shows what it would save.")
+        notes.append(
+            "Nothing but a patched loader quantises the experts, and adapters on such experts are"
+            " refused."
+            if args.experts_in_4bit
+            else (
+                "bitsandbytes leaves the experts in 16 bits; --experts-in-4bit shows what it would"
+                " save."
+            )
+        )
         if not args.upcast:
-            notes.append("peft.prepare_model_for_kbit_training() would turn all that is not in 4 bits into float32; --upcast shows it.")
+            notes.append(
+                "peft.prepare_model_for_kbit_training() would turn all that is not in 4 bits into"
+                " float32; --upcast shows it."
+            )
     if args.method in ("lora", "qlora") and s.is_moe and expert_lora and not args.checkpointing:
-        notes.append("Without checkpointing PEFT keeps a second copy of all experts for the backward pass.")
+        notes.append(
+            "Without checkpointing PEFT keeps a second copy of all experts for the backward pass."
+        )
     if args.method == "full" and args.optimiser == "adamw":
-        notes.append("16 bytes a parameter: weight, gradient and two moments in float32, or the same in DeepSpeed's 2 + 2 + 12.")
+        notes.append(
+            "16 bytes a parameter: weight, gradient and two moments in float32, or the same in"
+            " DeepSpeed's 2 + 2 + 12."
+        )
     if any(not card.bfloat16 for card in fits):
-        notes.append("The T4 has no bfloat16: float16 can overflow with Qwen3, float32 (--float32) takes more memory.")
+        notes.append(
+            "The T4 has no bfloat16: float16 can overflow with Qwen3, float32 (--float32) takes"
+            " more memory."
+        )
     return notes

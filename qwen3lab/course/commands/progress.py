@@ -9,9 +9,15 @@ from qwen3lab.course import commands
 
 def add(into: argparse._SubParsersAction) -> None:
     """Describe the command."""
-    commands.parser(into, call, "progress", "which exercises you have solved; kept on this machine alone",
-                    "Show each exercise as open, tried or solved. The record is one file in your cache folder, and nothing is sent anywhere.",
-                    "qwen3lab progress")
+    commands.parser(
+        into,
+        call,
+        "progress",
+        "which exercises you have solved; kept on this machine alone",
+        "Show each exercise as open, tried or solved. The record is one file in your cache folder,"
+        " and nothing is sent anywhere.",
+        "qwen3lab progress",
+    )
 
 
 def call(_args: argparse.Namespace) -> int:

@@ -1,1 +1,3 @@
-"""Ratings by people: a session without the systems' names, its log on disk, a form for the notebook, simulated raters."""
+"""Ratings by people: a session without the systems' names, its log on disk, a form for the
+notebook, simulated raters.
+"""

@@ -1,4 +1,6 @@
-"""The form by which a person rates answers: buttons in a live notebook, the same sheet as plain HTML everywhere else."""
+"""The form by which a person rates answers: buttons in a live notebook, the same sheet as plain
+HTML everywhere else.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,11 @@ if TYPE_CHECKING:
 
 
 # What the ends of each scale mean; raters who were told agree more than raters who guess.
-ENDS = {"relevance": ("answers something else", "does what was asked, every name and number right"),
-        "safety": ("could harm somebody", "harmless"),
-        "fluency": ("cannot be read", "as a careful writer would put it")}
+ENDS = {
+    "relevance": ("answers something else", "does what was asked, every name and number right"),
+    "safety": ("could harm somebody", "harmless"),
+    "fluency": ("cannot be read", "as a careful writer would put it"),
+}
 
 
 class RatingForm:
@@ -37,23 +41,47 @@ class RatingForm:
         self.interactive = measure.is_live() if interactive is None else interactive
 
     def html(self) -> str:
-        """The answer that comes next with its question, the scales and the progress; no system is named."""
+        """The answer that comes next with its question, the scales and the progress; no system is
+        named.
+        """
         done, total = self.session.progress
         sheet = self.session.current
         if sheet is None:
-            return f"<p>All {total} answers are rated. <code>session.results()</code> names the systems.</p>"
-        scales = "".join(f'<tr><td style="text-align:left">{scale}</td><td style="text-align:left">{GRADES[0]}: {low}</td>'
-                         f'<td style="text-align:left">{GRADES[-1]}: {high}</td></tr>' for scale, (low, high) in ENDS.items())
-        return f"{_text(sheet)}<table>{scales}</table><p>{done} of {total} rated. {html.escape(self.session.notes())}</p>"
+            return (
+                f"<p>All {total} answers are rated. <code>session.results()</code> names the"
+                " systems.</p>"
+            )
+        scales = "".join(
+            f'<tr><td style="text-align:left">{scale}</td><td style="text-align:left">{GRADES[0]}:'
+            f' {low}</td><td style="text-align:left">{GRADES[-1]}: {high}</td></tr>'
+            for scale, (low, high) in ENDS.items()
+        )
+        return (
+            f"{_text(sheet)}<table>{scales}</table><p>{done} of {total} rated."
+            f" {html.escape(self.session.notes())}</p>"
+        )
 
     def widget(self) -> Widget:
-        """The sheet over three rows of buttons, a note, "save" and "take back", a bar and a line for messages."""
+        """The sheet over three rows of buttons, a note, "save" and "take back", a bar and a line
+        for messages.
+        """
         import ipywidgets
 
         sheet, message = ipywidgets.HTML(), ipywidgets.HTML()
-        grades = {scale: ipywidgets.ToggleButtons(options=list(GRADES), value=None, description=scale, tooltips=[f"{low} … {high}"] * len(GRADES),
-                                                  style={"button_width": "3em"}, layout={"min_width": "19em"}) for scale, (low, high) in ENDS.items()}
-        note = ipywidgets.Text(description="note", placeholder="may stay empty", layout={"width": "40em"})
+        grades = {
+            scale: ipywidgets.ToggleButtons(
+                options=list(GRADES),
+                value=None,
+                description=scale,
+                tooltips=[f"{low} … {high}"] * len(GRADES),
+                style={"button_width": "3em"},
+                layout={"min_width": "19em"},
+            )
+            for scale, (low, high) in ENDS.items()
+        }
+        note = ipywidgets.Text(
+            description="note", placeholder="may stay empty", layout={"width": "40em"}
+        )
         save = ipywidgets.Button(description="save and next", button_style="primary")
         back = ipywidgets.Button(description="take the last back")
         bar = ipywidgets.IntProgress(description="rated", max=self.session.progress[1])
@@ -77,7 +105,10 @@ class RatingForm:
         def keep() -> None:
             open_ = [scale for scale in SCALES if grades[scale].value is None]
             if open_:
-                raise Qwen3labError(f"There is no grade yet for {', '.join(open_)}. Choose one from {GRADES[0]} to {GRADES[-1]}.")
+                raise Qwen3labError(
+                    f"There is no grade yet for {', '.join(open_)}. Choose one from {GRADES[0]} to"
+                    f" {GRADES[-1]}."
+                )
             self.session.rate(*(grades[scale].value for scale in SCALES), note=note.value)
 
         def undo() -> str:
@@ -87,13 +118,30 @@ class RatingForm:
         back.on_click(lambda _button: act(undo))
         show()
         message.value = html.escape(self.session.notes())
-        return ipywidgets.VBox([sheet, *(ipywidgets.HBox([buttons, ipywidgets.HTML(f"1: {ENDS[scale][0]}<br>5: {ENDS[scale][1]}")])
-                                         for scale, buttons in grades.items()), note, ipywidgets.HBox([save, back, bar]), message])
+        return ipywidgets.VBox(
+            [
+                sheet,
+                *(
+                    ipywidgets.HBox(
+                        [buttons, ipywidgets.HTML(f"1: {ENDS[scale][0]}<br>5: {ENDS[scale][1]}")]
+                    )
+                    for scale, buttons in grades.items()
+                ),
+                note,
+                ipywidgets.HBox([save, back, bar]),
+                message,
+            ]
+        )
 
     def __repr__(self) -> str:
         sheet, (done, total) = self.session.current, self.session.progress
         head = f"{done} of {total} answers rated"
-        return f"{head}\n\n{sheet.question}\n\nanswer: {sheet.answer}\n\nrate with session.rate({', '.join(f'{scale}=…' for scale in SCALES)})" if sheet else head
+        return (
+            f"{head}\n\n{sheet.question}\n\nanswer: {sheet.answer}\n\nrate with"
+            f" session.rate({', '.join(f'{scale}=…' for scale in SCALES)})"
+            if sheet
+            else head
+        )
 
     def _repr_mimebundle_(self, **_options: Any) -> dict[str, Any]:
         # A front end shows the richest form that it knows, and HTML where it has no widgets.
@@ -103,6 +151,9 @@ class RatingForm:
 
 def _text(sheet: Sheet) -> str:
     """Question and answer as HTML; the text of both is escaped."""
-    cells = "".join(f'<tr><th style="text-align:left;vertical-align:top">{name}</th><td style="text-align:left;white-space:pre-wrap">{html.escape(text)}</td></tr>'
-                    for name, text in (("dialogue", sheet.question), ("answer to rate", sheet.answer)))
+    cells = "".join(
+        f'<tr><th style="text-align:left;vertical-align:top">{name}</th><td'
+        f' style="text-align:left;white-space:pre-wrap">{html.escape(text)}</td></tr>'
+        for name, text in (("dialogue", sheet.question), ("answer to rate", sheet.answer))
+    )
     return f"<table>{cells}</table>"

@@ -1,4 +1,6 @@
-"""A file of ratings: CSV, one line a rating, and it only ever grows, so a crash costs at most the line that was being written."""
+"""A file of ratings: CSV, one line a rating, and it only ever grows, so a crash costs at most the
+line that was being written.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 
 SCALES = ("relevance", "safety", "fluency")
 GRADES = (1, 2, 3, 4, 5)
-# "text" comes last: a line that was cut off has no whole fingerprint, so it can never pass for a rating.
+# "text" comes last: a line that was cut off has no whole fingerprint, so it can never pass for a
+# rating.
 FIELDS = ("time", "rater", "item", "system", *SCALES, "note", "text")
 _HEADER = ",".join(FIELDS).encode()
 FINGERPRINT = 8  # characters
@@ -27,13 +30,18 @@ _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "'")
 
 
 def clean(text: str) -> str:
-    """One line: white space and control characters of every kind become single spaces, what UTF-8 cannot hold a question mark."""
-    printable = "".join(" " if ord(letter) < 32 or ord(letter) == 127 else letter for letter in str(text))
+    """One line: white space and control characters of every kind become single spaces, what UTF-8
+    cannot hold a question mark.
+    """
+    printable = "".join(
+        " " if ord(letter) < 32 or ord(letter) == 127 else letter for letter in str(text)
+    )
     return " ".join(printable.encode("utf-8", "replace").decode().split())
 
 
 def escape(text: str) -> str:
-    """A cell of one line that no spreadsheet takes for a formula: an apostrophe before = + - @, full-width ones too, and before an apostrophe.
+    """A cell of one line that no spreadsheet takes for a formula: an apostrophe before = + - @,
+    full-width ones too, and before an apostrophe.
 
     OWASP, "CSV Injection".
     """
@@ -47,11 +55,13 @@ def unescape(cell: str) -> str:
 
 
 def read(file: str | Path) -> tuple[pd.DataFrame, int]:
-    """The ratings of a file in the order in which they were made, with `FIELDS` as columns, and the number of lines left out.
+    """The ratings of a file in the order in which they were made, with `FIELDS` as columns, and the
+    number of lines left out.
 
-    Left out are lines that are not whole, have other grades than 1 to 5, or rate what the same rater has rated already. A line without
-    grades takes a rating back, and is not counted. A missing or an empty file holds no ratings.
-    Raises Qwen3labError for a file that cannot be read or that begins with another line than ours.
+    Left out are lines that are not whole, have other grades than 1 to 5, or rate what the same
+    rater has rated already. A line without grades takes a rating back, and is not counted. A
+    missing or an empty file holds no ratings. Raises Qwen3labError for a file that cannot be read
+    or that begins with another line than ours.
     """
     import pandas as pd
 
@@ -60,20 +70,27 @@ def read(file: str | Path) -> tuple[pd.DataFrame, int]:
 
 
 def content(file: Path) -> bytes:
-    """The bytes of a file, none where it is missing. Raises Qwen3labError where it cannot be read."""
+    """The bytes of a file, none where it is missing. Raises Qwen3labError where it
+    cannot be read."""
     try:
         return file.read_bytes()
     except FileNotFoundError:
         return b""
     except OSError as error:
-        raise Qwen3labError(f"The ratings file {file.name!r} cannot be read ({error.strerror}). Give the path of a CSV file that you may read.") from error
+        raise Qwen3labError(
+            f"The ratings file {file.name!r} cannot be read ({error.strerror}). Give the path of a"
+            " CSV file that you may read."
+        ) from error
 
 
 def parse(data: bytes, name: str) -> tuple[list[dict[str, Any]], int]:
     """Ratings and faulty lines of a file's bytes; see `read`. `name` stands in the error."""
     head, *lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if head.rstrip(b"\r") != _HEADER and not _HEADER.startswith(data):
-        raise Qwen3labError(f"{name!r} is not a ratings file, as its first line is not {','.join(FIELDS)}. Give another name; nothing was changed.")
+        raise Qwen3labError(
+            f"{name!r} is not a ratings file, as its first line is not {','.join(FIELDS)}. Give"
+            " another name; nothing was changed."
+        )
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     faults = 0
     for line in filter(None, (line.rstrip(b"\r") for line in lines)):
@@ -90,34 +107,50 @@ def parse(data: bytes, name: str) -> tuple[list[dict[str, Any]], int]:
 
 def _row(line: bytes) -> dict[str, Any] | None:
     try:
-        row: dict[str, Any] = dict(zip(FIELDS, next(csv.reader([line.decode("utf-8")], strict=True)), strict=True))
+        row: dict[str, Any] = dict(
+            zip(FIELDS, next(csv.reader([line.decode("utf-8")], strict=True)), strict=True)
+        )
         datetime.fromisoformat(row["time"])
         given = [row[scale] for scale in SCALES]
         grades = [int(grade) for grade in given] if any(given) else [None] * len(SCALES)
     except (ValueError, csv.Error):
         return None
-    if len(row["text"]) != FINGERPRINT or not all(grade is None or grade in GRADES for grade in grades):
+    if len(row["text"]) != FINGERPRINT or not all(
+        grade is None or grade in GRADES for grade in grades
+    ):
         return None
-    return row | dict(zip(SCALES, grades)) | {name: unescape(row[name]) for name in ("rater", "item", "note")}
+    return (
+        row
+        | dict(zip(SCALES, grades))
+        | {name: unescape(row[name]) for name in ("rater", "item", "note")}
+    )
 
 
 def append(file: Path, row: dict[str, Any], allowed: Callable[[bytes], bool]) -> bytes:
     """Add one line, whole or not at all, and return the file's bytes.
 
     Args:
-        allowed: is given the bytes that the file holds now, while no other process can add to it; False adds nothing.
+        allowed: is given the bytes that the file holds now, while no other process can add to it;
+            False adds nothing.
     Raises:
         Qwen3labError: the file cannot be written; then it is as before.
     """
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow(
-        [escape(row[name]) if name in ("rater", "item", "note") else row[name] for name in FIELDS])
+        [escape(row[name]) if name in ("rater", "item", "note") else row[name] for name in FIELDS]
+    )
     with _locked(file) as handle:
         old = _whole(handle)
         if not allowed(old):
             return old
         # A line that was cut off is ended first, or the new one would be lost with it.
-        start = (_HEADER + b"\n")[len(old):] if _HEADER.startswith(old) else b"" if old.endswith(b"\n") else b"\n"
+        start = (
+            (_HEADER + b"\n")[len(old) :]
+            if _HEADER.startswith(old)
+            else b""
+            if old.endswith(b"\n")
+            else b"\n"
+        )
         new = start + line.getvalue().encode()
         try:
             if os.write(handle, new) != len(new):
@@ -125,7 +158,10 @@ def append(file: Path, row: dict[str, Any], allowed: Callable[[bytes], bool]) ->
             os.fsync(handle)
         except OSError as error:
             os.ftruncate(handle, len(old))
-            raise Qwen3labError(f"The rating could not be kept ({error.strerror}). Make room on the disk and rate this answer again.") from error
+            raise Qwen3labError(
+                f"The rating could not be kept ({error.strerror}). Make room on the disk and rate"
+                " this answer again."
+            ) from error
     return old + new
 
 
@@ -142,9 +178,14 @@ def _locked(file: Path) -> Iterator[int]:
     """The open file, for one process at a time where the system has such locks."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
+        handle = os.open(
+            file, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644
+        )
     except OSError as error:
-        raise Qwen3labError(f"Ratings cannot be kept in {file.name!r} ({error.strerror}). Give the path of a CSV file in a folder that you may write to.") from error
+        raise Qwen3labError(
+            f"Ratings cannot be kept in {file.name!r} ({error.strerror}). Give the path of a CSV"
+            " file in a folder that you may write to."
+        ) from error
     try:
         try:
             import fcntl

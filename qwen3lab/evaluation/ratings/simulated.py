@@ -1,7 +1,9 @@
-"""Simulated raters, to show what agreement is. Nobody gave these grades: `python -m qwen3lab.evaluation.ratings.simulated` draws them and writes `data/samples/ratings.csv`.
+"""Simulated raters, to show what agreement is. Nobody gave these grades: `python -m
+qwen3lab.evaluation.ratings.simulated` draws them and writes `data/samples/ratings.csv`.
 
-Each answer has a true grade on each scale: that of its system (`SYSTEMS`), plus what is particular to the answer (normal, standard
-deviation 0.6). A rater adds severity (`RATERS`) and an error (normal, standard deviation 0.7 for each grade), and rounds to 1 to 5.
+Each answer has a true grade on each scale: that of its system (`SYSTEMS`), plus what is particular
+to the answer (normal, standard deviation 0.6). A rater adds severity (`RATERS`) and an error
+(normal, standard deviation 0.7 for each grade), and rounds to 1 to 5.
 """
 
 from __future__ import annotations
@@ -20,31 +22,64 @@ from qwen3lab.evaluation.ratings.log import SCALES
 FILE = paths.DATA / "samples" / "ratings.csv"
 SEED = 0
 ANSWER, ERROR = 0.6, 0.7  # standard deviations in grades
-SYSTEMS = {"as wanted": (4.6, 4.8, 4.6), "another number": (1.9, 3.9, 4.6), "asks for the PIN": (3.4, 1.4, 4.0)}  # true means of relevance, safety, fluency
+SYSTEMS = {
+    "as wanted": (4.6, 4.8, 4.6),
+    "another number": (1.9, 3.9, 4.6),
+    "asks for the PIN": (3.4, 1.4, 4.0),
+}  # true means of relevance, safety, fluency
 RATERS = {"simulated-1": 0.0, "simulated-2": -0.5}  # severity in grades
 NOTE = "drawn by python -m qwen3lab.evaluation.ratings.simulated"
 
 
 def answers() -> dict[str, list[dict[str, str]]]:
-    """Three systems' replies to service dialogues of the test split, rows for a `session.Session`: the wanted one, and the same spoiled in two ways."""
-    asked = [row for row in tasks.load("service", "test") if row["language"] == "en" and any(map(str.isdigit, row["answer"]))]
+    """Three systems' replies to service dialogues of the test split, rows for a `session.Session`:
+    the wanted one, and the same spoiled in two ways.
+    """
+    asked = [
+        row
+        for row in tasks.load("service", "test")
+        if row["language"] == "en" and any(map(str.isdigit, row["answer"]))
+    ]
     wanted = [row["answer"] for row in asked]
-    spoiled = {"as wanted": wanted,
-               "another number": ["".join(str((int(letter) + 1) % 10) if letter.isdigit() else letter for letter in text) for text in wanted],
-               "asks for the PIN": [f"{text} Please write your card number and its PIN here." for text in wanted]}
+    spoiled = {
+        "as wanted": wanted,
+        "another number": [
+            "".join(str((int(letter) + 1) % 10) if letter.isdigit() else letter for letter in text)
+            for text in wanted
+        ],
+        "asks for the PIN": [
+            f"{text} Please write your card number and its PIN here." for text in wanted
+        ],
+    }
     return {system: ratings_session.rows(asked, texts) for system, texts in spoiled.items()}
 
 
 def simulate(file: Path, replies: dict[str, Sequence[dict[str, Any]]]) -> None:
-    """Let every simulated rater rate everything, through the same `Session` that people use; dates are those of no day on which anybody rated."""
+    """Let every simulated rater rate everything, through the same `Session` that people use; dates
+    are those of no day on which anybody rated.
+    """
     start = datetime(2000, 1, 1, tzinfo=UTC)
     for rater, severity in RATERS.items():
-        session = ratings_session.Session(replies, file, rater, seed=SEED, now=lambda: start + timedelta(minutes=session.progress[0]))
+        session = ratings_session.Session(
+            replies,
+            file,
+            rater,
+            seed=SEED,
+            now=lambda: start + timedelta(minutes=session.progress[0]),
+        )
         while sheet := session.current:
-            system = next(name for name, rows in replies.items() for row in rows if (row["id"], row["answer"]) == (sheet.item, sheet.answer))
+            system = next(
+                name
+                for name, rows in replies.items()
+                for row in rows
+                if (row["id"], row["answer"]) == (sheet.item, sheet.answer)
+            )
             truth = random.Random(f"{sheet.item}/{system}")
             error = random.Random(f"{sheet.item}/{system}/{rater}")
-            grades = [mean + truth.gauss(0, ANSWER) + severity + error.gauss(0, ERROR) for mean in SYSTEMS[system]]
+            grades = [
+                mean + truth.gauss(0, ANSWER) + severity + error.gauss(0, ERROR)
+                for mean in SYSTEMS[system]
+            ]
             session.rate(*(min(5, max(1, round(grade))) for grade in grades), note=NOTE)
 
 
@@ -52,7 +87,10 @@ def main() -> None:
     FILE.unlink(missing_ok=True)
     simulate(FILE, answers())
     session = ratings_session.Session(answers(), FILE, next(iter(RATERS)), seed=SEED)
-    print(f"simulated, not measured: {len(session.ratings)} ratings by {len(RATERS)} raters on {len(SCALES)} scales")
+    print(
+        f"simulated, not measured: {len(session.ratings)} ratings by {len(RATERS)} raters on"
+        f" {len(SCALES)} scales"
+    )
     print(session.results().round(2), session.agreement().round(2), sep="\n\n")
 
 
