@@ -121,7 +121,7 @@ class Exercise:
     @property
     def task(self) -> str:
         """The task in the words of the solution's docstring."""
-        return inspect.getdoc(self.answer) or ""
+        return " ".join((inspect.getdoc(self.answer) or "").split())
 
     @property
     def wants_function(self) -> bool:
