@@ -94,10 +94,9 @@ def build(name: str, method: str, again: bool, device: str, adapters: str = "flo
     from transformers import AutoModelForCausalLM
 
     config = family.config(name)
-    config._attn_implementation = "sdpa"
     torch.set_default_dtype(torch.bfloat16 if method == "lora" else torch.float32)
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     torch.set_default_dtype(torch.float32)
     if again:
         (
@@ -123,7 +122,7 @@ def speed_up(model: Any, backend: str = "inductor") -> None:
     """Compile each decoder layer, and the chunks of the head's loss."""
     global _loss_and_slope
     # what was compiled for the model before counts towards a limit, after which nothing is compiled
-    torch._dynamo.reset()
+    torch.compiler.reset()
     for layer in model.get_base_model().model.layers:
         layer.compile(backend=backend)
     if not hasattr(_loss_and_slope, "_torchdynamo_orig_callable"):

@@ -14,7 +14,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 from qwen3lab import chat, paths
 from qwen3lab.data import tasks
@@ -57,7 +56,7 @@ def run(
     limit: int | None = None,
     batch_size: int = 64,
 ) -> Report:
-    """Evaluate a loaded model by `lm_eval.simple_evaluate`, with the chat template and thinking
+    """Evaluate a loaded model by `lm_eval.evaluate`, with the chat template and thinking
     off.
 
     Args:
@@ -71,6 +70,7 @@ def run(
     try:
         import lm_eval
         from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise Qwen3labError(
             f"lm-evaluation-harness is not installed ({error}). Run `pip install -c constraints.txt"
@@ -84,28 +84,17 @@ def run(
         logging.ERROR
     )  # remarks on defaults that the task files set
     side, state = tokenizer.padding_side, random.getstate()  # it draws names for its tasks
-    # Left out are progress bars, the harness's list of all packages and devices of this machine,
-    # for which it waits several seconds, and its question to git.
-    with (
-        contextlib.redirect_stderr(io.StringIO()),
-        mock.patch("lm_eval.evaluator.add_env_info"),
-        mock.patch("lm_eval.evaluator.get_git_commit_hash"),
-        loading.more_threads(model.device),
-    ):
-        manager = lm_eval.tasks.TaskManager(include_path=FOLDER, include_defaults=False)
+    # `evaluate` and not `simple_evaluate`, which lists all packages and devices of this machine,
+    # waits several seconds for that, and asks git. Its progress bars go to stderr.
+    with contextlib.redirect_stderr(io.StringIO()), loading.more_threads(model.device):
+        manager = TaskManager(include_path=FOLDER, include_defaults=False)
+        loaded = manager.load([task])
+        for entry in loaded["tasks"].values():
+            entry.set_config(key="num_fewshot", value=0)
         lm = HFLM(
             pretrained=model, tokenizer=tokenizer, batch_size=batch_size, enable_thinking=False
         )
-        found = lm_eval.simple_evaluate(
-            model=lm,
-            tasks=[task],
-            apply_chat_template=True,
-            limit=limit,
-            task_manager=manager,
-            random_seed=None,
-            numpy_random_seed=None,
-            torch_random_seed=None,
-        )  # type: ignore[arg-type]  # no seed of its own
+        found = lm_eval.evaluate(lm, loaded, limit=limit, apply_chat_template=True)
     tokenizer.padding_side = side
     random.setstate(state)
     score = SCORES[task]

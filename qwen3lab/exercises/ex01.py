@@ -298,8 +298,8 @@ def _():
             num_experts=n,
             num_experts_per_tok=k,
             norm_topk_prob=True,
+            experts_implementation="eager",
         )
-        config._experts_implementation = "eager"
         block = Qwen3MoeSparseMoeBlock(config).requires_grad_(False)
         for parameter in block.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.5)

@@ -146,7 +146,7 @@ def _chunk(row: dict) -> Chunk:
 
 def _name(embedder: SentenceTransformer) -> str:
     return (
-        Path(str(getattr(embedder[0].auto_model.config, "_name_or_path", ""))).name
+        Path(str(getattr(embedder[0].auto_model.config, "name_or_path", ""))).name
         or "a model without a name"
     )
 

@@ -1,7 +1,8 @@
-"""Checkpoints of a trainer without pickle: a stopped run goes on from safetensors and JSON alone.
+"""Save and resume a trainer without pickle: checkpoints of safetensors and JSON alone.
 
-`transformers.Trainer` writes the optimiser's state and the random numbers' with `torch.save`. The
-classes here keep the same content in formats that can hold nothing but numbers and text.
+`transformers.Trainer` writes the optimiser, the schedule and the random numbers with `torch.save`.
+`SafeCheckpoints` keeps the same content in formats that can hold nothing but numbers and text. It
+uses the trainer's public callbacks alone, so it works for every trainer of transformers and TRL.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from transformers import TrainerCallback
 
 from qwen3lab.errors import Qwen3labError
 
 OPTIMIZER, PROGRESS = "optimizer.safetensors", "progress.json"
+PICKLES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin")
 
 
 def save_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
@@ -87,83 +90,77 @@ def set_random_state(state: dict[str, Any]) -> None:
         )
 
 
-class SafeCheckpoints:
-    """Mixed into a `transformers.Trainer` (one process): its checkpoints hold safetensors and JSON,
-    and it resumes from them.
+class SafeCheckpoints(TrainerCallback):
+    """Callback that makes a trainer's checkpoints (one process) hold safetensors and JSON alone.
 
     Rows grouped by length get their order from torch's random numbers when an epoch begins. The
     library restores those of the checkpoint only, so that the rest of a resumed epoch would have
-    other rows; here those of the epoch's begin come back too.
+    other rows; here those of the epoch's begin come back first, and the checkpoint's at the first
+    step.
+
+    Args:
+        resumed: the checkpoint that `Trainer.train(resume_from_checkpoint=...)` goes on from. The
+            trainer loads its weights; what it misses there is loaded here.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        from transformers import TrainerCallback
+    def __init__(self, resumed: Path | None = None):
+        self.progress = read_progress(resumed) if resumed else None
+        self.resumed, self.epoch_began = resumed, None
 
-        super().__init__(*args, **kwargs)
-        self._epoch_began: dict[str, Any] | None = None
-        trainer, restored = self, []
-        self._restored = restored
+    def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs):
+        if self.progress:
+            load_optimizer(self.resumed / OPTIMIZER, optimizer)
+            lr_scheduler.load_state_dict(lr_scheduler.state_dict() | self.progress["schedule"])
 
-        class EpochBegins(TrainerCallback):
-            def on_epoch_begin(self, args, state, control, **kwargs):
-                if restored:
-                    set_random_state(restored.pop())
-                trainer._epoch_began = random_state()
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if self.progress and self.progress["epoch"] % 1:  # stopped within an epoch
+            set_random_state(self.progress["epoch began"])
+        elif self.progress:
+            set_random_state(self.progress["random"])
+            self.progress = None
+        self.epoch_began = random_state()
 
-        self.add_callback(EpochBegins())
+    def on_step_begin(self, args, state, control, **kwargs):
+        if self.progress:
+            set_random_state(self.progress["random"])
+            self.progress = None
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        save_optimizer(Path(output_dir) / OPTIMIZER, self.optimizer)
-
-    def _save_scaler(self, output_dir: str) -> None:
-        pass
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        # The last of the three that a checkpoint calls; the scheduler's state is numbers, its
-        # functions are made anew.
-        schedule = {
-            key: value
-            for key, value in self.lr_scheduler.state_dict().items()
-            if key != "lr_lambdas"
+    def on_save(
+        self, args, state, control, model=None, optimizer=None, lr_scheduler=None, **kwargs
+    ):
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        remove_pickles(folder)
+        if args.save_only_model:
+            return
+        save_optimizer(folder / OPTIMIZER, optimizer)
+        # The schedule's state is numbers; its functions are made anew.
+        schedule = {k: v for k, v in lr_scheduler.state_dict().items() if k != "lr_lambdas"}
+        progress = {
+            "schedule": schedule,
+            "epoch": state.epoch,
+            "epoch began": self.epoch_began,
+            "random": random_state(),
+            "trained": trained_shapes(model),
         }
-        (Path(output_dir) / PROGRESS).write_text(
-            json.dumps(
-                {
-                    "schedule": schedule,
-                    "random": random_state(),
-                    "epoch began": self._epoch_began,
-                    "trained": _shapes(self.model),
-                }
-            ),
-            encoding="utf-8",
-        )
+        # Last, and at once: a checkpoint that has it is whole.
+        draft = folder / f"{PROGRESS}.new"
+        draft.write_text(json.dumps(progress), encoding="utf-8")
+        draft.replace(folder / PROGRESS)
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            load_optimizer(Path(checkpoint) / OPTIMIZER, self.optimizer)
-            progress = _progress(checkpoint)
-            self.lr_scheduler.load_state_dict(self.lr_scheduler.state_dict() | progress["schedule"])
-            self._restored.append(progress["epoch began"])
 
-    def _load_scaler(self, checkpoint: str | None) -> None:
-        pass
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            set_random_state(_progress(checkpoint)["random"])
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        super()._save(output_dir, state_dict)
-        (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(
-            missing_ok=True
-        )  # a pickle with machine paths
+def remove_pickles(folder: Path) -> None:
+    """Delete the pickles that a trainer leaves in a folder: they hold machine paths, and a pickle
+    can run any code when it is loaded.
+    """
+    for name in PICKLES:
+        (folder / name).unlink(missing_ok=True)
 
 
 def check(checkpoint: Path, model: torch.nn.Module) -> None:
     """Raise Qwen3labError unless a checkpoint was written by a run that trained weights of the same
     names and shapes.
     """
-    there, here = _progress(checkpoint)["trained"], _shapes(model)
+    there, here = read_progress(checkpoint)["trained"], trained_shapes(model)
     if there != here:
         raise Qwen3labError(
             f"The checkpoint belongs to another run: it trained {len(there)} tensors, and this run"
@@ -172,7 +169,8 @@ def check(checkpoint: Path, model: torch.nn.Module) -> None:
         )
 
 
-def _shapes(model: torch.nn.Module) -> dict[str, str]:
+def trained_shapes(model: torch.nn.Module) -> dict[str, str]:
+    """Return the shape of every trained parameter by its name, as "2x3"."""
     return {
         name: "x".join(map(str, parameter.shape))
         for name, parameter in model.named_parameters()
@@ -180,7 +178,8 @@ def _shapes(model: torch.nn.Module) -> dict[str, str]:
     }
 
 
-def _progress(checkpoint: str | Path) -> dict[str, Any]:
+def read_progress(checkpoint: str | Path) -> dict[str, Any]:
+    """Read what `SafeCheckpoints` wrote beside the weights: schedule, epoch, random states."""
     return json.loads((Path(checkpoint) / PROGRESS).read_text(encoding="utf-8"))
 
 

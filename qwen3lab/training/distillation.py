@@ -56,7 +56,7 @@ def half(model: PreTrainedModel) -> PreTrainedModel:
                 weights[new + name[len(old) :]] = weight
     student.load_state_dict(weights)
     student.generation_config = copy.deepcopy(model.generation_config)
-    student.config._name_or_path = model.config._name_or_path
+    student.config.name_or_path = model.config.name_or_path
     return student.to(model.device).eval()
 
 

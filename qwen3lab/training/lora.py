@@ -191,7 +191,7 @@ def load_adapter(
     if isinstance(model, (str, Path)):
         model, tokenizer = loading.load(model)
     else:
-        tokenizer = loading.load_tokenizer(model.config._name_or_path)
+        tokenizer = loading.load_tokenizer(model.config.name_or_path)
     with no_gptq():
         return PeftModel.from_pretrained(model, str(folder)).eval(), tokenizer
 

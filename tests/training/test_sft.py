@@ -11,7 +11,7 @@ import torch
 from qwen3lab import chat, evaluation, models, paths, training
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import loading
-from qwen3lab.training import company, sft
+from qwen3lab.training import company
 from qwen3lab.world import corpus
 
 
@@ -129,8 +129,10 @@ def test_the_loss_is_the_same_with_the_head_on_trained_positions_only(checkpoint
     from contextlib import nullcontext
     from unittest import mock
 
+    from qwen3lab.training import trl_patches
+
     runs = [training.fine_tune(checkpoint, _rows(), steps=4, learning_rate=1e-2, batch_size=4)]
-    with mock.patch.object(sft, "_head_on_trained_positions", lambda on_cpu: nullcontext()):
+    with mock.patch.object(trl_patches, "head_on_trained_positions", lambda on_cpu: nullcontext()):
         runs.append(
             training.fine_tune(checkpoint, _rows(), steps=4, learning_rate=1e-2, batch_size=4)
         )

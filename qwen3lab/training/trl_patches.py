@@ -1,0 +1,56 @@
+"""What TRL 1.16 does not let one set: three changes to its SFTTrainer, each with its reason.
+
+A test (tests/training/test_trl_patches.py) fails when a name that is used here goes, and another
+asserts that the loss does not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+@contextmanager
+def head_on_trained_positions(on_cpu: bool) -> Iterator[None]:
+    """Compute the output head only where a label is trained, as TRL itself does on a GPU.
+
+    Elsewhere TRL scores every position and masks afterwards (`trl/trainer/utils.py`, `compact`),
+    for the sake of devices that compile for fixed shapes. A CPU does not, and with one trained
+    token in ten the head, whose loss is the same, costs a tenth. The choice is private: the public
+    way, an own `compute_loss`, would have to repeat TRL's loss, metrics and balancing loss.
+    """
+    import trl.trainer.utils as utils
+
+    original = utils._use_triton
+    if on_cpu:
+        # Read there for this one choice; the kernels look at their own copy.
+        utils._use_triton = lambda device: True
+    try:
+        yield
+    finally:
+        utils._use_triton = original
+
+
+def give_head_a_bias(model: torch.nn.Module) -> None:
+    """Set `bias` to None on an output head that has none at all.
+
+    PEFT's wrapper around a head with trained tokens lacks the attribute, and TRL's loss reads it.
+    """
+    head = model.get_output_embeddings()
+    if not hasattr(head, "bias"):
+        head.bias = None
+
+
+def train_in_float32(model: torch.nn.Module) -> None:
+    """Cast the trained weights of a 4-bit model back to float32.
+
+    TRL casts adapters to bfloat16, as the QLoRA paper does for GPUs; a CPU only emulates that
+    format, slowly, and there is no setting for it.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
