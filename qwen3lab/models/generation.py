@@ -96,15 +96,15 @@ def generate_ids(
 def _pass(
     model, tokenizer, rows: Sequence[list[int]], max_new_tokens: int, batch_size: int
 ) -> tuple[list[list[int]], list[bool]]:
-    """Generate up to `max_new_tokens` ids per row; also return whether each row reached its end."""
+    """Up to `max_new_tokens` new ids of each row, and whether the row came to its end."""
     import torch
 
     ends = {
         token for token in (tokenizer.eos_token_id, tokenizer.pad_token_id) if token is not None
     }
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    # Released checkpoints carry sampling fields; greedy search would warn about them unless they
-    # are None.
+    # Sampling fields are set to None because released checkpoints carry some, which greedy search
+    # would warn about.
     settings = {
         "do_sample": False,
         "temperature": None,

@@ -443,7 +443,7 @@ def cache_sizes(
         tokens: lengths of the text.
         shared: model -> bytes at each length, with the keys and values that its query heads share
             (GQA).
-        unshared: the same for some of these models if every query head had its own, drawn as dashed
+        unshared: the same for some of these models if every query head had its own, drawn as broken
             lines.
     """
     figure, ax = axes_of(height=3.8)

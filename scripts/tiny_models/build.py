@@ -121,7 +121,7 @@ def moe(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu") -
 
 
 def draft(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu") -> None:
-    """Build `qwen3-tiny-draft`: two small layers, pre-trained on the target's chat rows."""
+    """Build `qwen3-tiny-draft`: two small layers, trained from scratch on the target's data."""
     from transformers import Qwen3ForCausalLM
 
     tok = tokenizer(work, smoke)
