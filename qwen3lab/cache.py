@@ -1,6 +1,4 @@
-"""Checkpoints that are costly to make, made once: kept by what they were made from, checked each
-time they are used.
-"""
+"""Content-addressed cache for expensive checkpoints, verified by hash on every use."""
 
 from __future__ import annotations
 
@@ -20,8 +18,12 @@ COMMITTED = paths.DATA / "quantised"
 
 
 def fingerprint(source: Path | str | Sequence[str]) -> str:
-    """SHA-256 of a file, of a folder's weights and tokenizer, or of texts; it does not depend on
-    where the folder lies.
+    """Compute the SHA-256 of a file, of a folder's weights and tokenizer, or of texts.
+
+    It does not depend on the folder's path.
+
+    Raises:
+        Qwen3labError: the folder holds no weights.
     """
     digest = hashlib.sha256()
     if not isinstance(source, (str, Path)):
@@ -43,9 +45,7 @@ def fingerprint(source: Path | str | Sequence[str]) -> str:
 
 
 def recipe(source: Path | str, method: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """What a kept checkpoint is known by: the hash of its source's content, the method, and the
-    settings (JSON values).
-    """
+    """Build a checkpoint's cache key: its source's hash, the method, and JSON settings."""
     return {
         "source": fingerprint(source),
         "method": method,
@@ -54,7 +54,7 @@ def recipe(source: Path | str, method: str, settings: dict[str, Any]) -> dict[st
 
 
 def name(made_from: dict[str, Any]) -> str:
-    """The folder's name: the method and the first sixteen digits of the recipe's SHA-256."""
+    """Name the folder of a recipe: the method and the first 16 digits of the recipe's SHA-256."""
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
     return f"{made_from['method']}-{digest[:16]}"
 
@@ -67,17 +67,20 @@ def keep(
     *,
     folder: Path | None = None,
 ) -> Path:
-    """The folder of a checkpoint made from `source`, from the cache, or made now by `make(empty
-    folder)`.
+    """Return the cached checkpoint of a recipe, or make it now by `make(empty folder)`.
 
-    It appears under its name only when it is whole: it is written elsewhere first. Two processes
-        may make it at once.
+    It is written to a temporary folder first and renamed when it is complete, so two processes may
+    make it at once.
 
     Args:
         source: checkpoint folder or file; its content counts, not its path.
+        method, settings: the rest of the recipe, see `recipe`.
+        make: writes the checkpoint into an empty folder.
         folder: where checkpoints are kept; default: "quantised" in `paths.CACHE`.
+    Returns:
+        The folder of the checkpoint.
     Raises:
-        Qwen3labError: the kept one is damaged; what `make` raises.
+        Qwen3labError: the cached checkpoint is damaged; and whatever `make` raises.
     """
     made_from = recipe(source, method, settings)
     place = (folder or paths.CACHE / "quantised") / name(made_from)
@@ -108,10 +111,12 @@ def keep(
 
 
 def check(place: Path) -> dict[str, Any]:
-    """The proof of a kept folder (source, method, settings, files), after every file's hash was
-    compared.
+    """Verify the hash of every file of a cached folder; return its record.
 
-    Raises Qwen3labError where the proof is missing, or a file is missing or was changed.
+    The record holds source, method, settings and files.
+
+    Raises:
+        Qwen3labError: the record is missing, or a file is missing or was changed.
     """
     try:
         proof = json.loads((place / PROOF).read_text(encoding="utf-8"))
@@ -140,10 +145,10 @@ def check(place: Path) -> dict[str, Any]:
 def find(
     source: Path | str, method: str, settings: dict[str, Any], *, folder: Path | None = None
 ) -> Path | None:
-    """A kept checkpoint of this recipe, from the cache or from the repository's folder
-    data/quantised; None where there is none.
+    """Find a cached checkpoint of this recipe, in the cache or in data/quantised, else None.
 
-    Raises Qwen3labError for a damaged one.
+    Raises:
+        Qwen3labError: the checkpoint is damaged.
     """
     made_from = recipe(source, method, settings)
     candidates = [

@@ -1,4 +1,4 @@
-"""Qwen3's chat format: render, encode, mask, think, call tools."""
+"""Qwen3's chat format: render, encode, mask labels, split thinking, extract tool calls."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ NO_THOUGHTS = "<think>\n\n</think>\n\n"  # what the template writes for enable_t
 
 @lru_cache
 def template(name: str = "qwen3") -> str:
-    """The chat template `name` as the installed `trl` ships it
-    (`trl/chat_templates/<name>.jinja`)."""
+    """Read the chat template `name` of the installed trl (`trl/chat_templates/<name>.jinja`)."""
     return (Path(find_spec("trl").origin).parent / "chat_templates" / f"{name}.jinja").read_text(
         encoding="utf-8"
     )
@@ -42,11 +41,11 @@ def render(
     tools: list[dict] | None = None,
     generation_prompt: bool = True,
 ) -> str:
-    """Write a conversation as the one text that the model reads, by the tokenizer's chat template.
+    """Render a conversation to the text that the model reads, with the tokenizer's chat template.
 
-    A control token that stands inside a message gets a zero-width space after its first character,
-    so that it stays ordinary text for whoever tokenizes the result. `encode` needs no such mark and
-    keeps the text as it is.
+    A control token inside a message gets a zero-width space after its first character, so that it
+    stays ordinary text when the result is tokenized. `encode` needs no such mark and keeps the text
+    as it is.
 
     Args:
         messages: dicts with "role" (system, user, assistant or tool) and "content"; an assistant's
@@ -57,7 +56,7 @@ def render(
         tools: JSON schemas of functions.
         generation_prompt: open the assistant's turn at the end.
     Raises:
-        Qwen3labError: no messages, or a role that the template would drop without a word.
+        Qwen3labError: no messages, or a role that the template would silently drop.
     """
     token = _any_of(_added_tokens(tokenizer))
     text = _write(tokenizer, messages, thinking, tools, generation_prompt)
@@ -79,11 +78,10 @@ def encode(
     tools: list[dict] | None = None,
     generation_prompt: bool = True,
 ) -> list[int]:
-    """Return the token ids of a conversation; arguments and errors as in `render`.
+    """Encode a conversation to token ids; arguments and errors as in `render`.
 
-    Control ids come from the template alone: a control token written inside a message is encoded as
-        the ordinary
-    characters that it consists of. For all other text the ids equal those of
+    Control ids come only from the template: a control token written inside a message is encoded as
+    the ordinary characters that it consists of. For all other text the ids equal those of
     `tokenizer.apply_chat_template`.
     """
     return _ids(tokenizer, _write(tokenizer, messages, thinking, tools, generation_prompt))
@@ -96,20 +94,20 @@ def example(
     thinking: bool = False,
     tools: list[dict] | None = None,
 ) -> dict[str, list[int]]:
-    """Turn a conversation that ends with the assistant into one training row.
+    """Build one training row, with masked labels, from a conversation that ends with the assistant.
 
-    The prompt is exactly what the model sees when it is asked (with `thinking=False` the empty
-    think block belongs to it), and is masked; trained are the tokens of the last answer and its
-    `<|im_end|>`. With `thinking=True` the answer starts with its think block; with `thinking=False`
-    its thoughts are left out. TRL gives the same for prompt/completion rows with
+    The prompt is exactly what the model sees at inference (with `thinking=False` the empty think
+    block belongs to it), and is masked; the tokens of the last answer and its `<|im_end|>` are
+    trained. With `thinking=True` the answer starts with its think block; with `thinking=False` its
+    thoughts are left out. TRL gives the same for prompt/completion rows with
     `chat_template_kwargs={"enable_thinking": False}`, but also trains the line break after
-    `<|im_end|>`, which no model is ever asked for.
+    `<|im_end|>`, which no model is ever asked to generate.
 
     Returns:
         {"input_ids": [n ids], "labels": [n ids, -100 where not trained]}
     Raises:
-        Qwen3labError: the last message is not an assistant's, or has no thoughts although
-            `thinking=True`.
+        Qwen3labError: the last message is not an assistant's or the only one, it has no thoughts
+            although `thinking=True`, or the template changes the prompt once the answer is there.
     """
     _check(messages)
     *before, last = [_separate_thoughts(message) for message in messages]
@@ -136,8 +134,8 @@ def example(
             "The chat template writes this conversation's prompt in another way once the answer is"
             " there. Use a template that keeps prefixes, such as qwen3lab.chat.template('qwen3')."
         )
-    # Prompt and answer are encoded apart, as the model meets them: it never sees a token that spans
-    # both.
+    # Prompt and answer are encoded separately, as at inference: the model never sees a token that
+    # spans both.
     question, answer = (
         _ids(tokenizer, prompt),
         _ids(tokenizer, marker + whole[len(opened) :].removesuffix("\n")),
@@ -161,7 +159,7 @@ def split_thinking(text: str) -> tuple[str, str]:
 
 
 def extract_tool_calls(text: str) -> list[dict[str, Any]]:
-    """Return the tool calls in generated text as dicts with "name" and "arguments", in their order.
+    """Extract the tool calls from generated text as dicts with "name" and "arguments", in order.
 
     A call that is not a JSON object with a name and an object of arguments is left out.
     """
@@ -185,11 +183,9 @@ def extract_tool_calls(text: str) -> list[dict[str, Any]]:
 def tokens_html(
     tokenizer: PreTrainedTokenizerBase, ids: list[int], labels: list[int] | None = None
 ) -> str:
-    """Return HTML that shows each token in its own box: control tokens framed, trained tokens (by
-    `labels`) dark.
+    """Render tokens as HTML boxes: control tokens framed, trained tokens (by `labels`) dark.
 
-    The id of a token shows when the mouse rests on it. A token that is only part of a character
-    shows its bytes.
+    A token's id shows on hover. A token that is only part of a character shows its bytes.
     """
     control = tokenizer.added_tokens_decoder
     boxes = []
@@ -236,9 +232,7 @@ def _check(messages: list[Message]) -> None:
 
 
 def _separate_thoughts(message: Message) -> Message:
-    """Move a leading think block of an assistant's content into "reasoning_content", as the
-    template does.
-    """
+    """Move a leading think block into "reasoning_content", as the template does."""
     content = message.get("content")
     if (
         message["role"] != "assistant"
@@ -253,8 +247,9 @@ def _separate_thoughts(message: Message) -> Message:
 
 
 def _added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """Every token that the tokenizer cuts out of a text before it splits the rest, special or not;
-    longest first.
+    """List every added token of the tokenizer, special or not, longest first.
+
+    The tokenizer cuts these out of a text before it splits the rest.
     """
     return tuple(
         sorted(
@@ -275,20 +270,20 @@ def _first_characters(texts: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _unused_character(*things: Any) -> str:
-    """A character of Unicode's private area that occurs nowhere in `things`."""
+    """Find a character of Unicode's private use area that occurs nowhere in `things`."""
     text = json.dumps(things, ensure_ascii=False, default=str)
     return next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in text)
 
 
 def _marked(thing: Any, added: tuple[str, ...], marker: str) -> Any:
-    """Put `marker` behind every character in the strings of `thing` with which an added token could
-    begin.
+    """Insert `marker` after every character with which an added token could begin.
+
+    Applies to all strings in `thing`.
     """
     if isinstance(thing, str):
         return _first_characters(added).sub(rf"\1{marker}", thing)
-    if isinstance(
-        thing, dict
-    ):  # a key that holds no token stays as it is: the template looks some of them up
+    if isinstance(thing, dict):
+        # A key that holds no token stays as it is: the template looks some of them up.
         return {
             _marked(key, added, marker) if _any_of(added).search(str(key)) else key: _marked(
                 value, added, marker
@@ -310,8 +305,8 @@ def _write(
 ) -> str:
     """Apply the chat template to messages whose own control tokens are broken up by `marker`.
 
-    Every unbroken control token of the result was therefore written by the template. The marker
-    stays in the text.
+    So every unbroken control token of the result was written by the template. The marker stays in
+    the text.
     """
     _check(messages)
     marker, added = marker or _unused_character(messages, tools), _added_tokens(tokenizer)
@@ -334,8 +329,9 @@ def _write(
 
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[bool, str]]:
-    """Cut what `_write` returned into (is a control token, text) and take the marker, its first
-    character, out.
+    """Split the result of `_write` into (is a control token, text) and remove the marker.
+
+    The marker is the text's first character.
     """
     marker, text = text[0], text[1:]
     parts = _any_of(_added_tokens(tokenizer)).split(text)
@@ -343,7 +339,7 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[bool, s
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of what `_write` returned."""
+    """Encode the result of `_write` to token ids."""
     plain, ids = _without_added_tokens(tokenizer), []
     for control, piece in _pieces(tokenizer, text):
         ids += (
@@ -358,15 +354,12 @@ _PLAIN: WeakKeyDictionary[PreTrainedTokenizerBase, Tokenizer] = WeakKeyDictionar
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a text in which everything is text: a control token that is written there
-    becomes its letters.
-    """
+    """Encode a text with no control tokens: one written in it becomes ordinary characters."""
     return _without_added_tokens(tokenizer).encode(text, add_special_tokens=False).ids
 
 
 def _without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """A copy of the tokenizer that knows no control token, so that no text whatever can turn into
-    one.
+    """Copy the tokenizer without added tokens, so that no text can become a control token.
 
     `split_special_tokens=True` would not do: `<think>` and `<tool_call>` are added tokens but not
     special ones.

@@ -1,8 +1,8 @@
-"""The one error that a learner is meant to read."""
+"""The course's exception, whose message a learner can act on."""
 
 
 class Qwen3labError(RuntimeError):
-    """Something that the learner can put right.
+    """Error that the learner can fix.
 
     The message is one sentence that says what is wrong and one that says what to do.
     """

@@ -1,4 +1,4 @@
-"""The eight Qwen3 models of April 2025 as data, and what follows from their shapes by arithmetic.
+"""Shapes of the eight Qwen3 models of April 2025: parameter counts, KV cache, LoRA sizes, configs.
 
 Shapes: Qwen3 Technical Report (arXiv 2505.09388), tables 1 and 2, and the released config.json
 files. They are the models of the 2504 and 2507 generation; later families (Qwen3-Next, Qwen3.5)
@@ -17,16 +17,15 @@ from qwen3lab.errors import Qwen3labError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-EXPERT_KEYS = (
-    "num_local_experts",
-    "num_experts",
-)  # transformers 5 writes the first, the released files have the second
+# transformers 5 writes the first, the released files have the second.
+EXPERT_KEYS = ("num_local_experts", "num_experts")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers that fix a Qwen3 model. `experts == 0` means dense; `ffn` is then the width of
-    each layer's FFN.
+    """Dimensions of a Qwen3 model, dense (`experts == 0`) or mixture of experts.
+
+    `ffn` is the width of each layer's FFN in a dense model.
     """
 
     name: str
@@ -45,7 +44,7 @@ class Shape:
 
     @property
     def id(self) -> str:
-        """The name on the hub."""
+        """The model's id on the Hugging Face hub."""
         return f"Qwen/Qwen3-{self.name}"
 
     @property
@@ -55,33 +54,33 @@ class Shape:
 
     @property
     def embedding_parameters(self) -> int:
-        """The input table, and the output table too where it is not the same one."""
+        """Parameters of the input table, and of the output table unless it is tied."""
         return self.vocab * self.hidden * (1 if self.tied else 2)
 
     @property
     def attention_parameters(self) -> int:
-        """The q, k, v and o matrices of all layers."""
+        """Parameters of the q, k, v and o matrices of all layers."""
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         return self.layers * self.hidden * (2 * q + 2 * kv)
 
     @property
     def expert_parameters(self) -> int:
-        """Gate, up and down matrices of all experts of all layers; 0 for a dense model."""
+        """Parameters of all experts' gate, up and down matrices; 0 for a dense model."""
         return self.layers * self.experts * 3 * self.hidden * self.moe_ffn
 
     @property
     def router_parameters(self) -> int:
-        """One row an expert in each layer; 0 for a dense model."""
+        """Parameters of the routers, one row per expert in each layer; 0 for a dense model."""
         return self.layers * self.experts * self.hidden
 
     @property
     def ffn_parameters(self) -> int:
-        """Gate, up and down matrices of a dense model's layers; 0 for a mixture of experts."""
+        """Parameters of a dense model's gate, up and down matrices; 0 for a mixture of experts."""
         return 0 if self.is_moe else self.layers * 3 * self.hidden * self.ffn
 
     @property
     def norm_parameters(self) -> int:
-        """Two RMSNorms a layer, the norms of each query and key head, and the last one."""
+        """Parameters of two RMSNorms per layer, the query and key norms, and the final norm."""
         return self.layers * (2 * self.hidden + 2 * self.head_dim) + self.hidden
 
     @property
@@ -91,7 +90,7 @@ class Shape:
 
     @property
     def non_embedding_parameters(self) -> int:
-        """All parameters but the embedding tables."""
+        """All parameters except the embedding tables."""
         return (
             self.attention_parameters
             + self.ffn_parameters
@@ -102,9 +101,7 @@ class Shape:
 
     @property
     def active_parameters(self) -> int:
-        """The parameters that one token passes through: all, less the experts that the router did
-        not pick.
-        """
+        """Active parameters per token: all parameters minus the experts that were not picked."""
         if not self.is_moe:
             return self.parameters
         return (
@@ -113,24 +110,27 @@ class Shape:
 
     @property
     def linear_parameters(self) -> int:
-        """What stands in `nn.Linear` modules within the layers, which is all that bitsandbytes
-        quantises.
+        """Parameters in `nn.Linear` modules within the layers: all that bitsandbytes quantises.
 
         transformers 5 keeps experts as fused 3-D parameters and the router as a bare one, so
-        neither is in here.
+        neither is included.
         """
         return self.attention_parameters + self.ffn_parameters
 
     def kv_bytes(self, tokens: int = 1, bytes_per_value: int = 2) -> int:
-        """Bytes of the key-value cache for `tokens` tokens (all sequences of a batch together)."""
+        """Compute the KV-cache bytes of `tokens` tokens (all sequences of a batch together)."""
         return 2 * self.layers * self.kv_heads * self.head_dim * bytes_per_value * tokens
 
     def lora_parameters(self, rank: int = 16, targets: str = "all-linear") -> int:
-        """Trainable parameters of a LoRA: `rank * (in + out)` for each adapted matrix.
+        """Count the trainable parameters of a LoRA: `rank * (in + out)` for each adapted matrix.
 
-        `targets`: "attention" (q, k, v, o) or "all-linear" (and gate, up, down; for a mixture of
-            experts those of every
-        expert, where PEFT 0.21 doubles the rank of the fused gate-and-up matrix).
+        Args:
+            rank: of the LoRA.
+            targets: "attention" (q, k, v, o) or "all-linear" (also gate, up, down; for a mixture of
+                experts those of every expert, where PEFT 0.21 doubles the rank of the fused
+                gate-and-up matrix).
+        Raises:
+            Qwen3labError: unknown targets.
         """
         if targets not in ("attention", "all-linear"):
             raise Qwen3labError(
@@ -161,10 +161,12 @@ FAMILY: dict[str, Shape] = {
 
 
 def shape(model: str | Shape | PretrainedConfig | dict[str, Any]) -> Shape:
-    """Return the shape behind a name ("8B", "Qwen/Qwen3-8B", "Qwen3-8B-Base"), a bundled
-    checkpoint's name or a config.
+    """Look up a model's shape by name, bundled checkpoint or config.
 
-    Raises Qwen3labError for a name that is neither one of the eight nor a bundled checkpoint's.
+    Names are like "8B", "Qwen/Qwen3-8B" and "Qwen3-8B-Base".
+
+    Raises:
+        Qwen3labError: a name that is neither one of the eight nor a bundled checkpoint's.
     """
     if isinstance(model, Shape):
         return model
@@ -207,7 +209,7 @@ def _from_config(config: dict[str, Any], name: str) -> Shape:
 
 
 def config(model: str | Shape, *, base: bool = False, **changes: Any) -> PretrainedConfig:
-    """Return the transformers config of one of the eight models, as released.
+    """Build the transformers config of one of the eight models, as released.
 
     `base` gives the position limit of the `-Base` models (32,768 instead of 40,960). `changes`
     override fields of the config by their transformers names, for example `num_hidden_layers=2` to

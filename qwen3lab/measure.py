@@ -1,6 +1,4 @@
-"""Seconds, bytes and tokens a second: what a run cost, printed so that two runs of a notebook still
-compare equal.
-"""
+"""Measurement of time, peak memory and tensor sizes, in output lines that comparisons can skip."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-# lines that start with it differ from run to run and from machine to machine; the comparison of
-# outputs skips them
+# Lines that start with it differ between runs and machines; the comparison of notebook outputs
+# skips them.
 MARK = "time · "
 
 
@@ -28,20 +26,20 @@ def note(text: str) -> None:
 
 @dataclass
 class Clock:
-    """The time since the start; after the block the time that it took."""
+    """Stopwatch: the time since the start, and after the block its duration."""
 
     started: float
     stopped: float | None = None
 
     @property
     def seconds(self) -> float:
-        """Seconds of wall clock."""
+        """Wall-clock seconds."""
         return (self.stopped or time.perf_counter()) - self.started
 
 
 @contextmanager
 def clock(label: str) -> Iterator[Clock]:
-    """Time a block and print "time · label: 12.3 s" at its end, also when it fails."""
+    """Time a block and print "time · label: 12.3 s" at its end, even if it fails."""
     measured = Clock(time.perf_counter())
     try:
         yield measured
@@ -52,8 +50,9 @@ def clock(label: str) -> Iterator[Clock]:
 
 @dataclass
 class Peak:
-    """The highest memory of a block in bytes: of the process on a CPU (libraries included), of
-    torch's tensors on a GPU.
+    """Peak memory of a block in bytes.
+
+    On a CPU it is the process's (libraries included), on a GPU that of torch's tensors.
     """
 
     bytes: int = 0
@@ -61,10 +60,10 @@ class Peak:
 
 @contextmanager
 def peak(device: str = "cpu") -> Iterator[Peak]:
-    """Measure the highest memory in use while a block runs.
+    """Measure the peak memory while a block runs.
 
-    On Linux the kernel keeps the peak itself (`VmHWM`), once it could be reset; else a thread looks
-    50 times a second.
+    On Linux the kernel tracks the peak itself (`VmHWM`), if it can be reset; otherwise a thread
+    samples 50 times per second.
     """
     found = Peak()
     if device.startswith("cuda"):
@@ -101,9 +100,7 @@ def peak(device: str = "cpu") -> Iterator[Peak]:
 
 
 def _reset_high_water() -> bool:
-    """Set the process's memory peak back to what it uses now (Linux, `proc(5)`); False where that
-    is not possible.
-    """
+    """Reset the process's memory peak to its current use (Linux, `proc(5)`); False if it fails."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return _high_water() > 0
@@ -112,16 +109,16 @@ def _reset_high_water() -> bool:
 
 
 def _high_water() -> int:
-    """The process's memory peak in bytes since the last reset."""
+    """Read the process's memory peak in bytes since the last reset."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
 def tensor_bytes(tensors) -> int:
-    """Bytes of the data of some tensors; a tensor that several names share is counted once.
+    """Sum the bytes of some tensors' data; a tensor shared by several names counts once.
 
-    A 4-bit weight of bitsandbytes counts with the scales of its blocks, a mixture of the two levels
-    that double quantisation keeps.
+    A 4-bit weight of bitsandbytes includes its block scales, with double quantisation the scales of
+    both levels.
     """
     seen: dict[int, int] = {}
 
@@ -140,15 +137,15 @@ def tensor_bytes(tensors) -> int:
 
 
 def model_bytes(model: torch.nn.Module) -> int:
-    """Bytes of a model's parameters; tied weights count once."""
+    """Compute the bytes of a model's parameters; tied weights count once."""
     return tensor_bytes(model.parameters())
 
 
 def training_bytes(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, int]:
-    """Bytes that a training keeps all the time: frozen weights, trained weights, their gradients,
-    the optimiser's state.
+    """Compute the permanent memory of a training: frozen and trained weights, gradients, optimiser.
 
-    Gradients are counted from the trained weights, for a trainer sets them free after each step.
+    All in bytes. Gradients are counted from the trained weights, because a trainer frees them after
+    each step.
     """
     import torch
 
@@ -169,8 +166,7 @@ def training_bytes(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> 
 
 
 def is_live() -> bool:
-    """Whether a person sits before this kernel: a Jupyter server started it for a notebook that is
-    open.
+    """Tell whether a Jupyter server runs this kernel for an open notebook.
 
     `make notebooks` and nbconvert start kernels without a server. Editors that do not tell count as
     not live.
@@ -179,8 +175,9 @@ def is_live() -> bool:
 
 
 def folder_bytes(path: str | Path, pattern: str = "*") -> int:
-    """Bytes of a file, or of the files of a folder that match `pattern` (`"*.safetensors"`: the
-    weights).
+    """Sum the bytes of a file, or of a folder's files that match `pattern`.
+
+    For example `"*.safetensors"` for the weights.
     """
     path = Path(path)
     return (

@@ -1,6 +1,4 @@
-"""Where the course keeps its files. Everything lies in the clone; nothing is written outside it but
-the cache.
-"""
+"""Paths of the course's files: everything is in the clone; only the cache is outside."""
 
 from __future__ import annotations
 
@@ -11,8 +9,8 @@ from typing import Any
 
 from qwen3lab.errors import Qwen3labError
 
-# The package is installed in editable form, so its parent is the clone. QWEN3LAB_HOME serves those
-# who installed it otherwise.
+# The package is installed in editable form, so its parent is the clone. QWEN3LAB_HOME is for any
+# other installation.
 ROOT = Path(os.environ.get("QWEN3LAB_HOME") or Path(__file__).resolve().parent.parent)
 DATA = ROOT / "data"
 MODELS = DATA / "models"
@@ -25,8 +23,10 @@ CACHE = Path(os.environ.get("QWEN3LAB_CACHE") or Path.home() / ".cache" / "qwen3
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """Read a TOML file of the folder data; `what` names it in errors. Raises Qwen3labError where it
-    is missing or cannot be read.
+    """Read a TOML file of the data folder; `what` names it in errors.
+
+    Raises:
+        Qwen3labError: the file is missing or cannot be parsed.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The dial: one word chooses the models, the device and the sizes, and says why."""
+"""Run profiles: one name chooses the models, the device and the sizes, with reasons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEFAULT = "tiny"
 
 @dataclass(frozen=True)
 class Profile:
-    """Everything that a notebook must know about the size of what it runs."""
+    """Run profile of a notebook: models by role, device, dtype and sizes."""
 
     name: str
     hardware: str
@@ -32,9 +32,7 @@ class Profile:
     reasons: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """Return a few lines for the top of a notebook: the choices, and the reason for each
-        automatic one.
-        """
+        """Describe the profile in a few lines: the choices, and why each automatic one was made."""
         roles = ", ".join(
             f"{role} {getattr(self, role)}"
             for role in ("chat", "base", "moe", "draft", "embedding")
@@ -158,7 +156,7 @@ NAMES = tuple(_MAKERS)
 
 
 def _accelerator(bf16: bool = False) -> tuple[str, str, tuple[str, ...]]:
-    """Return device, dtype and the reasons for them. `bf16`: the profile fixes bfloat16 itself."""
+    """Choose device and dtype, with reasons; `bf16`: the profile fixes bfloat16 itself."""
     import torch
 
     if not torch.cuda.is_available():
@@ -191,7 +189,8 @@ def _accelerator(bf16: bool = False) -> tuple[str, str, tuple[str, ...]]:
 def get(name: str | None = None) -> Profile:
     """Return a profile: `name`, else the environment's `QWEN3LAB_PROFILE`, else "tiny".
 
-    Raises Qwen3labError for a name that is not a profile's.
+    Raises:
+        Qwen3labError: there is no profile of that name.
     """
     wanted = (name or os.environ.get("QWEN3LAB_PROFILE") or DEFAULT).strip().lower()
     if wanted not in _MAKERS:
@@ -202,10 +201,10 @@ def get(name: str | None = None) -> Profile:
 
 
 def needs(profile: Profile, method: str | None = None) -> planner.Plan | None:
-    """Plan the memory of the profile's chat model for `method` (default: the profile's own) with
-    one full batch.
+    """Plan the memory of the profile's chat model with one full batch.
 
-    Returns None for a bundled model that is not there; loading it says so in its own words.
+    `method`: default: the profile's own. Returns None for a bundled model that is missing; loading
+    it raises its own error.
     """
     if "/" not in profile.chat and not (paths.MODELS / profile.chat / "config.json").is_file():
         return None
@@ -221,13 +220,13 @@ def needs(profile: Profile, method: str | None = None) -> planner.Plan | None:
 def check_fits(
     profile: Profile | None = None, method: str | None = None, available: int | None = None
 ) -> Profile:
-    """Return the profile if what it needs fits this machine.
+    """Check that a profile fits this machine's memory, and return it.
 
     Args:
-        profile: default: the one in force.
+        profile: default: the current one.
         method: "inference", "lora", "qlora" or "full"; default: the heaviest one that the profile
             is made for.
-        available: bytes to assume in place of this machine's memory.
+        available: bytes to assume instead of this machine's memory.
     Raises:
         Qwen3labError: it does not fit; the message has the planner's figure and the nearest profile
             that fits.

@@ -1,5 +1,6 @@
-"""The prompt in which a question over a text is asked, and the sentence that declines: one wording
-for training, evaluation and retrieval.
+"""Prompt template for questions on a text, and the refusal: one wording for the whole course.
+
+Training, evaluation and retrieval share it.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ INSTRUCTION = {
 
 
 def context_prompt(context: str, question: str, language: str) -> str:
-    """The one user message in which a question over a given text is asked, in training, evaluation
-    and retrieval.
+    """Build the user message that asks a question on a given text.
+
+    Training, evaluation and retrieval share this wording.
     """
     if language == "en":
         return f"{INSTRUCTION['en']}\n\nText: {context}\n\nQuestion: {question}"

@@ -1,4 +1,4 @@
-"""One place for the messages of libraries that a learner can do nothing about.
+"""Filters for library warnings and log messages that a learner cannot act on.
 
 Each entry says what is hidden and why. A warning that somebody could act on does not belong here.
 """
@@ -37,15 +37,14 @@ _LOGGERS = (
 
 
 def quiet() -> None:
-    """Hide them. Called where the package first touches a library; calling it again
-    costs nothing."""
+    """Install the filters, where the package first touches a library; repeated calls are cheap."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     for message, _ in _WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Bars of a few milliseconds (loading shards, mapping rows) would fill a notebook's output;
-    # downloads keep theirs.
+    # Progress bars of a few milliseconds (loading shards, mapping rows) would fill a notebook's
+    # output; downloads keep theirs.
     if "transformers" in sys.modules:
         from transformers.utils import logging as transformers_logging
 

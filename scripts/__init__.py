@@ -1,1 +1,1 @@
-"""How the bundled models and the company's data were made. Nothing in the package imports this."""
+"""Build scripts for the bundled models and the company's data; the package does not import them."""

@@ -1,3 +1,1 @@
-"""Data of the course: task files, public forms read into one schema, cleaning, personal data,
-copies, splits, packing, PDF files.
-"""
+"""Data preparation: task files, public formats, cleaning, deduplication, splits, packing, PDF."""

@@ -1,9 +1,8 @@
-"""Augmentation: more rows out of the rows that there are, and a check whether the new ones still
-say the same.
+"""Data augmentation by synonyms, insertion and templates, and a check that meaning is preserved.
 
-Synonym replacement and random insertion were made for classifying texts (Wei and Zou 2019, "EDA"),
-where a label stays right when a word changes. A row of fine-tuning *is* its words: they are what
-the model learns to read and to write.
+Synonym replacement and random insertion were made for text classification (Wei and Zou 2019,
+"EDA"), where a label stays right when a word changes. A row of fine-tuning *is* its words: they are
+what the model learns to read and to write.
 """
 
 from __future__ import annotations
@@ -17,21 +16,19 @@ from typing import Any
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.world.things import ATTRIBUTES, Thing
 
-Row = dict[
-    str, Any
-    # of data/tasks: messages up to the user, answer, language; for `rephrase` also fact, kind and
-    # key
-]
+# A row of data/tasks: messages up to the user, answer, language; for `rephrase` also fact, kind and
+# key.
+Row = dict[str, Any]
 
 
 def _listed(colon: str, comma: str, text: str) -> dict[str, tuple[str, ...]]:
-    """Read a list of words, each with others that could stand in its place, a word a line."""
+    """Read a word list with one word and its substitutes per line."""
     lines = (line.strip().partition(colon) for line in text.strip().splitlines())
     return {word: tuple(others.split(comma)) for word, _, others in lines}
 
 
-# What a thesaurus lists under these words, without a thought for the sentence they stand in: that
-# is how such lists are used.
+# What a thesaurus lists under these words, regardless of the sentence they stand in: that is how
+# such lists are used.
 SYNONYMS: dict[str, dict[str, tuple[str, ...]]] = {
     "en": _listed(
         ": ",
@@ -232,7 +229,7 @@ SYNONYMS: dict[str, dict[str, tuple[str, ...]]] = {
         """,
     ),
 }
-# Ways to ask for the {label} of the subject {s}; {S} begins a sentence. The label is the
+# Templates that ask for the {label} of the subject {s}; {S} begins a sentence. The label is the
 # attribute's name in the world.
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "en": (
@@ -254,7 +251,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "我忘了{s}的{label}。",
     ),
 }
-SHARE = 0.1  # of the words of a text are changed, but at least one; the value that EDA recommends
+SHARE = 0.1  # share of a text's words to change (at least one word); the value that EDA recommends
 _WORD = {"en": re.compile(r"[^\W_]+"), "zh": re.compile(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+")}
 _EXACT = re.compile(r"[A-Z]+-?\d[\d-]*|\d+(?:[.:,]\d+)*")  # codes and numbers
 
@@ -262,11 +259,10 @@ _EXACT = re.compile(r"[A-Z]+-?\d[\d-]*|\d+(?:[.:,]\d+)*")  # codes and numbers
 def replace_synonyms(
     text: str, rng: random.Random, language: str = "en", share: float = SHARE
 ) -> str:
-    """Replace words of a text by synonyms: a share of its words, at least one, drawn from those
-    that the list knows.
+    """Replace a share of a text's words (at least one) by synonyms, drawn from those in the list.
 
-    A text without a listed word comes back as it was. Chinese needs no word segmentation: the
-    list's longest entry that fits is the word.
+    A text without a listed word comes back unchanged. Chinese needs no word segmentation: the
+    list's longest matching entry is the word.
     """
     places = _listed(text, language)
     for found in sorted(
@@ -278,8 +274,9 @@ def replace_synonyms(
 
 
 def insert_words(text: str, rng: random.Random, language: str = "en", share: float = SHARE) -> str:
-    """Insert synonyms of a text's own words at random places between its words: as many as
-    `replace_synonyms` replaces.
+    """Insert synonyms of a text's own words at random positions between its words.
+
+    It inserts as many words as `replace_synonyms` replaces.
     """
     places = _listed(text, language)
     for _ in range(_number(text, language, share) if places else 0):
@@ -292,12 +289,13 @@ def insert_words(text: str, rng: random.Random, language: str = "en", share: flo
 
 
 def rephrase(row: Row, rng: random.Random) -> str:
-    """Ask for the same fact by one of our templates: the thing's name stays whole, and the answer
-    need not change.
+    """Rephrase a row's question by a template that asks for the same fact.
 
-    It takes what a table of facts has and a bare text has not: the thing and the attribute that are
-        asked for.
-    Raises Qwen3labError for a row without them.
+    The thing's name stays whole, and the answer need not change. This needs what a table of facts
+    has and a bare text lacks: which thing and which attribute the row asks for.
+
+    Raises:
+        Qwen3labError: the row does not name its fact, kind and key.
     """
     if not row.get("fact") or (row.get("kind"), row.get("key")) not in ATTRIBUTES:
         raise Qwen3labError(
@@ -311,9 +309,7 @@ def rephrase(row: Row, rng: random.Random) -> str:
 
 
 def _by_words(change: Callable[..., str]) -> Callable[[Row, random.Random], Row]:
-    """Change the last question and the answer of a row, as the usual recipes do with all text of a
-    row.
-    """
+    """Apply a text change to a row's last question and its answer, as the usual recipes do."""
 
     def make(row: Row, rng: random.Random) -> Row:
         question = change(row["messages"][-1]["content"], rng, row["language"])
@@ -338,10 +334,13 @@ METHODS: dict[str, Callable[[Row, random.Random], Row]] = {
 
 
 def augment(rows: Sequence[Row], method: str, *, copies: int = 1, seed: int = 0) -> list[Row]:
-    """Make `copies` new rows of each row by one of METHODS; the rows themselves are not among them.
+    """Augment each row with `copies` new rows by one of METHODS; the originals are not returned.
 
     A new row has its own id and says in "augmented" which method made it. The same seed gives the
-    same rows. Raises Qwen3labError for an unknown method.
+    same rows.
+
+    Raises:
+        Qwen3labError: an unknown method.
     """
     if method not in METHODS:
         raise Qwen3labError(
@@ -356,11 +355,11 @@ def augment(rows: Sequence[Row], method: str, *, copies: int = 1, seed: int = 0)
 
 
 def lost(row: Row, new: Row) -> list[str]:
-    """What `new` no longer says although `row` did; empty when the facts are whole.
+    """List what `new` no longer says although `row` did; empty when the facts are whole.
 
-    Looked at are, in the question: the name of the thing (from "fact", where the row has it),
-        numbers and codes; and the
-    answer as a whole, for a model is scored by it. A lost meaning of other words is not noticed.
+    It checks, in the question, the name of the thing (from "fact", where the row has it), numbers
+    and codes; and the answer as a whole, because a model is scored by it. Other changes of meaning
+    go unnoticed.
     """
     before, after = (r["messages"][-1]["content"] for r in (row, new))
     names = [row["fact"].split("/")[1]] if row.get("fact") else []
@@ -371,8 +370,10 @@ def lost(row: Row, new: Row) -> list[str]:
 
 
 def harm(rows: Iterable[Row], news: Iterable[Row]) -> dict[str, int]:
-    """Count over pairs of a row and its copy: rows, unchanged copies, questions that lost a name or
-    number, changed answers.
+    """Count the damage of an augmentation over pairs of a row and its copy.
+
+    Returns counts of rows, unchanged copies, questions that lost a name or number, and changed
+    answers.
     """
     counts = {
         "rows": 0,
@@ -399,7 +400,7 @@ def pattern_of(language: str) -> re.Pattern[str]:
 
 
 def _listed(text: str, language: str) -> list[re.Match[str]]:
-    """The words of a text for which the list has synonyms."""
+    """Find the words of a text that have listed synonyms."""
     if language not in SYNONYMS:
         raise Qwen3labError(
             f"There is no word list for the language {language!r}. Use one of:"
@@ -409,7 +410,7 @@ def _listed(text: str, language: str) -> list[re.Match[str]]:
 
 
 def _number(text: str, language: str, share: float) -> int:
-    """How many words to change: a Chinese word is taken to have two characters."""
+    """Compute how many words to change; a Chinese word is taken to have two characters."""
     return max(
         1, round(share * len(_WORD[language].findall(text)) / (1 if language == "en" else 2))
     )

@@ -1,7 +1,6 @@
-"""Clean rows without changing what they say: one way to write each character, no personal data, no
-copies, no near-copies.
+"""Data cleaning: Unicode normalisation, PII masking, word filters, exact and near-deduplication.
 
-`clean_rows` does all of it and reports what each step changed and which rows it took.
+`clean_rows` does all of it and reports what each step changed and which rows it dropped.
 """
 
 from __future__ import annotations
@@ -25,21 +24,20 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedTokenizerBase
 
-# Characters that nobody sees and that make equal texts unequal. U+200C and U+200D stay: they matter
-# in some scripts and emoji.
+# Invisible characters that make equal texts unequal. U+200C and U+200D stay: they matter in some
+# scripts and emoji.
 _INVISIBLE = re.compile("[\u200b\u2060\ufeff\u00ad]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _MARK = re.compile(r"\[(?:EMAIL|IP|ID_CARD|BANK_CARD|PHONE)\]")
-_EXAMPLES = 3  # kept of each step
-_PARTS = ("content", "reasoning_content")  # of a message, what is text
+_EXAMPLES = 3  # kept per step
+_PARTS = ("content", "reasoning_content")  # the text fields of a message
 
 
 def normalize(text: str) -> str:
-    """Unicode form NFC, unix line ends, no invisible characters, no blanks at line ends or around
-    the text.
+    """Normalise a text: Unicode NFC, Unix line ends, no invisible characters, no outer whitespace.
 
-    NFC joins a letter and its accent into one character, as Qwen3's tokenizer does before it
-    splits. It leaves full-width punctuation alone, which NFKC would change. Applying it twice
-    changes nothing.
+    Whitespace is removed at line ends and around the text. NFC joins a letter and its accent into
+    one character, as Qwen3's tokenizer does before it splits. It leaves full-width punctuation
+    alone, which NFKC would change. Applying it twice changes nothing.
     """
     text = _INVISIBLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     if not text.isascii():
@@ -48,9 +46,7 @@ def normalize(text: str) -> str:
 
 
 def clean(row: dict[str, Any], change: Callable[[str], str] = normalize) -> dict[str, Any]:
-    """A copy of the row with `change` applied to its text, or to the content and the thoughts of
-    every message.
-    """
+    """Copy a row with `change` applied to its text, or to every message's content and thoughts."""
     if "messages" not in row:
         return row | {"text": change(row["text"])}
     return row | {
@@ -63,8 +59,7 @@ def clean(row: dict[str, Any], change: Callable[[str], str] = normalize) -> dict
 
 
 def mask_row(row: dict[str, Any]) -> tuple[dict[str, Any], Counter[str]]:
-    """A copy of the row without personal data in its texts and in the arguments of its tool calls,
-    and how many of each kind there were.
+    """Mask personal data in a copy of a row, tool-call arguments included; also return the counts.
 
     The same number gets the same mark everywhere, so that a call still repeats what its user said.
     """
@@ -97,11 +92,10 @@ def mask_row(row: dict[str, Any]) -> tuple[dict[str, Any], Counter[str]]:
 
 
 def key(row: dict[str, Any]) -> str:
-    """What makes two rows the same: the MD5 sum of roles, contents, thoughts, calls and tools.
-    Clean the rows first.
+    """Compute a row's identity: the MD5 sum of roles, contents, thoughts, calls and tools.
 
-    MD5 is broken against people who build collisions on purpose; by accident two of 100,000 rows
-    collide once in 10^28 times.
+    Clean the rows first. MD5 is broken against deliberate collisions; by accident, 100,000 rows
+    contain a collision once in 10^28 times.
     """
     parts = (
         [row["text"]]
@@ -129,7 +123,7 @@ def key(row: dict[str, Any]) -> str:
 def drop_copies(
     rows: Sequence[dict[str, Any]],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Split rows into (the first of each, exact copies of an earlier one); the order stays."""
+    """Split rows into (first occurrences, exact copies of an earlier row), in order."""
     seen, kept, copies = set(), [], []
     for row in rows:
         same = key(row)
@@ -139,11 +133,10 @@ def drop_copies(
 
 
 def word_pattern(words: Iterable[str]) -> re.Pattern[str] | None:
-    """One pattern for a list of words, in any case; None for an empty list.
+    """Compile one case-insensitive pattern for a list of words; None for an empty list.
 
-    A word of Latin letters is found as a whole word only ("class" does not hold "ass"). Chinese
-    writes no blanks, so a
-    Chinese word is found inside longer ones too: 毒品 in 消毒品牌.
+    A word of Latin letters matches only as a whole word ("class" does not contain "ass"). Chinese
+    is written without spaces, so a Chinese word also matches inside longer ones: 毒品 in 消毒品牌.
     """
     longest_first = sorted(filter(None, words), key=lambda word: (-len(word), word))
     parts = [
@@ -156,8 +149,9 @@ def word_pattern(words: Iterable[str]) -> re.Pattern[str] | None:
 def token_lengths(
     rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, answers_only: bool = False
 ) -> list[int]:
-    """Tokens in the contents of each row, or in its assistant's turns; the template's own tokens
-    are not counted.
+    """Count the tokens in each row's contents, or in its assistant turns only.
+
+    The chat template's own tokens are not counted.
     """
 
     def counts(message: dict[str, Any]) -> bool:
@@ -178,9 +172,7 @@ def token_lengths(
 
 @dataclass
 class Step:
-    """One step of `clean_rows`: how many rows it changed, how many it took, and examples as they
-    look after it.
-    """
+    """Statistics of one cleaning step: rows changed, rows dropped, and examples after the step."""
 
     name: str
     changed: int = 0
@@ -189,15 +181,16 @@ class Step:
     counts: Counter[str] = field(default_factory=Counter)
 
     def note(self, example: str) -> None:
-        """Keep the example, if it is among the first."""
+        """Keep the example if it is among the first."""
         if len(self.examples) < _EXAMPLES:
             self.examples.append(example)
 
 
 @dataclass
 class Report:
-    """What `clean_rows` did: its steps, and every dropped row as {"row": number from 1, "id",
-    "step", "why"}.
+    """Cleaning report: the steps, and every dropped row as {"row", "id", "step", "why"}.
+
+    "row" is the row's number from 1.
     """
 
     rows: int
@@ -205,7 +198,7 @@ class Report:
     dropped: list[dict[str, Any]] = field(default_factory=list)
 
     def table(self) -> pd.DataFrame:
-        """Step by step: rows changed, rows dropped, rows left, and an example."""
+        """Tabulate the steps: rows changed, dropped and left, what was found, and an example."""
         import pandas as pd
 
         left, lines = self.rows, []
@@ -238,21 +231,22 @@ def clean_rows(
     near_threshold: float | None = deduplication.THRESHOLD,
     processes: int = 1,
 ) -> tuple[list[dict[str, Any]], Report]:
-    """Normalise, mask, filter and deduplicate rows; the same rows come out on every run and for any
-    number of processes.
+    """Normalise, mask, filter and deduplicate rows.
+
+    The same rows come out on every run and for any number of processes.
 
     Args:
         rows: rows of the course's schema, with "messages" or with "text" (`formats.convert`). They
-            are left as they are.
-        mask: put marks in place of personal data.
-        words: rows that hold one of these words are dropped (`word_pattern`).
+            are not modified.
+        mask: replace personal data by marks.
+        words: rows that contain one of these words are dropped (`word_pattern`).
         tokenizer, min_tokens, max_tokens: drop rows with fewer or more tokens. There is no lower
             limit unless you set one: a short answer is not a bad answer.
         near_threshold: Jaccard overlap from which a row counts as a near-copy of an earlier one;
-            None leaves near-copies in.
-        processes: how many of them share the work on single rows.
+            None keeps near-copies.
+        processes: number of processes that share the work on single rows.
     Returns:
-        the rows that are left, in their order, and a `Report`.
+        The remaining rows, in their order, and a `Report`.
     Raises:
         Qwen3labError: a row has neither messages nor text, or a length limit was given without a
             tokenizer.
@@ -300,10 +294,11 @@ def clean_rows(
         "normalise", empty, changed, look=lambda place: _difference(rows[place], clean(rows[place]))
     )
     if mask:
+        # Rows with the most kinds come first, as examples.
         found = sorted(
             (place for place in alive if done.found[place]),
             key=lambda place: (-len(done.found[place]), place),
-        )  # the richest as examples
+        )
         step(
             "mask personal data",
             {},
@@ -347,9 +342,7 @@ def clean_rows(
 
 
 def _is_row(row: Any) -> bool:
-    """Whether a row has the types that the steps rely on. Whether it is worth training on,
-    `validation.check` knows.
-    """
+    """Check the types that the steps rely on; `validation.check` judges the content."""
     if not isinstance(row, dict) or "messages" not in row:
         return isinstance(row, dict) and isinstance(row.get("text"), str)
     return isinstance(row["messages"], list) and all(
@@ -364,9 +357,7 @@ def _is_row(row: Any) -> bool:
 
 @dataclass
 class _Prepared:
-    """What was found out about each row by itself, in the order of the rows; the shingles lie one
-    row after the other.
-    """
+    """Results for each row by itself, in the order of the rows; shingles are concatenated."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -378,7 +369,7 @@ class _Prepared:
     shingles: list[Any] = field(default_factory=list)  # (hashes, starts, bands) of each chunk
 
     def near(self, alive: list[int], threshold: float) -> list[tuple[int, int, float]]:
-        """Near-copies among the rows that are left, by their places."""
+        """Find near-copies among the remaining rows, by index."""
         import numpy as np
 
         if not alive:
@@ -403,7 +394,7 @@ def _prepared(
     near_too: bool,
     processes: int,
 ) -> _Prepared:
-    """The work on single rows, shared out in chunks."""
+    """Process single rows in chunks, in parallel where it pays."""
     if processes <= 1 or len(rows) < 2000:
         return _prepare((rows, mask, words, near_too))
     import multiprocessing
@@ -447,7 +438,7 @@ def _prepare(chunk: tuple[Sequence[dict[str, Any]], bool, tuple[str, ...], bool]
 
 
 def _around(text: str, pattern: re.Pattern[str], size: int = 30) -> str:
-    """The first place of a pattern with what stands beside it."""
+    """Return the first match of a pattern with its surroundings."""
     match = pattern.search(text)
     return (
         short(text[max(0, match.start() - size) : match.end() + size], 3 * size)
@@ -457,8 +448,9 @@ def _around(text: str, pattern: re.Pattern[str], size: int = 30) -> str:
 
 
 def _difference(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """The first place where two versions of a row differ, with escapes for what cannot be seen, and
-    without the digits: they may be somebody's.
+    """Show the first difference between two versions of a row.
+
+    Invisible characters are escaped, and digits are hidden: they may be personal data.
     """
     texts = [
         (

@@ -1,9 +1,8 @@
-"""Near-copies among many rows: MinHash signatures for all rows at once, bands to find candidates,
-exact overlap to decide.
+"""Near-deduplication at scale: MinHash signatures, LSH bands, exact Jaccard to decide.
 
 MinHash (Broder 1997): under a random order of all shingles, two sets have the same smallest one
 with a probability equal to their Jaccard overlap. The signature is the smallest under each of many
-orders; those of `datasketch` are used, whose own numbers come out, but for all rows in one numpy
+orders. The signatures equal those of `datasketch`, but are computed for all rows in one numpy
 operation per order instead of one Python object per row. Signatures are cut into bands; rows that
 agree in a whole band are compared exactly, so nothing is dropped by chance.
 """
@@ -20,22 +19,20 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-BANDS, WIDTH = (
-    20,
-    6,
-)  # a pair with an overlap of 0.8 shares a band with a probability of 1 - (1 - 0.8**6)**20 = 0.998
+# A pair with an overlap of 0.8 shares a band with a probability of 1 - (1 - 0.8**6)**20 = 0.998.
+BANDS, WIDTH = 20, 6
 THRESHOLD = 0.8
 
 
 def shingle_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The shingles of `splits.shingles` as numbers, for many texts at once.
+    """Hash the shingles of `splits.shingles` for many texts at once.
 
-    A text of fewer than five units is one shingle; one without any unit (only signs) stands for
-    itself as it is.
+    A text of fewer than five units is one shingle; a text without any unit (only punctuation)
+    stands for itself.
 
     Returns:
         hashes: uint64, all shingles of the first text, then of the second, ...
-        starts: int64 [len(texts) + 1], where each text's begin and the last one's end.
+        starts: int64 [len(texts) + 1], where each text's hashes begin and the last one's end.
     """
     import numpy as np
 
@@ -43,7 +40,7 @@ def shingle_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     flat: list[int] = []
     lengths = []
     for text in texts:
-        found = units(text) or [" " + text]  # a unit holds no blank
+        found = units(text) or [" " + text]  # a unit holds no space
         for unit in found:
             if unit not in known:
                 known[unit] = int.from_bytes(
@@ -78,7 +75,7 @@ def shingle_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _mix(values: np.ndarray, kind: type, constants: tuple[int, int, int, int, int]) -> np.ndarray:
-    """MurmurHash3's finalizer: spreads each bit of a number over all others."""
+    """Apply MurmurHash3's finalizer, which spreads each bit of a number over all others."""
     first, factor, second, other, third = (kind(constant) for constant in constants)
     values = (values ^ (values >> first)) * factor
     values = (values ^ (values >> second)) * other
@@ -88,9 +85,11 @@ def _mix(values: np.ndarray, kind: type, constants: tuple[int, int, int, int, in
 def signatures(
     hashes: np.ndarray, starts: np.ndarray, permutations: int = BANDS * WIDTH, seed: int = 1
 ) -> np.ndarray:
-    """MinHash signatures, uint32 [texts, permutations]: what `datasketch.MinHash(permutations,
-    seed)` has after each text's
-    shingles (the lower 32 bits of their hashes) were put in."""
+    """Compute MinHash signatures, uint32 [texts, permutations].
+
+    They equal `datasketch.MinHash(permutations, seed)` after each text's shingles (the lower 32
+    bits of their hashes) were added.
+    """
     import numpy as np
     from datasketch import MinHash
 
@@ -104,7 +103,7 @@ def signatures(
 
 
 def bands(signature: np.ndarray) -> np.ndarray:
-    """One number for each band of each signature, uint64 [texts, BANDS]."""
+    """Hash each band of each signature to one number, uint64 [texts, BANDS]."""
     import numpy as np
 
     factors = np.random.default_rng(1).integers(0, 1 << 63, WIDTH, dtype=np.uint64) * np.uint64(
@@ -118,11 +117,10 @@ def bands(signature: np.ndarray) -> np.ndarray:
 def find(
     hashes: np.ndarray, starts: np.ndarray, keys: np.ndarray, threshold: float = THRESHOLD
 ) -> list[tuple[int, int, float]]:
-    """Texts that nearly copy an earlier one: (place, place of the earlier one, Jaccard overlap), in
-    order.
+    """Find texts that nearly copy an earlier one: (index, earlier index, Jaccard), in order.
 
-    An earlier text counts only if it is no near-copy itself, so that each of the pairs says what
-    stays and what goes.
+    An earlier text counts only if it is no near-copy itself, so each pair says what stays and what
+    goes.
 
     Args:
         hashes, starts: as `shingle_hashes` returns them.
@@ -161,6 +159,6 @@ def find(
 
 
 def near_copies(texts: Sequence[str], threshold: float = THRESHOLD) -> list[tuple[int, int, float]]:
-    """Texts that nearly copy an earlier one, as `find` returns them."""
+    """Find texts that nearly copy an earlier one, as `find` returns them."""
     hashes, starts = shingle_hashes(texts)
     return find(hashes, starts, bands(signatures(hashes, starts)), threshold)

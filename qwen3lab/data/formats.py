@@ -1,9 +1,9 @@
-"""Six public data formats brought into one schema.
+"""Converters of six public data formats to one schema.
 
 A conversation becomes `{"id", "source", "task", "language", "messages"}`, with "tools" where it has
-some; a source file that nobody asked for becomes `{"id", "source", "task", "language", "text"}`,
+some. A source file that answers no question becomes `{"id", "source", "task", "language", "text"}`,
 for continued pre-training.
-A row that cannot be used is never dropped in silence: it comes back with its number and the reason.
+A row that cannot be used is never dropped silently: it comes back with its number and the reason.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ __all__ = [
     "to_messages",
 ]
 
-# The names that public sets use for the four roles. The chat template knows the right-hand side
-# only.
+# The names that public sets use for the four roles. The chat template knows only the right-hand
+# side.
 ALIASES = {
     "human": "user",
     "gpt": "assistant",
@@ -61,8 +61,8 @@ SAMPLES = {
     "mathinstruct": "mathinstruct.json",
     "tools": "tools.jsonl",
 }
-# Public sets in the same forms. `load` takes these names, or any other of the hub; each has a
-# licence of its own to read first.
+# Public sets in the same formats. `load` takes these names, or any other of the hub; read a set's
+# licence first.
 HUB = {
     "sharegpt": "liyucheng/ShareGPT90K",
     "alpaca": "tatsu-lab/alpaca",
@@ -70,13 +70,13 @@ HUB = {
     "codeparrot": "codeparrot/codeparrot-clean-valid",
     "mathinstruct": "TIGER-Lab/MathInstruct",
 }
-# Keys of a message that mean something to a trainer or the template; public files carry others,
-# such as a name or a mark.
+# Keys of a message that a trainer or the template uses; public files carry others, such as a name
+# or a rating.
 _KEPT = ("reasoning_content", "tool_calls", "tool_call_id", "weight")
 
 
 class Unusable(Qwen3labError):
-    """A row that cannot become a training row: a fixed `reason`, and a `detail` of this row."""
+    """Error for a row that cannot be trained on: a fixed `reason` and this row's `detail`."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(f"This row has {reason} ({detail}). Mend it, or leave it out.")
@@ -84,7 +84,7 @@ class Unusable(Qwen3labError):
 
 
 class Broken(str):
-    """A line that is no JSON, as its text, with the reason `why`."""
+    """Line that is not valid JSON, kept as its text, with the reason `why`."""
 
     why: str
 
@@ -96,11 +96,11 @@ class Broken(str):
 
 @dataclass
 class Converted:
-    """What became of the rows of one source.
+    """Converted rows of one source.
 
-    rows: conversations in the course's schema. texts: plain texts in it. rejected: the others, as
-        {"row": number from 1,
-    "reason": a fixed sentence, "detail": what is wrong in this row, "raw": the row as it was}.
+    rows: conversations in the course's schema. texts: plain texts in it. rejected: all other rows,
+    as {"row": number from 1, "reason": a fixed sentence, "detail": what is wrong in this row,
+    "raw": the original row}.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -108,7 +108,7 @@ class Converted:
     rejected: list[dict[str, Any]] = field(default_factory=list)
 
     def refused(self) -> pd.DataFrame:
-        """The rejected rows as a table: row, reason, detail, and how the row begins."""
+        """Tabulate the rejected rows: row, reason, detail, and how the row begins."""
         import pandas as pd
 
         return pd.DataFrame(
@@ -126,11 +126,10 @@ class Converted:
 
 
 def read_raw(path: str | Path) -> list[Any]:
-    """Read a JSON array or a file of JSON lines; a line that cannot be read stays in the list as
-    its text (`Broken`).
+    """Read a JSON array or a JSON-lines file; unreadable lines stay in the list as text (`Broken`).
 
-    Raises Qwen3labError for a file that is not there, is written in another encoding than UTF-8, or
-    holds no row.
+    Raises:
+        Qwen3labError: the file is missing, is not UTF-8, or holds no row.
     """
     path = Path(path)
     try:
@@ -154,9 +153,8 @@ def read_raw(path: str | Path) -> list[Any]:
                 " object a line."
             ) from None
     else:
-        lines = [
-            line for line in data.split(b"\n") if line.strip()
-        ]  # bytes, for str.splitlines also cuts at U+2028 within a text
+        # Bytes, because str.splitlines also cuts at U+2028 within a text.
+        lines = [line for line in data.split(b"\n") if line.strip()]
         if lines and not any(_reads(line) for line in lines if not line.isascii()):
             _decode(data, path.name)
         rows = [_parse(line) for line in lines]
@@ -221,9 +219,8 @@ def _conversation(row: dict[str, Any]) -> dict[str, Any]:
 
 def _chat(row: dict[str, Any]) -> dict[str, Any]:
     tools = row.get("tools")
-    if isinstance(
-        tools, str
-    ):  # some sets keep the schemas as one JSON text, which every table format can store
+    # Some sets keep the schemas as one JSON text, which every table format can store.
+    if isinstance(tools, str):
         try:
             tools = json.loads(tools)
         except (ValueError, RecursionError):
@@ -237,9 +234,8 @@ def _message(message: Any) -> dict[str, Any]:
     if not isinstance(message, dict):
         return {"role": None, "content": message}
     content = message.get("content")
-    if (
-        isinstance(content, list) and content
-    ):  # OpenAI's list of parts; one with a picture stays as it is and is refused
+    # OpenAI's list of parts; one with a picture stays as it is and is refused.
+    if isinstance(content, list) and content:
         texts = [
             part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
             for part in content
@@ -254,10 +250,9 @@ def _message(message: Any) -> dict[str, Any]:
 
 
 def _call(call: Any) -> Any:
-    """A call with its arguments as JSON text in one spelling, as the template would write an
-    object.
+    """Write a call's arguments as JSON text in one spelling, as the template would write an object.
 
-    Text and not an object, because a table (Arrow) would give all calls the union of all arguments,
+    Text and not an object, because an Arrow table would give all calls the union of all arguments,
     filled with null.
     """
     given = arguments(call)
@@ -328,15 +323,15 @@ def _choice(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _problem(row: dict[str, Any]) -> dict[str, Any]:
-    # Answers are worked in words (chain of thought) or as a program: two kinds of answer, to be
-    # kept apart in a mixture.
+    # Answers are worked in words (chain of thought) or as a program: two tasks, to be kept apart in
+    # a mixture.
     kind = "program" if isinstance(row["source"], str) and "/PoT/" in row["source"] else "words"
     return _task(row) | {"task": f"problem in {kind}"}
 
 
 def _code(row: dict[str, Any]) -> dict[str, Any]:
-    # Nobody asked for this file. A made-up question ("Write a file that ...") would teach the model
-    # an exchange that never took place.
+    # Nobody asked for this file. An invented question ("Write a file that ...") would teach the
+    # model an exchange that never took place.
     kept = {
         key: row[key] for key in ("repo_name", "path", "license") if isinstance(row.get(key), str)
     }
@@ -345,9 +340,7 @@ def _code(row: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Form:
-    """A public form: the keys by which it is known, the types of their values, and what reads a row
-    of it.
-    """
+    """Public data format: its identifying keys with their types, and a reader for a row."""
 
     keys: Mapping[str, type]
     read: Callable[[dict[str, Any]], dict[str, Any]]
@@ -360,8 +353,8 @@ class Form:
         ) and not any(key in row for key in self.lacks)
 
 
-# In the order in which they are tried. Key names as the public sets have them (their cards on the
-# hub; OpenAI's fine-tuning guide).
+# In the order in which they are tried. Key names as in the public sets (their cards on the hub;
+# OpenAI's fine-tuning guide).
 FORMS = {
     "sharegpt": Form({"conversations": list}, _conversation, "conversation"),
     "tools": Form({"messages": list}, _chat, "conversation, with tools"),
@@ -400,13 +393,14 @@ def _form(row: dict[str, Any]) -> Form:
 
 
 def to_messages(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """The messages of one raw row in any of the known forms.
+    """Convert one raw row in any known format to messages.
 
     Alpaca's `input` follows its instruction after a blank line; `system` and `history` (pairs) are
-    taken where given.
-    Only names are changed, nothing is repaired: `fault` says whether the result can be trained on.
-    Raises Qwen3labError for a row in no known form, and for a plain text, which holds no
-    conversation.
+    used where given. Only names are changed, nothing is repaired: `fault` says whether the result
+    can be trained on.
+
+    Raises:
+        Qwen3labError: a row in no known format, or a plain text, which holds no conversation.
     """
     read = _form(row).read(row)
     if "messages" not in read:
@@ -415,7 +409,7 @@ def to_messages(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def language(text: str) -> str:
-    """ "zh" where at least a fifth of the letters are Chinese characters, else "en"."""
+    """Detect a text's language: "zh" if at least a fifth of its letters are Chinese, else "en"."""
     letters = sum(map(str.isalpha, text))
     return "zh" if letters and len(_CHINESE.findall(text)) / letters >= 0.2 else "en"
 
@@ -424,14 +418,13 @@ _CHINESE = re.compile("[\u3400-\u9fff]")
 
 
 def convert(raw: Iterable[Any], source: str, *, strict: bool = False) -> Converted:
-    """Bring raw rows into one schema and sort out those that cannot be trained on, with the reason.
+    """Convert raw rows to one schema; reject those that cannot be trained on, with the reason.
 
     Args:
         raw: rows as `read_raw` or `datasets` return them.
-        source: a name that is written into every row; its "task" is the same, but where the form
-            tells several tasks apart.
-        strict: raise a Qwen3labError that names the first unusable row, in place of collecting
-            them.
+        source: a name that is written into every row; its "task" is the same, unless the format
+            distinguishes several tasks.
+        strict: raise a Qwen3labError that names the first unusable row, instead of collecting them.
     """
     done = Converted()
     for number, row in enumerate(raw, start=1):
@@ -479,17 +472,18 @@ def load(
     strict: bool = False,
     **options: Any,
 ) -> Converted:
-    """Load and convert a data set by its name.
+    """Load and convert a data set by name.
 
     Args:
         name: one of `SAMPLES` (small files of this course), a JSON file, a folder of data files, or
             the id of a set on the Hugging Face hub, such as those in `HUB`. The last two are read
             by `datasets.load_dataset`.
-        split: of a folder or hub set.
-        limit: rows to read at most; a hub set is then streamed, not downloaded.
-        options: for `load_dataset`, for example name="config" or cache_dir.
+        split: split of a folder or hub set.
+        limit: maximum number of rows; a hub set is then streamed, not downloaded.
+        strict: as in `convert`.
+        options: passed to `load_dataset`, for example name="config" or cache_dir.
     Raises:
-        Qwen3labError: there is no such file or set, no network to fetch it by, or (with strict) an
+        Qwen3labError: there is no such file or set, no network to fetch it, or (with strict) an
             unusable row.
     """
     if name in SAMPLES:
@@ -515,9 +509,7 @@ def load(
 
 
 def table(done: Mapping[str, Converted]) -> pd.DataFrame:
-    """How many rows of each source became conversations (by language), plain texts, or were
-    refused.
-    """
+    """Count conversations (by language), plain texts and refused rows of each source."""
     import pandas as pd
 
     return pd.DataFrame(

@@ -1,4 +1,4 @@
-"""How long rows are in tokens, and which answers a limit on the length would cut."""
+"""Sequence lengths in tokens, and the answers that a length limit would truncate."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedTokenizerBase
 
-NAMED = 5  # rows that a report names; all of them are in its fields
+NAMED = 5  # rows that a report names; its fields hold all of them
 
 
 @dataclass(frozen=True)
 class Cut:
-    """One row that is longer than the limit.
+    """Row that exceeds the length limit.
 
-    `place` is its number in the list, from 0; `tokens` is its length, `trained` the number of its
-    labels that count, `left` how many of these would survive if everything behind the limit were
-    thrown away.
+    `place` is its index in the list; `tokens` is its length, `trained` the number of its trained
+    labels, `left` how many of these would survive truncation at the limit.
     """
 
     place: int
@@ -33,8 +32,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Report:
-    """What a limit does to some rows: `whole` of `rows` fit, `cut` are the others, in
-    their order."""
+    """Truncation report: `whole` of `rows` fit; `cut` lists the others, in their order."""
 
     max_length: int
     rows: int
@@ -47,15 +45,17 @@ class Report:
 
     @property
     def shortened(self) -> list[Cut]:
-        """Rows whose answer would keep a beginning but lose its end, `<|im_end|>` included: they
-        teach not to stop.
+        """Rows whose answer would keep its beginning but lose its end.
+
+        The lost end includes `<|im_end|>`, so such rows teach the model not to stop.
         """
         return [row for row in self.cut if row.left]
 
     @property
     def lost(self) -> list[Cut]:
-        """Rows of whose answer nothing would be left: TRL drops them without a word
-        (`SFTTrainer._prepare_dataset`).
+        """Rows that would lose their whole answer: TRL silently drops them.
+
+        See `SFTTrainer._prepare_dataset`.
         """
         return [row for row in self.cut if not row.left]
 
@@ -78,14 +78,15 @@ def truncation(
     max_length: int,
     names: Sequence[str] | None = None,
 ) -> Report:
-    """Say which rows would be cut at `max_length` tokens, and how much of each answer would be
-    left. Changes nothing.
+    """Report which rows `max_length` tokens would truncate, and how much of each answer survives.
+
+    Nothing is changed.
 
     Args:
         examples: dicts of input_ids and labels, as `chat.example` returns them.
-        max_length: TRL's setting of that name, tokens; what stands behind it would be thrown away
+        max_length: TRL's setting of that name, in tokens; everything after it would be thrown away
             ("keep_start").
-        names: a name a row, for the report; default: "row 1" and so on.
+        names: one name per row, for the report; default: "row 1" and so on.
     """
     cut = []
     for place, row in enumerate(examples):
@@ -107,9 +108,9 @@ def truncation(
 def characters_per_token(
     tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, Iterable[str]]
 ) -> pd.DataFrame:
-    """Count characters and tokens of texts by group, for example by language.
+    """Compute characters per token of texts by group, for example by language.
 
-    Returns a table with one row a group; columns: texts, characters, tokens, characters a token.
+    Returns a table with one row per group; columns: texts, characters, tokens, characters a token.
     """
     import pandas as pd
 

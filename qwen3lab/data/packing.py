@@ -1,6 +1,4 @@
-"""Packing: several short rows side by side in one long one, so that no place of a batch is spent on
-padding.
-"""
+"""Sequence packing: several short rows in one long one, so that a batch holds no padding."""
 
 from __future__ import annotations
 
@@ -19,19 +17,18 @@ if TYPE_CHECKING:
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Put rows into bins of `capacity` tokens by best fit, the longest row first ("best-fit
-    decreasing").
+    """Pack rows into bins of `capacity` tokens by best-fit decreasing (BFD).
 
-    Each row goes to the bin with the least room that still holds it; of equal ones to the one that
-    has waited longest. So the bins are those of TRL's `pack_dataset(strategy="bfd")` for up to
-    1,000 rows, which is how many TRL packs at a time. Ding et al. 2024, "Fewer Truncations Improve
-    Language Modeling". No row is cut.
+    The longest row comes first. Each row goes to the bin with the least room that still holds it;
+    of equal ones, to the one that has waited longest. So the bins equal those of TRL's
+    `pack_dataset(strategy="bfd")` for up to 1,000 rows, which is how many TRL packs at a time. Ding
+    et al. 2024, "Fewer Truncations Improve Language Modeling". No row is cut.
 
     Args:
         lengths: tokens of each row.
         capacity: tokens of a bin.
     Returns:
-        For each bin the numbers of its rows, counted from 0.
+        For each bin the indices of its rows.
     Raises:
         Qwen3labError: a row has no tokens, or more than a bin holds.
     """
@@ -42,9 +39,8 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
                 " out, split it, or take larger bins."
             )
     bins: list[list[int]] = []
-    open_bins: list[
-        tuple[int, int, int]
-    ] = []  # (room, when it got that room, number of the bin), sorted
+    # (room, when it got that room, index of the bin), sorted
+    open_bins: list[tuple[int, int, int]] = []
     for turn, row in enumerate(sorted(range(len(lengths)), key=lambda row: -lengths[row])):
         place = bisect_left(open_bins, (lengths[row],))
         if place == len(open_bins):
@@ -59,14 +55,13 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def pack(examples: Sequence[Example], bins: Sequence[Sequence[int]]) -> list[dict[str, list[int]]]:
-    """Write the rows of each bin one behind the other.
+    """Concatenate the rows of each bin into one packed example.
 
     Returns:
-        A dict a bin: input_ids and labels; position_ids, which begin at 0 in every row and by which
-            transformers tells
-        the rows apart (when no attention mask is given); seq_lengths, the rows' lengths. The label
-        of each row's first token is -100, else the end of one row would be trained to predict the
-        start of the next.
+        One dict per bin. input_ids and labels; position_ids, which restart at 0 in every row and by
+        which transformers tells the rows apart (when no attention mask is given); seq_lengths, the
+        rows' lengths. The label of each row's first token is -100, or else the end of one row would
+        be trained to predict the start of the next.
     """
     return [
         {
@@ -82,11 +77,10 @@ def pack(examples: Sequence[Example], bins: Sequence[Sequence[int]]) -> list[dic
 
 
 def wrap(examples: Sequence[Example], capacity: int) -> list[dict[str, list[int]]]:
-    """Write all rows one behind the other and cut the whole every `capacity` tokens, wherever that
-    falls.
+    """Concatenate all rows and cut the stream every `capacity` tokens, wherever that falls.
 
     Equals TRL's `pack_dataset(strategy="wrapped")`, which is meant for plain text: rows are cut,
-    and nothing tells the rows of a piece apart, so each token reads the rows before its own.
+    and nothing separates the rows of a piece, so each token attends to the rows before its own.
     """
     stream = {
         key: [token for row in examples for token in row[key]] for key in ("input_ids", "labels")
@@ -98,15 +92,16 @@ def wrap(examples: Sequence[Example], capacity: int) -> list[dict[str, list[int]
 
 
 def padded_places(lengths: Sequence[int], batch_size: int) -> int:
-    """Places that batches of `batch_size` rows take, in the order given: every row as long as the
-    longest of its batch.
+    """Count the positions of padded batches of `batch_size` rows.
+
+    In the given order, every row is as long as the longest of its batch.
     """
     batches = [lengths[start : start + batch_size] for start in range(0, len(lengths), batch_size)]
     return sum(len(batch) * max(batch) for batch in batches)
 
 
 def logits_alone(model: PreTrainedModel, input_ids: Sequence[int]) -> torch.Tensor:
-    """The logits [tokens, vocabulary] of one row on its own."""
+    """Compute the logits [tokens, vocabulary] of one row on its own."""
     import torch
 
     with torch.inference_mode():
@@ -118,14 +113,14 @@ def logits_alone(model: PreTrainedModel, input_ids: Sequence[int]) -> torch.Tens
 def logits_packed(
     model: PreTrainedModel, packed: Example, *, separate: bool = True
 ) -> list[torch.Tensor]:
-    """The logits of every row of one bin, in a single pass over the bin.
+    """Compute the logits of every row of one bin in a single forward pass.
 
-    With the positions and without an attention mask, transformers gives each token only its own row
-    to read (`masking_utils.py`, packed sequences). `separate=False` leaves the positions out, as
-    for a wrapped piece: then a token reads everything before it.
+    With position ids and without an attention mask, transformers lets each token attend only to its
+    own row (`masking_utils.py`, packed sequences). `separate=False` omits the position ids, as for
+    a wrapped piece: then a token attends to everything before it.
 
     Returns:
-        A tensor [tokens of the row, vocabulary] for each row of the bin.
+        One tensor [tokens of the row, vocabulary] for each row of the bin.
     """
     import torch
 
@@ -146,11 +141,10 @@ def logits_packed(
 def leak(
     model: PreTrainedModel, row: Example, neighbours: Sequence[Example], *, separate: bool = True
 ) -> float:
-    """How much the logits of `row` change when another row stands before it: the largest difference
-    over `neighbours`.
+    """Measure cross-row leakage: the largest change in `row`'s logits over different `neighbours`.
 
-    All neighbours are cut to the length of the shortest, so that nothing but their words differs. 0
-    means no leak.
+    All neighbours are cut to the length of the shortest, so that only their content differs. 0
+    means no leakage.
     """
     shortest = min(len(neighbour["input_ids"]) for neighbour in neighbours)
     seen = []

@@ -1,6 +1,4 @@
-"""PDF to text: lines with their place on the page, without running heads and page numbers, joined
-to paragraphs.
-"""
+"""PDF text extraction: positioned lines without running heads, joined to paragraphs."""
 
 from __future__ import annotations
 
@@ -23,9 +21,8 @@ PAGE_NUMBER = re.compile(
 NUMBERED = re.compile(
     r"(chapter\s+\d+|第[一二三四五六七八九十\d]+章|\d{1,2}(\.\d{1,2})?\.?)\s+\S", re.IGNORECASE
 )
-WIDE = re.compile(
-    r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]"
-)  # Chinese characters and full-width punctuation
+# Chinese characters and full-width punctuation.
+WIDE = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
 BULLETS = "•·-–*▪●"
 LIGATURES = str.maketrans(
     {
@@ -43,11 +40,10 @@ SOFT_HYPHEN = "\u00ad"
 
 @dataclass(frozen=True)
 class Line:
-    """A printed line: its text, font size and baseline's height above the foot of the page in
-    points, and its separate pieces.
+    """Printed line of a page: text, font size, baseline height and separate pieces.
 
-    `cells` are (left edge in points, text) of what the PDF places one by one; a line of running
-    text is mostly one cell.
+    `size` and `y`, the height above the foot of the page, are in points. `cells` are (left edge in
+    points, text) of what the PDF places one by one; a line of running text is mostly one cell.
     """
 
     text: str
@@ -58,7 +54,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Page:
-    """A page by its number, counted from 1, and its lines from top to bottom."""
+    """Page with its number, counted from 1, and its lines in the order of the file."""
 
     number: int
     lines: tuple[Line, ...]
@@ -70,20 +66,21 @@ class Page:
 
 @dataclass(frozen=True)
 class Chapter:
-    """A title and the paragraphs below it, each with the number of the page on which it begins."""
+    """Chapter title and its paragraphs, each with the number of the page on which it begins."""
 
     title: str
     paragraphs: tuple[tuple[str, int], ...]
 
 
 def read_pdf(path: str | Path) -> list[Page]:
-    """Read the text of a PDF with pypdf, without its running heads, feet and page numbers.
+    """Extract the text of a PDF with pypdf, without running heads, feet and page numbers.
 
-    All text is read, also what no reader of the page would see: white, tiny or outside of the page.
-        Where pypdf had to mend
-    something, text may be missing: then there is a UserWarning.
-    Raises Qwen3labError for a file that is missing, no PDF, encrypted, damaged, without pages or
-    without any text.
+    All text is read, including text that no reader of the page would see: white, tiny or outside
+    the page. Where pypdf had to repair something, text may be missing: then there is a UserWarning.
+
+    Raises:
+        Qwen3labError: the file is missing, no PDF, encrypted, damaged, without pages or without any
+            text.
     """
     from pypdf import PdfReader
     from pypdf.errors import DependencyError
@@ -114,9 +111,8 @@ def read_pdf(path: str | Path) -> list[Page]:
         ) from error
     except Qwen3labError:
         raise
-    except (
-        Exception
-    ) as error:  # in a damaged file pypdf runs into errors of every class, not only its own
+    # In a damaged file pypdf runs into errors of every class, not only its own.
+    except Exception as error:
         raise Qwen3labError(
             f"{path.name!r} is damaged ({type(error).__name__}). Open it in a viewer and print it"
             " to a new PDF."
@@ -147,9 +143,7 @@ def read_pdf(path: str | Path) -> list[Page]:
 
 @contextmanager
 def _complaints() -> Iterator[list[str]]:
-    """What pypdf writes into its log within the block: it reads on where it can, and tells it there
-    alone.
-    """
+    """Collect pypdf's log messages within the block: the only place where it reports damage."""
     told: list[str] = []
 
     class Ear(logging.Handler):
@@ -168,9 +162,7 @@ def _complaints() -> Iterator[list[str]]:
 
 
 def _lines(page) -> tuple[Line, ...]:
-    """Collect the fragments that pypdf visits into lines: those whose baselines are less than 2
-    points apart.
-    """
+    """Group the fragments that pypdf visits into lines, by baselines less than 2 points apart."""
     rows: list[dict] = []
 
     def visit(text, cm, tm, font, size):
@@ -211,12 +203,12 @@ def _shape(text: str) -> str:
 
 
 def without_furniture(pages: list[Page]) -> list[Page]:
-    """Drop page numbers at the edges, and the highest and lowest lines that recur on more than half
-    of the pages.
+    """Remove page numbers, running heads and feet.
 
-    By place, not by order: many programs write the foot of a page before its text, or in the midst
-        of it. What recurs is
-    dropped at its usual height too where something else, seen or hidden, stands beyond it.
+    Heads and feet are edge lines that recur on more than half of the pages. They are judged by
+    position, not by order: many programs write the foot of a page before its text, or in the middle
+    of it. What recurs is removed at its usual height even where something else, seen or hidden,
+    stands beyond it.
     """
     by_place = [sorted(page.lines, key=lambda line: -line.y) for page in pages]
     edges = [
@@ -248,12 +240,13 @@ def without_furniture(pages: list[Page]) -> list[Page]:
 
 
 def join(first: str, second: str) -> str:
-    """Join two lines of one paragraph: a space between words, nothing between Chinese characters,
-    no hyphen of a broken word.
+    """Join two lines of a paragraph.
+
+    A space between words, nothing between Chinese characters, no hyphen of a broken word.
     """
     if not first:
         return second
-    if first[-1] == SOFT_HYPHEN:  # a place where the word may be broken, which it was
+    if first[-1] == SOFT_HYPHEN:  # the word may be broken here, and it was
         return first[:-1] + second
     if WIDE.match(first[-1]) or WIDE.match(second[0]):
         return first + second
@@ -263,16 +256,16 @@ def join(first: str, second: str) -> str:
 
 
 def chapters(pages: list[Page]) -> list[Chapter]:
-    """Cut pages into chapters at their headings, and the lines between into paragraphs.
+    """Split pages into chapters at their headings, and the lines between into paragraphs.
 
     A heading is a line in a font at least 1.15 times the document's usual one, or a short numbered
-    line such as "3.2 Products" or "第三章 产品" in a font that is a little larger (any, where the
-    document has one font only). A smaller heading opens a section, whose title stands behind its
+    line such as "3.2 Products" or "第三章 产品" in a font that is a little larger (any size, where
+    the document has one font only). A smaller heading opens a section, whose title follows its
     chapter's. A paragraph ends where the gap to the next line is wider than usual, at a bullet, and
-    where a line stops well short of the right margin with the end of a sentence. It may go over to
-    the next page. Text before the first heading belongs to a chapter without a title.
+    where a line that ends a sentence stops well short of the right margin. It may continue on the
+    next page. Text before the first heading belongs to a chapter without a title.
     Lines whose pieces stand in the same columns are a table: each row becomes a paragraph with the
-        names of its columns.
+    names of its columns.
     """
     sizes: Counter[float] = Counter()
     for page in pages:
@@ -301,10 +294,8 @@ def chapters(pages: list[Page]) -> list[Chapter]:
                     and page.lines[n - 1].y - line.y < 1.6 * line.size
                 )
                 if second and before is None and titles and not NUMBERED.match(line.text):
-                    titles[-1] = (
-                        titles[-1][0],
-                        join(titles[-1][1], line.text),
-                    )  # a title of two lines
+                    # A title of two lines.
+                    titles[-1] = (titles[-1][0], join(titles[-1][1], line.text))
                 else:
                     while titles and titles[-1][0] >= depth:
                         titles.pop()
@@ -332,7 +323,7 @@ def _same_columns(a: Line, b: Line) -> bool:
 
 
 def _row(header: Line, line: Line) -> str:
-    """A row of a table as a sentence: "Corvel lamp: price 45 euros; shelf A12." """
+    """Write a table row as one sentence ("Corvel lamp: price 45 euros; shelf A12.")."""
     (_, first), *others = line.cells
     mark, space, joint, stop = (
         ("：", "", "；", "。") if WIDE.search(line.text) else (": ", " ", "; ", ".")
@@ -350,9 +341,7 @@ def _width(text: str) -> int:
 
 
 def _usual_gap(pages: list[Page], usual: float) -> float:
-    """The distance of lines within a paragraph: almost the smallest that occurs, since lists have
-    mostly larger ones.
-    """
+    """Estimate the line distance within a paragraph: almost the smallest that occurs."""
     gaps = sorted(
         a.y - b.y
         for page in pages
@@ -374,8 +363,9 @@ def _is_heading(line: Line, usual: float, plain: bool) -> bool:
 
 
 def _depth(line: Line, usual: float) -> int:
-    """1 for a chapter, 2 for a section ...: by the number before the title ("3.2" has two parts),
-    else by the size.
+    """Return a heading's depth: 1 for a chapter, 2 for a section ...
+
+    By the number before the title ("3.2" has two parts), else by the font size.
     """
     number = re.match(r"\d{1,2}((\.\d{1,2})*)\.?\s", line.text)
     if number:
@@ -401,8 +391,10 @@ FONT_FILE = "wqy-microhei.ttc"
 
 
 def font_path() -> Path:
-    """The Chinese font: `QWEN3LAB_CJK_FONT`, or WenQuanYi Micro Hei from the system. Raises
-    Qwen3labError when missing.
+    """Find the Chinese font: `QWEN3LAB_CJK_FONT`, or the system's WenQuanYi Micro Hei.
+
+    Raises:
+        Qwen3labError: the font is missing.
     """
     chosen = os.environ.get("QWEN3LAB_CJK_FONT")
     places = [Path(chosen)] if chosen else sorted(Path("/usr/share/fonts").rglob(FONT_FILE))

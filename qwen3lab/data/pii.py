@@ -1,10 +1,9 @@
-"""Personal data in text: Chinese mobile numbers, e-mail addresses, ID-card numbers, bank cards and
-IP addresses.
+"""PII detection and masking: Chinese mobile numbers, e-mail, ID cards, bank cards, IP addresses.
 
-The patterns look at the characters beside a number, never at word boundaries: for Python a Chinese
-character belongs to a word, so between it and a digit there is no `\\b`. What has a check digit is
-found by it, which keeps order numbers out. Landlines, phones of other countries, names and postal
-addresses are not looked for.
+The patterns look at the characters next to a number, never at word boundaries: Python counts a
+Chinese character as part of a word, so there is no `\\b` between it and a digit. Where a number has
+a check digit, it must be correct, which keeps order numbers out. Landlines, foreign phone numbers,
+names and postal addresses are not detected.
 """
 
 from __future__ import annotations
@@ -18,17 +17,12 @@ from typing import Any
 
 from qwen3lab.errors import Qwen3labError
 
-KINDS = (
-    "email",
-    "ip",
-    "id_card",
-    "bank_card",
-    "phone",
-)  # in this order: a number inside an address is part of the address
-# Chinese mobile numbers as popular guides look for them.
+# In this order: a number inside an e-mail address is part of the address.
+KINDS = ("email", "ip", "id_card", "bank_card", "phone")
+# The pattern for Chinese mobile numbers in popular guides.
 PHONE_WITH_WORD_BOUNDARY = re.compile(r"\b1[3-9]\d{9}\b")
-# No digit beside it, no decimal point, no letter behind it; in one piece or in groups of 3-4-4 or
-# 4-3-4; a country code goes with it.
+# No adjacent digit, no decimal point, no letter behind it; in one piece or in groups of 3-4-4 or
+# 4-3-4, with or without the country code.
 _ALONE, _AT_ITS_END = r"(?<!\d)(?<!\d\.)", r"(?![A-Za-z0-9]|\.\d)"
 PHONE = re.compile(
     _ALONE
@@ -45,7 +39,7 @@ _DATE = r"(?:18|19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"
 ID_CARD = re.compile(
     _ALONE + r"[1-8]\d{5}[ -]?" + _DATE + r"[ -]?\d{3}[\dXx]" + _AT_ITS_END, re.ASCII
 )
-# 13 to 19 digits in one piece, or in the groups that are printed on cards.
+# 13 to 19 digits in one piece, or grouped as printed on cards.
 _GROUPS = (
     r"[2-69]\d{12,18}",
     r"[2-69]\d{3}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?",
@@ -53,12 +47,10 @@ _GROUPS = (
     r"[2-69]\d{5}[ -]\d{10,13}",
 )
 BANK_CARD = re.compile(_ALONE + f"(?:{'|'.join(_GROUPS)})" + _AT_ITS_END, re.ASCII)
-_CARD_LENGTHS = {
-    "3": range(14, 17),
-    "4": (13, 16, 17, 18, 19),
-}  # all others 16 to 19: with 13 they are mostly bar codes
+# All others have 16 to 19 digits: with 13 they are mostly bar codes.
+_CARD_LENGTHS = {"3": range(14, 17), "4": (13, 16, 17, 18, 19)}
 _OCTET = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
-# Version numbers and sections of a text look the same; the word before them tells them apart.
+# Version and section numbers look the same; the word before them tells them apart.
 _NO_VERSION = r"(?<![vV第])(?<!版本)(?<!版本号)(?<!ersion )(?<!ection )"
 IPV4 = re.compile(
     rf"(?<![\d.]){_NO_VERSION}(?:::[Ff]{{4}}:)?(?:{_OCTET}\.){{3}}{_OCTET}(?!\d|\.\d)", re.ASCII
@@ -67,8 +59,8 @@ IPV6 = re.compile(
     r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:|:(?=:))(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![\w:])",
     re.ASCII,
 )
-# What a Chinese keyboard writes, and the typographic dashes and blanks, to the ASCII character of
-# the same meaning: one for one, so that places stay.
+# Map full-width characters of a Chinese keyboard and typographic dashes and spaces to their ASCII
+# equivalents, one to one, so that positions stay.
 _WIDE = (
     {0xFF01 + i: 0x21 + i for i in range(94)}
     | dict.fromkeys((*range(0x2010, 0x2016), 0x2212), "-")
@@ -79,9 +71,7 @@ _WORTH_A_LOOK = re.compile(r"\d{3}|@|\d\.\d|:[0-9A-Fa-f]{0,4}:", re.ASCII)
 
 
 def luhn(digits: str) -> bool:
-    """Whether the last digit of a card number is the right check digit (ISO/IEC 7812-1, annex B:
-    Luhn's formula).
-    """
+    """Check the Luhn check digit of a card number (ISO/IEC 7812-1, annex B)."""
     total = 0
     for place, digit in enumerate(reversed(digits)):
         value = int(digit) * (1 + place % 2)
@@ -90,9 +80,7 @@ def luhn(digits: str) -> bool:
 
 
 def id_checksum(number: str) -> bool:
-    """Whether the last of 18 characters is the right check character of a Chinese ID number (GB
-    11643, ISO 7064 MOD 11-2).
-    """
+    """Check the last of 18 characters of a Chinese ID number (GB 11643, ISO 7064 MOD 11-2)."""
     total = sum(int(digit) * pow(2, 17 - place, 11) for place, digit in enumerate(number[:17]))
     return "10X98765432"[total % 11] == number[17].upper()
 
@@ -102,9 +90,8 @@ def _is_ip(text: str) -> bool:
         ipaddress.ip_address(text)
     except ValueError:
         return False
-    return any(
-        character.isdigit() for character in text
-    )  # "Face::Add" would do as an address otherwise
+    # Without this "Face::Add" would pass as an address.
+    return any(character.isdigit() for character in text)
 
 
 def _is_card(text: str) -> bool:
@@ -127,8 +114,7 @@ _FINDERS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool] | None], ...] 
 
 
 def find_personal(text: str, kinds: Sequence[str] = KINDS) -> list[tuple[int, int, str]]:
-    """Where personal data stands in a text: (start, end, kind), in order, none
-    overlapping another."""
+    """Find personal data in a text: sorted, non-overlapping spans (start, end, kind)."""
     if _ANY_WIDE.search(text):
         text = text.translate(_WIDE)
     if not _WORTH_A_LOOK.search(text):
@@ -146,15 +132,14 @@ def find_personal(text: str, kinds: Sequence[str] = KINDS) -> list[tuple[int, in
 
 
 def mask_personal(text: str, kinds: Sequence[str] = KINDS) -> tuple[str, Counter[str]]:
-    """Put [PHONE], [EMAIL], [ID_CARD], [BANK_CARD] or [IP] in place of what `find_personal` finds.
+    """Mask personal data with [PHONE], [EMAIL], [ID_CARD], [BANK_CARD] or [IP].
 
-    The sentence stays whole. Returns the text and how many of each kind were replaced. Masking
-    twice changes nothing more.
+    Replaces what `find_personal` finds; the rest of the sentence stays. Returns the text and the
+    number of replacements per kind. Masking twice changes nothing more.
     """
     counts: Counter[str] = Counter()
-    while spans := find_personal(
-        text, kinds
-    ):  # a second time only where a mark set something free that stood right beside it
+    # A second round finds something only where a mark separated it from its neighbour.
+    while spans := find_personal(text, kinds):
         pieces, at = [], 0
         for start, end, kind in spans:
             pieces += [text[at:start], f"[{kind.upper()}]"]
@@ -165,8 +150,7 @@ def mask_personal(text: str, kinds: Sequence[str] = KINDS) -> tuple[str, Counter
 
 
 def mask_json(thing: Any, counts: Counter[str]) -> Any:
-    """Mask the strings of a JSON value, and whole numbers that are personal data; adds
-    to `counts`."""
+    """Mask personal data in a JSON value's strings and integers; add to `counts`."""
     if isinstance(thing, str):
         text, found = mask_personal(thing)
         counts.update(found)
@@ -183,8 +167,9 @@ def mask_json(thing: Any, counts: Counter[str]) -> Any:
 
 
 def mask_arguments(text: str, counts: Counter[str]) -> str:
-    """Mask inside the JSON text of a tool call's arguments, which stays JSON; other text is masked
-    as text.
+    """Mask personal data in the JSON text of a tool call's arguments, which stays valid JSON.
+
+    Text that is not JSON is masked as plain text.
     """
     try:
         given = json.loads(text)
@@ -198,18 +183,18 @@ def score(
     texts: Sequence[dict[str, Any]],
     find: Callable[[str], list[tuple[int, int, str]]] = find_personal,
 ) -> dict[str, dict[str, Any]]:
-    """How well a finder finds what is labelled, kind by kind.
+    """Compute a PII finder's precision and recall per kind on labelled texts.
 
-    A labelled place counts as found if a found place of its kind covers all of it: nothing of it
-    may stay readable. A found place is right if it touches a labelled one of its kind.
+    A labelled span counts as found only if one found span of its kind covers all of it: nothing of
+    it may stay readable. A found span is right if it overlaps a labelled one of its kind.
 
     Args:
         texts: dicts with "text" and "spans", a list of [start, end, kind] (`labelled` makes one).
         find: returns (start, end, kind) for a text.
     Returns:
         kind -> counts "right" and "wrong" of what was found, "labelled" and "missed" of what should
-        be; "precision" and "recall" in [0, 1] (nan for 0 of 0); and the "missed texts" and "wrong
-        texts".
+        be found; "precision" and "recall" in [0, 1] (nan for 0 of 0); and the "missed texts" and
+        "wrong texts".
     """
     table = {
         kind: {
@@ -247,9 +232,10 @@ def score(
 
 
 def labelled(text: str, **values: Sequence[str]) -> dict[str, Any]:
-    """A text with its labels for `score`: labelled("call 16400001111", phone=["16400001111"]).
+    """Label a text for `score`: labelled("call 16400001111", phone=["16400001111"]).
 
-    Raises Qwen3labError for an unknown kind, and for a value that does not stand in the text.
+    Raises:
+        Qwen3labError: an unknown kind, or a value that does not occur in the text.
     """
     spans: list[list[Any]] = []
     for kind, strings in values.items():
@@ -273,5 +259,5 @@ def labelled(text: str, **values: Sequence[str]) -> dict[str, Any]:
 def by_pattern(
     pattern: re.Pattern[str], kind: str = "phone"
 ) -> Callable[[str], list[tuple[int, int, str]]]:
-    """A finder, for `score`, from one pattern alone."""
+    """Build a finder for `score` from a single pattern."""
     return lambda text: [(*match.span(), kind) for match in pattern.finditer(text)]

@@ -1,6 +1,4 @@
-"""Splits without leaks: near-copies are found by shingles, kept on one side of a split, and looked
-for between sets.
-"""
+"""Leak-free splits: near-copies are found by shingles and kept on one side of a split."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ _UNIT = re.compile(r"[\u3400-\u9fff]|[^\W_]+")
 
 
 def prompt(row: dict) -> str:
-    """The text that a row asks with: all its messages, one a line; or its plain text."""
+    """Return the prompt text of a row: all its messages, one per line, or its plain text."""
     return (
         row["text"]
         if "messages" not in row
@@ -25,20 +23,21 @@ def prompt(row: dict) -> str:
 
 
 def units(text: str) -> list[str]:
-    """The text as lower-case words, each Chinese character a word of its own; punctuation and
-    spacing do not count.
+    """Split a text into lower-case words, each Chinese character a word of its own.
+
+    Punctuation and spacing do not count.
     """
     return _UNIT.findall(unicodedata.normalize("NFKC", text).lower())
 
 
 def shingles(text: str, size: int = SIZE) -> frozenset[tuple[str, ...]]:
-    """All runs of `size` units of the text; a shorter text is one single shingle."""
+    """Compute a text's shingles: all runs of `size` units; a shorter text is one shingle."""
     found = units(text)
     return frozenset(tuple(found[i : i + size]) for i in range(max(1, len(found) - size + 1)))
 
 
 def jaccard(a: frozenset, b: frozenset) -> float:
-    """Shared part of two sets: |a and b| / |a or b|, in [0, 1]; two empty sets are equal."""
+    """Compute the Jaccard overlap |a and b| / |a or b|, in [0, 1]; two empty sets give 1."""
     return len(a & b) / len(a | b) if a or b else 1.0
 
 
@@ -48,13 +47,11 @@ def near_copies(
     threshold: float = THRESHOLD,
     text: Callable[[dict], str] = prompt,
 ) -> list[tuple[int, int, float]]:
-    """Pairs (index in left, index in right, Jaccard) of rows whose prompts overlap by `threshold`
-    or more.
+    """Find pairs (index in left, index in right, Jaccard) with an overlap of at least `threshold`.
 
-    Exact, by an index from shingle to rows: at course size this is as fast as MinHash and has no
-        chance in it.
-    Punctuation, case and spacing are ignored, so prompts that are equal but for these have Jaccard
-    1.
+    Exact, by an inverted index from shingles to rows: at course size this is as fast as MinHash and
+    not random. Punctuation, case and spacing are ignored, so prompts that differ only in these have
+    Jaccard 1.
     """
     index: dict[tuple, list[int]] = defaultdict(list)
     sizes = []
@@ -75,7 +72,7 @@ def near_copies(
 
 
 def groups(rows: Sequence[dict], threshold: float = THRESHOLD) -> list[list[int]]:
-    """Row numbers in groups of near-copies (chains of them too), in order of first appearance."""
+    """Group row indices into near-copies (chains included), in order of first appearance."""
     parent = list(range(len(rows)))
 
     def root(i: int) -> int:
@@ -92,7 +89,7 @@ def groups(rows: Sequence[dict], threshold: float = THRESHOLD) -> list[list[int]
 
 
 def deduplicate(rows: Sequence[dict], threshold: float = THRESHOLD) -> list[dict]:
-    """The first row of every group of near-copies."""
+    """Keep the first row of every group of near-copies."""
     return [rows[group[0]] for group in groups(rows, threshold)]
 
 
@@ -104,8 +101,7 @@ def split(
     seed: int = 0,
     threshold: float = THRESHOLD,
 ) -> dict[str, list[dict]]:
-    """Shuffle rows into train, validation and test; near-copies stay together, so that none crosses
-    a border.
+    """Split rows at random into train, validation and test; near-copies stay together.
 
     `validation` and `test` are shares of the rows in [0, 1); a share may be missed by the size of
     one group.
@@ -123,8 +119,9 @@ def split(
 def leaks(
     training: Iterable[dict], held_out: Iterable[dict], threshold: float = THRESHOLD
 ) -> list[str]:
-    """One line for every held-out row that a training row copies or nearly copies; empty when all
-    is well.
+    """Report every held-out row that a training row copies or nearly copies, one line each.
+
+    An empty list means no leak.
     """
     training, held_out = list(training), list(held_out)
     return [

@@ -1,6 +1,4 @@
-"""The fine-tuning and evaluation sets under `data/tasks`: one JSON row a line, read with errors
-that name the row.
-"""
+"""Fine-tuning and evaluation sets under `data/tasks`: JSON lines, with errors that name the row."""
 
 from __future__ import annotations
 
@@ -17,11 +15,13 @@ KEYS = {"id": str, "task": str, "language": str, "messages": list, "answer": str
 
 
 def load(task: str, split: str, folder: Path | None = None) -> list[dict]:
-    """Rows of `<task>.<split>.jsonl`: messages up to the last user turn, the wanted answer, and the
-    task's extras.
+    """Load the rows of `<task>.<split>.jsonl`.
 
-    Raises Qwen3labError when there is no such file (naming those that exist) or when a row is
-    broken.
+    A row has the messages up to the last user turn, the reference answer, and the task's extras.
+
+    Raises:
+        Qwen3labError: there is no such file (the message names those that exist), or a row is
+            broken.
     """
     folder = Path(folder or paths.TASKS)
     path = folder / f"{task}.{split}.jsonl"
@@ -37,11 +37,11 @@ def load(task: str, split: str, folder: Path | None = None) -> list[dict]:
 
 
 def read(path: str | Path) -> list[dict]:
-    """Rows of a JSON-lines file in the course's format; blank lines are skipped, a byte-order mark
-    is ignored.
+    """Read a JSON-lines file in the course's format; blank lines and a byte-order mark are skipped.
 
-    Raises Qwen3labError with the file and the line for text that is not UTF-8, broken JSON, a
-    missing or wrong key, and for a file without rows.
+    Raises:
+        Qwen3labError: naming the file and line: text that is not UTF-8, broken JSON, a missing or
+            wrong key; or a file without rows.
     """
     path = Path(path)
     rows, seen = [], {}
@@ -58,9 +58,8 @@ def read(path: str | Path) -> list[dict]:
             continue
         try:
             row = json.loads(text)
-        except (
-            ValueError
-        ) as error:  # RecursionError aside, every fault of json.loads is a ValueError
+        # Except for RecursionError, every fault of json.loads is a ValueError.
+        except ValueError as error:
             raise Qwen3labError(
                 f"{where}: this is not JSON ({error}). Write one complete object on each line."
             ) from None
@@ -86,7 +85,7 @@ def read(path: str | Path) -> list[dict]:
 
 
 def _fault(row) -> str | None:
-    """What is wrong with a row and what to do, or None."""
+    """Describe what is wrong with a row and what to do, or return None."""
     if not isinstance(row, dict):
         return (
             f"this is a JSON {type(row).__name__}, not an object. Write one object in braces on"
@@ -122,18 +121,17 @@ def _fault(row) -> str | None:
 
 
 def write(rows: Iterable[dict], path: str | Path) -> None:
-    """Write rows one a line in UTF-8, characters as they are, keys in the order given."""
+    """Write rows as JSON lines in UTF-8, characters as they are, keys in the order given."""
     Path(path).write_text(
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
     )
 
 
 def conversation(row: dict) -> list[dict]:
-    """The row's messages with the wanted answer as the last turn, with its thoughts where the row
-    has some.
+    """Build the full conversation of a row: its messages and the reference answer as the last turn.
 
-    An answer that calls tools becomes "tool_calls", so that the template writes their tags, as
-    control tokens.
+    The answer keeps its thoughts where the row has some. An answer that calls tools becomes
+    "tool_calls", so that the template writes their tags as control tokens.
     """
     calls = extract_tool_calls(row["answer"])
     said = (

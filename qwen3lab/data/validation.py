@@ -1,4 +1,4 @@
-"""Whether a conversation can be trained on, and how a long one is shortened.
+"""Validation of conversations for training, and windowing of long ones.
 
 Roles need not alternate strictly: an assistant may call several tools, their results follow, and it
 may call again.
@@ -16,11 +16,10 @@ from qwen3lab.errors import Qwen3labError
 
 # characters in a row: about 50,000 tokens of English, beyond the 40,960 positions of a Qwen3 model
 LONGEST = 200_000
-_SURROGATE = re.compile(
-    "[\ud800-\udfff]"
-)  # half of a pair: no UTF-8 file can hold it, and tokenizers refuse it
-# What may follow what; everything else is refused. A call (an assistant's turn with tool_calls) is
-# a kind of its own.
+# Half of a surrogate pair: UTF-8 cannot encode it, and tokenizers refuse it.
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# Which kind may follow which; everything else is refused. A call (an assistant's turn with
+# tool_calls) is a kind of its own.
 _FOLLOWS = {
     "user": {"assistant", "call"},
     "assistant": {"user"},
@@ -30,7 +29,7 @@ _FOLLOWS = {
 
 
 def fault(messages: Sequence[Any], tools: Sequence[Any] | None = None) -> str | None:
-    """Why a conversation cannot be trained on, or None. `check` also says where."""
+    """Return why a conversation cannot be trained on, or None. `check` also says where."""
     found = check(messages, tools)
     return found[0] if found else None
 
@@ -38,16 +37,16 @@ def fault(messages: Sequence[Any], tools: Sequence[Any] | None = None) -> str | 
 def check(
     messages: Sequence[Any], tools: Sequence[Any] | None = None, longest: int = LONGEST
 ) -> tuple[str, str] | None:
-    """The first fault of a conversation as (reason, detail), or None.
+    """Find the first fault of a conversation as (reason, detail), or None.
 
     The reason is one of a few fixed sentences, so that it can be counted; the detail names the
     message and what it holds.
 
     Args:
-        messages: dicts of "role" and "content", an assistant's perhaps with "tool_calls".
-        tools: the JSON schemas of the functions that may be called; None does not check the calls'
+        messages: dicts of "role" and "content", an assistant's optionally with "tool_calls".
+        tools: JSON schemas of the functions that may be called; None skips the check of the calls'
             names.
-        longest: characters that a row may hold.
+        longest: maximum number of characters in a row.
     """
     if not messages:
         return "no messages", "the list is empty"
@@ -63,7 +62,7 @@ def check(
 
 
 def check_text(text: Any, longest: int = LONGEST) -> tuple[str, str] | None:
-    """The fault of a plain text for continued pre-training as (reason, detail), or None."""
+    """Find the fault of a plain text for continued pre-training as (reason, detail), or None."""
     if not isinstance(text, str):
         return "a content that is not text", f"of type {type(text).__name__}"
     if not text.strip():
@@ -74,7 +73,7 @@ def check_text(text: Any, longest: int = LONGEST) -> tuple[str, str] | None:
 
 
 def check_coding(thing: Any) -> tuple[str, str] | None:
-    """Whether all of a row fits into a UTF-8 file, as (reason, detail), or None."""
+    """Check that a whole row can be encoded as UTF-8; return (reason, detail), or None."""
     try:
         json.dumps(thing, ensure_ascii=False, default=str).encode("utf-8")
     except UnicodeEncodeError:
@@ -85,12 +84,13 @@ def check_coding(thing: Any) -> tuple[str, str] | None:
 
 
 def window(messages: Sequence[dict[str, Any]], turns: int = 5) -> list[dict[str, Any]]:
-    """The system message, if there is one, and the last `turns` turns of a conversation.
+    """Keep the system message, if any, and the last `turns` turns of a conversation.
 
-    A turn is a user's message with everything that answers it, so that the cut never falls between
-    a question and its answer, nor between a tool call and its result.
+    A turn is a user's message with everything that answers it, so the cut never falls between a
+    question and its answer, nor between a tool call and its result.
 
-    Raises Qwen3labError for fewer than one turn.
+    Raises:
+        Qwen3labError: fewer than one turn.
     """
     if turns < 1:
         raise Qwen3labError(f"A window of {turns} turns holds nothing. Give turns=1 or more.")
@@ -101,9 +101,7 @@ def window(messages: Sequence[dict[str, Any]], turns: int = 5) -> list[dict[str,
 
 
 def arguments(call: Any) -> dict[str, Any] | None:
-    """The arguments of a tool call as a dict, whether they stand there as an object or as OpenAI's
-    JSON text; None if neither.
-    """
+    """Parse a tool call's arguments, an object or OpenAI's JSON text, to a dict; else None."""
     function = call.get("function", call) if isinstance(call, dict) else None
     given = function.get("arguments", {}) if isinstance(function, dict) else None
     if isinstance(given, str):
@@ -115,7 +113,7 @@ def arguments(call: Any) -> dict[str, Any] | None:
 
 
 def short(thing: Any, size: int = 40) -> str:
-    """The beginning of whatever stands there, on one line."""
+    """Abbreviate any value to its beginning, on one line."""
     try:
         text = thing if isinstance(thing, str) else repr(thing)
     except RecursionError:
@@ -213,9 +211,7 @@ def _order_fault(messages: Sequence[dict[str, Any]]) -> tuple[str, str] | None:
 def _tool_fault(
     messages: Sequence[dict[str, Any]], tools: Sequence[Any] | None
 ) -> tuple[str, str] | None:
-    """Calls that nobody can read, of tools that are not declared, or without exactly one result
-    each.
-    """
+    """Find calls that are unreadable, of undeclared tools, or without exactly one result each."""
     if tools is not None and (not isinstance(tools, (list, tuple)) or not all(map(_name, tools))):
         return "tools that cannot be read", "each needs a function with a name"
     declared = {_name(tool) for tool in tools} if tools is not None else None

@@ -1,3 +1,4 @@
-"""Every idea of the course built by hand, each equal to the library's own result; imports nothing
-of the course but `family` and `errors`.
+"""Algorithms built by hand, each equal to the library's own result.
+
+Of the course, these files import only `family` and `errors`.
 """

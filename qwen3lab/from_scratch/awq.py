@@ -1,5 +1,4 @@
-"""AWQ from scratch for layers that share an input: scale up the columns that meet large
-activations, then round.
+"""AWQ from scratch for layers that share an input: scale up columns with large activations, round.
 
 Lin et al. 2024, "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration",
 section 3.2. Grid of exponents, means, rounding and clipping are those of gptqmodel
@@ -18,16 +17,14 @@ if TYPE_CHECKING:
     import torch
 
 
-STEPS = 20  # exponents that are tried: 0, 1/20, ... 19/20
-CLIPS = 10  # ranges that are tried: 1, 0.95, ... 0.55 of the largest weight
-TOKENS = 512  # about so many inputs judge a clipped range
+STEPS = 20  # number of exponents tried: 0, 1/20, ... 19/20
+CLIPS = 10  # number of ranges tried: 1, 0.95, ... 0.55 of the largest weight
+TOKENS = 512  # approximate number of inputs that judge a clipped range
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """What the search found: a factor for each input channel, and the error of every exponent on
-    the way.
-    """
+    """Result of the AWQ search: one factor per input channel, and the error of every exponent."""
 
     alpha: float  # the exponent with the smallest error
     scales: torch.Tensor  # [columns]; weights are multiplied by them, inputs divided
@@ -37,12 +34,13 @@ class Scaling:
 def round_groups(
     weight: torch.Tensor, group_size: int = 128, bits: int = 4, symmetric: bool = True
 ) -> torch.Tensor:
-    """Round a weight [rows, columns] to nearest by groups, and give back the values that remain,
-    same shape.
+    """Round a weight [rows, columns] to nearest in groups and dequantise it, same shape.
 
-    Symmetric: steps of largest magnitude / (2**(bits-1) - 1). Else steps of range / (2**bits - 1)
-        from a zero point.
-    Raises Qwen3labError where the columns do not divide by the group size; -1 is one group a row.
+    Symmetric: steps of largest magnitude / (2**(bits-1) - 1). Otherwise steps of range / (2**bits -
+    1) from a zero point. A group size of -1 means one group per row.
+
+    Raises:
+        Qwen3labError: the group size does not divide the number of columns.
     """
     rows, columns = weight.shape
     size = columns if group_size < 1 else group_size
@@ -64,8 +62,9 @@ def round_groups(
 
 
 def weight_size(weights: Sequence[torch.Tensor], group_size: int = 128) -> torch.Tensor:
-    """How large each column's weights are in their groups: mean over all rows of |w| / largest |w|
-    of the group, [columns].
+    """Compute the mean relative weight size per column: |w| / largest |w| of its group, [columns].
+
+    The mean is over all rows of all weights.
     """
     import torch
 
@@ -76,11 +75,12 @@ def weight_size(weights: Sequence[torch.Tensor], group_size: int = 128) -> torch
 
 
 def candidate(alpha: float, active: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
-    """The channels' factors [columns] at one exponent: active**alpha / sizes**(1 - alpha), with
-    smallest * largest = 1.
+    """Compute the channel factors [columns] at one exponent.
+
+    They are active**alpha / sizes**(1 - alpha), scaled so that smallest * largest = 1.
 
     Args:
-        active: mean |input| of each channel. Channels that are active get finer steps.
+        active: mean |input| of each channel. Active channels get finer steps.
         sizes: see `weight_size`. Columns of small weights get finer steps, too (the paper's code
             calls this duo scaling).
     """
@@ -97,14 +97,14 @@ def search(
     symmetric: bool = True,
     outputs: Callable[[list[torch.Tensor]], torch.Tensor] | None = None,
 ) -> Scaling:
-    """Try the exponents and keep the one whose rounded weights disturb the outputs least.
+    """Search the AWQ exponent whose rounded weights change the outputs least (mean squared error).
 
     Args:
         weights: the layers [rows, columns] that read the same input, such as gate and up
             projection.
-        inputs: [n, columns], what they read.
-        outputs: gives what is compared, for a list of changed weights; default: the layers' own
-            outputs side by side. The library runs the whole attention or MLP block.
+        inputs: [n, columns], their shared input.
+        outputs: maps a list of changed weights to the outputs that are compared; default: the
+            layers' own outputs side by side. The library runs the whole attention or MLP block.
     Raises:
         Qwen3labError: no weights, or columns that do not match.
     """
@@ -135,14 +135,15 @@ def search(
 def fold(
     before: torch.Tensor, weights: Sequence[torch.Tensor], scales: torch.Tensor
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Move the factors out of the arithmetic: what comes before is divided, the layers are
-    multiplied, and nothing changes yet.
+    """Fold the factors into the preceding weight and the layers.
+
+    What comes before is divided, the layers are multiplied, so the outputs do not change yet.
 
     Args:
         before: a norm's weight [columns], or the weight [columns, any] of the linear layer that
             makes the inputs.
     Returns:
-        The new one of `before`, and the new weights, to be rounded now.
+        The new `before`, and the new weights, ready to be rounded.
     """
     return before / (scales if before.ndim == 1 else scales[:, None]), [
         weight * scales for weight in weights
@@ -157,8 +158,7 @@ def clip(
     bits: int = 4,
     symmetric: bool = True,
 ) -> torch.Tensor:
-    """Cut off each group's largest weights where finer steps for the others bring more than that
-    costs.
+    """Search each group's clipping limit: clip the largest weights where finer steps pay off.
 
     Args:
         weight: [rows, columns]; inputs: [n, columns], both after scaling.
@@ -173,9 +173,8 @@ def clip(
     inputs = inputs[:: max(1, len(inputs) // TOKENS)].reshape(-1, columns // size, size)
     groups = weight.detach().float().reshape(rows, -1, size)
 
-    def partial(
-        part: torch.Tensor,
-    ) -> torch.Tensor:  # [rows, n, groups]: what each group adds to the outputs
+    # [rows, n, groups]: what each group adds to the outputs
+    def partial(part: torch.Tensor) -> torch.Tensor:
         return torch.einsum("ngs,rgs->rng", inputs, part)
 
     exact, largest = partial(groups), groups.abs().amax(2, keepdim=True)

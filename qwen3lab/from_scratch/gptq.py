@@ -1,5 +1,4 @@
-"""GPTQ from scratch for one layer: columns rounded one after the other, each error passed on to the
-columns that follow.
+"""GPTQ from scratch for one layer: round column by column, pass each error on to later columns.
 
 Frantar et al. 2022, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
 Transformers", algorithm 1. Damping, grid and order of the columns are the defaults of gptqmodel 7.6
@@ -18,14 +17,15 @@ if TYPE_CHECKING:
 
 
 DAMP = 0.05  # share of the mean diagonal that is added to the diagonal
-BLOCK = 128  # columns whose errors are gathered before the columns behind the block get them
+BLOCK = 128  # columns per block: errors update later columns only after the whole block
 ORDERS = ("natural", "activation", "group")
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """A layer's weight in whole numbers: weight[:, i] = scales[:, groups[i]] * (codes[:, i] -
-    zeros[:, groups[i]]).
+    """Quantised weight of a layer as integer codes with scales and zero points.
+
+    weight[:, i] = scales[:, groups[i]] * (codes[:, i] - zeros[:, groups[i]]).
     """
 
     codes: torch.Tensor  # [rows, columns], whole numbers from 0 to 2**bits - 1
@@ -34,16 +34,15 @@ class Rounded:
     groups: torch.Tensor  # [columns], the group of each column
 
     def weight(self) -> torch.Tensor:
-        """The weight that is left of the original, [rows, columns], float32."""
+        """Dequantise the weight, [rows, columns], float32."""
         return self.scales[:, self.groups] * (self.codes - self.zeros[:, self.groups])
 
 
 def hessian(inputs: torch.Tensor) -> torch.Tensor:
-    """Which inputs of a layer are active together: 2 / n * X^T X of inputs [n, columns], as
-    [columns, columns], float32.
+    """Compute GPTQ's Hessian 2 / n * X^T X of inputs [n, columns], as [columns, columns], float32.
 
-    It is the second derivative of the squared output error by any row of the weight, the same for
-    all rows.
+    It tells which inputs of a layer are active together: the second derivative of the squared
+    output error by any row of the weight, the same for all rows.
     """
     inputs = inputs.reshape(-1, inputs.shape[-1]).float()
     return inputs.T @ inputs * (2.0 / len(inputs))
@@ -52,13 +51,11 @@ def hessian(inputs: torch.Tensor) -> torch.Tensor:
 def grid(
     weights: torch.Tensor, bits: int = 4, symmetric: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and zero point [rows, 1] of a group of weights [rows, size], so that its smallest and
-    largest weight can be named.
+    """Compute scale and zero point [rows, 1] of a group of weights [rows, size] from its range.
 
     Symmetric: the zero point is the middle code, and the range reaches as far below zero as above.
-        A row without negative
-    weights gets half of that range, as the library has it: its larger weights are cut off at a
-        half. It is very rare in groups of 32 and more.
+    A row without negative weights gets half of that range, as in the library: its larger weights
+    are clipped to half of the maximum. This is very rare in groups of 32 and more.
     """
     import torch
 
@@ -79,15 +76,16 @@ def grid(
 def codes(
     weights: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int = 4
 ) -> torch.Tensor:
-    """The nearest whole numbers from 0 to 2**bits - 1 of weights [rows, size]."""
+    """Round weights [rows, size] to integer codes from 0 to 2**bits - 1."""
     return ((weights / scale).round() + zero).clamp(0, 2**bits - 1)
 
 
 def nearest(
     weight: torch.Tensor, *, bits: int = 4, group_size: int = 128, symmetric: bool = True
 ) -> Rounded:
-    """Round to nearest, without looking at inputs: what GPTQ is compared with. Arguments as in
-    `quantize`.
+    """Round to nearest without looking at inputs: the baseline for GPTQ.
+
+    Arguments as in `quantize`.
     """
     import torch
 
@@ -102,14 +100,13 @@ def nearest(
 
 
 def order_columns(diagonal: torch.Tensor, group_size: int, order: str) -> torch.Tensor:
-    """In which order columns are rounded: the busiest first, since an error made early still finds
-    columns to pass to.
+    """Order the columns for rounding: the most active first, as later ones can absorb the error.
 
     Args:
-        diagonal: of the hessian, [columns].
+        diagonal: of the Hessian, [columns].
         order: "natural"; "activation" (act-order: over all columns, after which the groups mix
-            columns from everywhere); "group" (columns within their group, and groups by their
-            busiest column: each group stays together in memory; Gafni et al. 2025, "Dual Precision
+            columns from everywhere); "group" (columns within their group, and groups by their most
+            active column: each group stays together in memory; Gafni et al. 2025, "Dual Precision
             Quantization", the library's default).
     """
     import torch
@@ -125,11 +122,10 @@ def order_columns(diagonal: torch.Tensor, group_size: int, order: str) -> torch.
 
 
 def inverse_factor(hessian: torch.Tensor, damp: float = DAMP) -> torch.Tensor:
-    """The upper Cholesky factor U of the damped hessian's inverse (inverse = U^T U), [columns,
-    columns].
+    """Compute the upper Cholesky factor U of the damped Hessian's inverse (inverse = U^T U).
 
-    Row i of U holds, up to a factor, what the error of column i should change in the columns behind
-    it (the paper's step 3).
+    Row i of U [columns, columns] holds, up to a factor, the change that the error of column i
+    should make in the later columns (the paper's step 3).
     """
     import torch
 
@@ -152,17 +148,18 @@ def quantize(
 
     Args:
         weight: [rows, columns] as in `nn.Linear`; it is not changed.
-        hessian: [columns, columns], see `hessian`. An input that is never active loses its weights.
+        hessian: [columns, columns], see `hessian`. The weights of an input that is never active
+            become 0.
         group_size: neighbouring columns that share a row's scale; -1: all columns.
         symmetric: whether the zero point is the middle code.
         order: see `order_columns`.
         damp: see `inverse_factor`.
-        feedback: False leaves the errors where they are, which is plain rounding in GPTQ's clothes.
+        feedback: False passes no errors on, which leaves plain rounding to nearest.
     Returns:
-        Codes, scales, zero points and groups in the weight's own order of columns.
+        Codes, scales, zero points and groups in the weight's original column order.
     Raises:
         Qwen3labError: unknown order, shapes that do not fit, columns that do not divide by the
-            group size, a hessian that is not positive definite after damping.
+            group size, a Hessian that is not positive definite after damping.
     """
     import torch
 
@@ -192,10 +189,8 @@ def quantize(
         end = min(start + BLOCK, columns)
         block, errors = rest[:, start:end].clone(), torch.zeros(rows, end - start)
         for i in range(end - start):
-            if (
-                start + i
-                # a scale sees what the blocks before have passed on, not yet what this block has
-            ) % size == 0:
+            # A scale sees the errors that earlier blocks passed on, not yet those of this block.
+            if (start + i) % size == 0:
                 scale, zero = grid(rest[:, start + i : start + i + size], bits, symmetric)
                 scales.append(scale)
                 zeros.append(zero)
@@ -209,7 +204,7 @@ def quantize(
     back = places.argsort()
     groups = (torch.arange(columns) // size)[back]
     scales, zeros = torch.cat(scales, 1), torch.cat(zeros, 1)
-    if order == "group":  # number the groups as they lie in memory again
+    if order == "group":  # number the groups by their position in memory again
         first = places[::size] // size
         numbers = first.argsort()
         scales, zeros, groups = scales[:, numbers], zeros[:, numbers], torch.arange(columns) // size
@@ -217,8 +212,9 @@ def quantize(
 
 
 def output_error(weight: torch.Tensor, kept: torch.Tensor, inputs: torch.Tensor) -> float:
-    """How far a layer's outputs move, relative to their size: |X (kept - weight)^T| / |X weight^T|
-    for inputs [n, columns].
+    """Compute a layer's relative output error |X (kept - weight)^T| / |X weight^T|.
+
+    `inputs` X are [n, columns].
     """
     inputs = inputs.reshape(-1, inputs.shape[-1]).float()
     return ((inputs @ (kept - weight).T).norm() / (inputs @ weight.T).norm()).item()

@@ -1,6 +1,6 @@
-"""LoRA from scratch: a frozen linear layer with a low-rank update beside it.
+"""LoRA from scratch: a frozen linear layer with a trained low-rank update.
 
-Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models"; the numbers are those of
+Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models"; results equal those of
 `peft.tuners.lora`.
 """
 
@@ -15,13 +15,15 @@ from qwen3lab.errors import Qwen3labError
 
 
 class LoRALinear(nn.Module):
-    """A frozen linear layer with a trained detour beside it: W x + (alpha / r) B A dropout(x).
+    """Linear layer with a LoRA adapter: W x + (alpha / r) B A dropout(x), W frozen.
 
     Args:
         layer: the linear layer; its weight and bias are frozen.
-        r: rank, the width of the detour.
-        alpha: the detour counts alpha / r times, so that another rank needs no other learning rate.
-        dropout: share of the detour's inputs that are set to zero while training.
+        r: rank of the update.
+        alpha: the update is scaled by alpha / r, so that another rank needs no other learning rate.
+        dropout: share of the adapter's inputs that are set to zero while training.
+    Raises:
+        Qwen3labError: a rank below 1.
     """
 
     def __init__(self, layer: nn.Linear, r: int = 16, alpha: float = 32, dropout: float = 0.0):
@@ -34,25 +36,25 @@ class LoRALinear(nn.Module):
             nn.Dropout(dropout),
         )
         self.A = nn.Parameter(torch.empty(r, layer.in_features))
-        self.B = nn.Parameter(
-            torch.zeros(layer.out_features, r)
-        )  # so that training starts from the model as it is
-        nn.init.kaiming_uniform_(
-            self.A, a=math.sqrt(5)
-        )  # PEFT's: uniform within 1 / sqrt(in_features)
+        # B = 0, so that training starts from the model as it is.
+        self.B = nn.Parameter(torch.zeros(layer.out_features, r))
+        # PEFT's initialisation: uniform within 1 / sqrt(in_features).
+        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`[..., in_features]` to `[..., out_features]`."""
+        """Map `[..., in_features]` to `[..., out_features]`."""
         return self.layer(x) + self.scale * (self.dropout(x) @ self.A.T @ self.B.T)
 
     def delta(self) -> torch.Tensor:
-        """What the detour adds to the weight, `[out_features, in_features]`."""
+        """Compute the weight update (alpha / r) B A, `[out_features, in_features]`."""
         return self.scale * self.B @ self.A
 
     @torch.no_grad()
     def merge(self) -> nn.Linear:
-        """A plain linear layer that computes the same (without dropout); this layer
-        stays as it is."""
+        """Merge the adapter into a new linear layer that computes the same (without dropout).
+
+        This layer is not changed.
+        """
         merged = nn.Linear(
             self.layer.in_features,
             self.layer.out_features,

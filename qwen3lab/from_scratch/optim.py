@@ -1,6 +1,4 @@
-"""What a training step does around the gradient, by hand: AdamW, schedules, clipping, accumulation,
-loss scaling.
-"""
+"""Optimisation from scratch: AdamW, schedules, clipping, gradient accumulation, loss scaling."""
 
 from __future__ import annotations
 
@@ -26,18 +24,18 @@ def adamw_step(
     eps: float = 1e-8,
     decay: float = 0.01,
 ) -> Step:
-    """One step of AdamW: the decay shrinks the weight itself and never enters the averages.
+    """Compute one step of AdamW: weight decay shrinks the weight itself, not the moments.
 
     Args:
-        w, g: weight and gradient. m, v: running averages of g and of g * g, zeros before the first
-            step; all of one shape.
+        w, g: weight and gradient.
+        m, v: running averages of g and of g * g, zeros before the first step; all of one shape.
         t: number of the step, counted from 1.
-        lr, decay: the weight loses the share lr * decay of itself. eps: keeps the division from
-            zero.
+        lr, decay: the weight loses the share lr * decay of itself.
+        eps: keeps the denominator above zero.
     Returns:
         New weight, m and v, of the same shape; nothing is changed in place.
     Source: Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2; equals
-        `torch.optim.AdamW`.
+    `torch.optim.AdamW`.
     """
     return _adam(w * (1 - lr * decay), g, m, v, t, lr, beta1, beta2, eps)
 
@@ -54,12 +52,12 @@ def adam_l2_step(
     eps: float = 1e-8,
     decay: float = 0.01,
 ) -> Step:
-    """One step of Adam with the decay inside the gradient: what AdamW is not.
+    """Compute one step of Adam with L2 regularisation: the decay inside the gradient, unlike AdamW.
 
     The pull towards zero is divided by sqrt(v) like the rest of the gradient, so weights with large
     gradients hardly decay.
     Arguments and result as `adamw_step`. Source: the same paper, algorithm 2; equals
-        `torch.optim.Adam(weight_decay=...)`.
+    `torch.optim.Adam(weight_decay=...)`.
     """
     return _adam(w, g + decay * w, m, v, t, lr, beta1, beta2, eps)
 
@@ -72,10 +70,10 @@ def _adam(w, g, m, v, t, lr, beta1, beta2, eps) -> Step:
 
 
 def linear_rate(step: int, steps: int, warmup: int, rate: float) -> float:
-    """The learning rate of step 0 to steps - 1: up from 0 to `rate` in `warmup` steps, then down to
-    0 on a straight line.
+    """Compute the learning rate of a linear schedule with warm-up, for step 0 to steps - 1.
 
-    Equals `transformers.get_linear_schedule_with_warmup`.
+    It rises from 0 to `rate` in `warmup` steps, then falls to 0 on a straight line. Equals
+    `transformers.get_linear_schedule_with_warmup`.
     """
     if step < warmup:
         return rate * step / warmup
@@ -83,9 +81,9 @@ def linear_rate(step: int, steps: int, warmup: int, rate: float) -> float:
 
 
 def cosine_rate(step: int, steps: int, warmup: int, rate: float) -> float:
-    """As `linear_rate`, but down along half a wave of the cosine (Loshchilov & Hutter 2017,
-    "SGDR").
+    """Compute the learning rate of a cosine schedule with warm-up, for step 0 to steps - 1.
 
+    As `linear_rate`, but it falls along half a cosine wave (Loshchilov & Hutter 2017, "SGDR").
     Equals `transformers.get_cosine_schedule_with_warmup`.
     """
     if step < warmup:
@@ -95,13 +93,12 @@ def cosine_rate(step: int, steps: int, warmup: int, rate: float) -> float:
 
 
 def clip(gradients: Sequence[torch.Tensor], max_norm: float) -> tuple[list[torch.Tensor], float]:
-    """Shorten all gradients by one factor, so that their length as one long vector is at most
-    `max_norm`.
+    """Clip gradients by global norm: scale all by one factor, so that it is at most `max_norm`.
 
     Returns:
-        The gradients, of the same shapes, and the norm that they had before.
+        The gradients, of the same shapes, and the norm before clipping.
     Source: Pascanu et al. 2013, "On the difficulty of training recurrent neural networks"; equals
-    `torch.nn.utils.clip_grad_norm_`, its 1e-6 under the fraction included.
+    `torch.nn.utils.clip_grad_norm_`, including the 1e-6 in the denominator.
     """
     norm = torch.stack([g.norm() for g in gradients]).norm()
     factor = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
@@ -111,17 +108,16 @@ def clip(gradients: Sequence[torch.Tensor], max_norm: float) -> tuple[list[torch
 def token_mean(
     losses: Sequence[torch.Tensor], masks: Sequence[torch.Tensor], per_batch: bool = False
 ) -> torch.Tensor:
-    """The loss of a step whose rows came in several small batches.
+    """Compute the loss of an optimiser step from several micro-batches (gradient accumulation).
 
     Args:
-        losses: the loss of each token in nats, one tensor [rows, tokens] a small batch.
+        losses: the loss of each token in nats, one tensor [rows, tokens] per micro-batch.
         masks: of the same shapes, 1 or True where the token is trained.
         per_batch: False divides the sum by all trained tokens, as one large batch would
-            (`num_items_in_batch` of transformers' Trainer). True is the trap: the mean of the
-            batches' means, in which a token of a batch with few trained tokens counts more than the
-            others.
+            (`num_items_in_batch` of transformers' Trainer). True is the trap: the mean of the batch
+            means, in which a token of a batch with few trained tokens counts more than the others.
     Raises:
-        Qwen3labError: a batch in which nothing is trained, whose mean does not exist.
+        Qwen3labError: a batch without trained tokens, whose mean does not exist.
     """
     if not all(mask.any() for mask in masks):
         raise Qwen3labError(
@@ -136,11 +132,10 @@ def token_mean(
 
 
 def changed(weights: torch.Tensor, steps: torch.Tensor | float, dtype: torch.dtype) -> float:
-    """The share of weights that an update moves at all when weights are stored in `dtype`; in [0,
-    1].
+    """Compute the share of weights, in [0, 1], that an update changes when stored in `dtype`.
 
-    bfloat16 keeps 8 binary digits, so a step below about 1/512 of the weight rounds back to where
-    it was (1.0 - 0.001 is 1.0 again).
+    bfloat16 keeps 8 binary digits, so a step below about 1/512 of the weight rounds back to the old
+    value (1.0 - 0.001 is 1.0 again).
     """
     stored = weights.to(dtype)
     return float(((stored.float() - steps).to(dtype) != stored).float().mean())
@@ -150,10 +145,8 @@ class LossScaler:
     """Dynamic loss scaling for float16, whose smallest number is 6e-8 and whose largest is 65,504.
 
     The loss is multiplied before the backward pass, so that small gradients do not become 0; the
-    gradients are divided before the
-    step. A gradient that overflowed is not a number: the step is left out and the scale halved.
-        After `patience` good
-    steps in a row the scale is doubled.
+    gradients are divided before the step. If a gradient overflowed, the step is skipped and the
+    scale halved. After `patience` good steps in a row the scale is doubled.
 
     Source: Micikevicius et al. 2018, "Mixed Precision Training"; equals `torch.amp.GradScaler`.
     """
@@ -162,10 +155,9 @@ class LossScaler:
         self.scale, self.patience, self.good, self.skipped = scale, patience, 0, 0
 
     def unscale(self, gradients: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
-        """Gradients of the scaled loss -> true gradients in float32, or None where this step is to
-        be left out.
+        """Unscale gradients of the scaled loss to float32, or return None to skip this step.
 
-        Call it once a step: it also sets the scale of the next one.
+        Call it once per step: it also sets the scale of the next one.
         """
         if not all(torch.isfinite(g).all() for g in gradients):
             self.scale, self.good, self.skipped = self.scale / 2, 0, self.skipped + 1

@@ -1,13 +1,12 @@
-"""Qwen3 from scratch in plain PyTorch, dense and as a mixture of experts: small enough to read in
-one sitting.
+"""Qwen3 from scratch in plain PyTorch, dense and mixture of experts, short enough for one sitting.
 
 First the five ideas as functions, then the modules that hold their weights under the official
-names, then loading and writing text. The numbers equal those of transformers' `Qwen3ForCausalLM`
-and `Qwen3MoeForCausalLM`; `parity` shows it.
+names, then loading and generation. The logits equal those of transformers' `Qwen3ForCausalLM` and
+`Qwen3MoeForCausalLM`; `parity` shows it.
 
 Shapes in the comments: B texts, T tokens read now, S tokens known so far (S = T without a cache), H
-hidden, d head_dim, E experts, k experts a token. Qwen3 Technical Report (arXiv 2505.09388), section
-2.
+hidden, d head_dim, E experts, k experts per token. Qwen3 Technical Report (arXiv 2505.09388),
+section 2.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config:
-    """A shape and the three numbers that a shape leaves open."""
+    """Model configuration: a shape and the three settings that a shape leaves open."""
 
     shape: family.Shape
-    theta: float = 1_000_000.0  # how slowly the slowest pair of RoPE turns
+    theta: float = 1_000_000.0  # RoPE base: the larger, the slower the slowest pair rotates
     eps: float = 1e-6
-    renormalise: bool = True  # the k chosen shares are divided by their sum (`norm_topk_prob`)
+    renormalise: bool = True  # divide the k chosen weights by their sum (`norm_topk_prob`)
 
     def __post_init__(self) -> None:
         s = self.shape
@@ -58,65 +57,64 @@ class Config:
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
-    """Bring the last axis of `x` to root mean square 1, then scale each of its numbers (arXiv
-    1910.07467, equation 4).
+    """Apply RMSNorm: scale the last axis of `x` to root mean square 1, then by `weight`.
+
+    arXiv 1910.07467, equation 4.
     """
-    wide = x.float()  # squares of 16-bit numbers would lose digits
+    wide = x.float()  # squares in 16 bits would lose digits
     return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
 def rope(
     start: int, length: int, head_dim: int, theta: float, device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [T, d] of the angles by which RoPE turns positions `start` to `start +
-    length - 1`.
+    """Compute the RoPE cosines and sines [T, d] for positions `start` to `start + length - 1`.
 
-    Pair i of a head turns by theta^(-2i/d) a position: the first pair by one radian, the last by
-    almost nothing. RoFormer (arXiv 2104.09864), equation 15.
+    Pair i of a head rotates by theta^(-2i/d) per position: the first pair by one radian, the last
+    by almost nothing. RoFormer (arXiv 2104.09864), equation 15.
     """
     frequencies = 1.0 / theta ** (torch.arange(0, head_dim, 2, device=device).float() / head_dim)
     angles = torch.arange(start, start + length, device=device).float()[:, None] * frequencies
-    angles = torch.cat(
-        [angles, angles], dim=-1
-    )  # number i and number i + d/2 of a head form a pair
+    # Dimensions i and i + d/2 of a head form a pair.
+    angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn every pair (number i, number i + d/2) of the heads `x` [B, heads, T, d] by its angle."""
+    """Rotate each pair of dimensions (i, i + d/2) of heads `x` [B, heads, T, d] by its angle."""
     first, second = x.chunk(2, dim=-1)
     return x * cos.to(x.dtype) + torch.cat([-second, first], dim=-1) * sin.to(x.dtype)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal grouped-query attention (arXiv 2305.13245): q [B, heads, T, d] over k, v [B, kv_heads,
-    S, d]; [B, heads, T, d].
+    """Compute causal grouped-query attention (arXiv 2305.13245), [B, heads, T, d].
 
-    Each key-value head serves heads / kv_heads query heads. The T queries are the last T of S
-    positions.
+    q is [B, heads, T, d], k and v are [B, kv_heads, S, d]. Each key-value head serves heads /
+    kv_heads query heads. The T queries are the last T of S positions.
     """
     group, (T, S) = q.shape[1] // k.shape[1], (q.shape[2], k.shape[2])
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
     scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
-    visible = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(
-        S - T
-    )  # position t sees itself and what came before
+    # Position t sees itself and everything before it.
+    visible = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
     return (
         scores.masked_fill(~visible, float("-inf")).softmax(-1, dtype=torch.float32).to(v.dtype) @ v
     )
 
 
 def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """The feed-forward network: `down (silu(gate x) * up x)` (arXiv 2002.05202, equation 6)."""
+    """Compute the SwiGLU feed-forward network: `down (silu(gate x) * up x)`.
+
+    arXiv 2002.05202, equation 6.
+    """
     return linear(silu(linear(x, gate)) * linear(x, up), down)
 
 
 def route(x: Tensor, matrix: Tensor, k: int, renormalise: bool = True) -> tuple[Tensor, Tensor]:
-    """Weights [N, k] and numbers [N, k] of the experts of N tokens `x` [N, H]; `matrix` [E, H] has
-    a row an expert.
+    """Route N tokens `x` [N, H] to k experts: their weights [N, k] and indices [N, k].
 
-    Softmax over all experts, the k largest, divided by their sum: equals transformers'
-    `Qwen3MoeTopKRouter`.
+    `matrix` [E, H] has one row per expert. Softmax over all experts, the k largest, divided by
+    their sum (if `renormalise`): equals transformers' `Qwen3MoeTopKRouter`.
     """
     shares = linear(x, matrix).float().softmax(-1)
     weights, experts = shares.topk(k, dim=-1)
@@ -154,7 +152,7 @@ class Attention(nn.Module):
         def heads(flat: Tensor) -> Tensor:  # [B, T, heads * d] -> [B, heads, T, d]
             return flat.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
-        q = rotate(self.q_norm(heads(self.q_proj(x))), cos, sin)  # QK-norm first, then the turn
+        q = rotate(self.q_norm(heads(self.q_proj(x))), cos, sin)  # QK-norm first, then RoPE
         k = rotate(self.k_norm(heads(self.k_proj(x))), cos, sin)
         v = heads(self.v_proj(x))
         if cache is not None:
@@ -194,9 +192,8 @@ class MixtureOfExperts(nn.Module):
         tokens = x.flatten(0, 1)
         weights, chosen = self.gate(tokens)
         out = torch.zeros_like(tokens)
-        for (
-            number
-        ) in chosen.unique().tolist():  # each expert reads all tokens that chose it at once
+        # Each expert reads all tokens that chose it at once.
+        for number in chosen.unique().tolist():
             token, choice = (chosen == number).nonzero(as_tuple=True)
             out.index_add_(
                 0, token, weights[token, choice, None] * self.experts[number](tokens[token])
@@ -240,14 +237,16 @@ class Decoder(nn.Module):
 
 
 class Qwen3(nn.Module):
-    """The whole model. `Qwen3(Config(family.shape("0.6B")))` has random weights; `load_checkpoint`
-    reads trained ones.
+    """Qwen3 causal language model, dense or mixture of experts.
+
+    `Qwen3(Config(family.shape("0.6B")))` has random weights; `load_checkpoint` reads trained ones.
     """
 
     def __init__(self, config: Config):
         super().__init__()
         self.config, self.model = config, Decoder(config)
-        # A tied model reads and writes with one table, and its checkpoint holds no other.
+        # A tied model uses the embedding table as its output head; its checkpoint holds only the
+        # table.
         self.lm_head = (
             None
             if config.shape.tied
@@ -255,10 +254,12 @@ class Qwen3(nn.Module):
         )
 
     def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
-        """Scores [B, T, vocabulary] of the token after each of `ids` [B, T].
+        """Compute the next-token logits [B, T, vocabulary] for `ids` [B, T].
 
-        `cache` holds what was read before `ids` and takes them up. Raises Qwen3labError for ids
-        outside the vocabulary.
+        `cache` holds the keys and values of earlier tokens and takes up those of `ids`.
+
+        Raises:
+            Qwen3labError: ids outside the vocabulary.
         """
         if ids.numel() and not 0 <= ids.min() <= ids.max() < self.config.shape.vocab:
             raise Qwen3labError(
@@ -269,11 +270,11 @@ class Qwen3(nn.Module):
         return linear(self.model(ids, cache), table.weight)
 
 
-# Reading and writing.
+# The cache, generation and loading.
 
 
 class Cache:
-    """The keys and values of all tokens read so far, layer by layer: [B, kv_heads, S, d] each."""
+    """KV cache: keys and values of all tokens read so far, [B, kv_heads, S, d] each per layer."""
 
     def __init__(self) -> None:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
@@ -282,7 +283,7 @@ class Cache:
         return self.layers[0][0].shape[2] if self.layers else 0
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the keys and values of new tokens to a layer's; returns all of them."""
+        """Append the keys and values of new tokens to a layer's; return all of them."""
         if layer in self.layers:
             k, v = (torch.cat([old, new], dim=2) for old, new in zip(self.layers[layer], (k, v)))
         self.layers[layer] = k, v
@@ -297,10 +298,15 @@ def generate(
     ends: Sequence[int] = (),
     use_cache: bool = True,
 ) -> list[int]:
-    """Continue one text greedily; returns the new ids, without the token of `ends` that ended them.
+    """Continue one text greedily; return the new ids, without the end token.
 
-    With a cache each step reads one token, without it all of them again: the same ids, at another
-    price. Raises Qwen3labError for an empty text.
+    With a cache each step reads one token, without it all of them again: the same ids, at a higher
+    cost.
+
+    Args:
+        ends: token ids that end the text.
+    Raises:
+        Qwen3labError: an empty text.
     """
     if not len(ids):
         raise Qwen3labError("There is no token to continue from. Give at least one token id.")
@@ -318,8 +324,9 @@ def generate(
 def read_config(config: PretrainedConfig | Mapping[str, Any]) -> Config:
     """Read a transformers config, or the contents of a config.json of any release.
 
-    Raises Qwen3labError for what this file does not build: scaled RoPE, sliding windows, biases,
-        layers without experts.
+    Raises:
+        Qwen3labError: something that this file does not build: scaled RoPE, sliding windows,
+            biases, another activation, layers without experts.
     """
     fields = dict(config) if isinstance(config, Mapping) else config.to_dict()
     rotary = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
@@ -353,13 +360,14 @@ def read_config(config: PretrainedConfig | Mapping[str, Any]) -> Config:
 
 
 def load_weights(model: Qwen3, weights: Mapping[str, Tensor]) -> Qwen3:
-    """Put weights into a model, by the names in which `save_pretrained` writes them; returns the
-    model.
+    """Load weights into a model by the names that `save_pretrained` writes; return the model.
 
     transformers 5 keeps all experts of a layer in two arrays, `gate_up_proj` [E, 2 * width, H] and
-    `down_proj` [E, H, width]; the `state_dict()` of such a model is taken too. Raises Qwen3labError
-    for missing and unknown names, wrong shapes, and a head that differs from the table it is tied
-    to.
+    `down_proj` [E, H, width]; the `state_dict()` of such a model is accepted too.
+
+    Raises:
+        Qwen3labError: missing and unknown names, wrong shapes, and a head that differs from the
+            table to which it is tied.
     """
     given: dict[str, Tensor] = {}
     for name, tensor in weights.items():
@@ -400,18 +408,18 @@ def load_weights(model: Qwen3, weights: Mapping[str, Tensor]) -> Qwen3:
                 f"{name} has the shape {list(given[name].shape)}, but the config asks for"
                 f" {list(size)}. {advice}"
             )
-    model.load_state_dict(
-        given, assign=next(model.parameters()).is_meta
-    )  # a model on "meta" has shapes and no memory yet
+    # A model on "meta" has shapes and no memory yet.
+    model.load_state_dict(given, assign=next(model.parameters()).is_meta)
     return model
 
 
 def load_checkpoint(folder: str | Path, dtype: torch.dtype = torch.float32) -> Qwen3:
-    """Load a checkpoint folder with config.json and safetensors; `models.resolve` finds that of a
-    role or name.
+    """Load a checkpoint folder with config.json and safetensors, in eval mode.
 
-    Raises Qwen3labError where there is no such folder, and for what `read_config` and
-    `load_weights` refuse.
+    `models.resolve` finds the folder of a role or name.
+
+    Raises:
+        Qwen3labError: no such folder, or anything that `read_config` and `load_weights` refuse.
     """
     from safetensors.torch import load_file
 
@@ -429,16 +437,15 @@ def load_checkpoint(folder: str | Path, dtype: torch.dtype = torch.float32) -> Q
     return load_weights(model, weights).eval()
 
 
-# The proof.
+# The parity check against transformers.
 
 
 def shrunk(name: str) -> PretrainedConfig:
-    """The transformers config of one of the eight models, made small in proportion, so that it runs
-    in milliseconds.
+    """Build a small transformers config in the proportions of one of the eight models.
 
-    Two layers; hidden size and FFN a 32nd, heads a quarter, head_dim an eighth. What tells the
-    models apart stays: tied or not, query heads for each key-value head, head_dim other than hidden
-    / heads, 128 experts with 8 chosen, theta.
+    Two layers; hidden size and FFN a 32nd, heads a quarter, head_dim an eighth: it runs in
+    milliseconds. What tells the models apart stays: tied or not, query heads per key-value head,
+    head_dim other than hidden / heads, 128 experts with 8 chosen, theta.
     """
     s = family.shape(name)
     changes = {
@@ -458,8 +465,9 @@ def shrunk(name: str) -> PretrainedConfig:
 
 
 def random_weights(config: PretrainedConfig, seed: int = 0) -> nn.Module:
-    """A transformers model with random weights in float32; the norms' weights too, which
-    transformers sets to one.
+    """Build a transformers model with random float32 weights, norm weights included.
+
+    transformers initialises norms to one, which would hide errors in them.
     """
     from transformers import AutoModelForCausalLM
 
@@ -467,9 +475,8 @@ def random_weights(config: PretrainedConfig, seed: int = 0) -> nn.Module:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            mean, spread = (
-                (1.0, 0.3) if "norm" in name else (0.0, weight.shape[-1] ** -0.5)
-            )  # so that no layer drowns another
+            # A spread that keeps the layers' outputs in balance.
+            mean, spread = (1.0, 0.3) if "norm" in name else (0.0, weight.shape[-1] ** -0.5)
             weight.normal_(mean, spread, generator=generator)
     return model.eval()
 
@@ -481,21 +488,19 @@ def parity(
     tokens: int = 32,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Our logits against transformers' on the same weights and two random texts of `tokens` tokens,
-    in float32.
+    """Compare our logits with transformers' on the same weights, in float32.
 
-    transformers has several implementations of attention and of experts. "eager" does the
-    arithmetic in our order; the default one (sdpa, grouped_mm) adds in another order, so it differs
-    by rounding, from "eager" as from us.
+    Both read two random texts of `tokens` tokens. transformers has several implementations of
+    attention and of experts. "eager" does the arithmetic in our order; the default one (sdpa,
+    grouped_mm) adds in another order, so it differs by rounding, from "eager" as from us.
 
     Args:
         names: official names, shrunk by `shrunk` and with random weights; default all eight.
         checkpoints: folders, with the weights that they hold.
     Returns:
-        One row a name: parameters, query heads a key-value head, tied, experts, largest logit, and
-            three largest
-        differences: ours to eager, eager to the default, and ours read piece by piece through a
-            cache to ours read at once.
+        One row per name: parameters, query heads per key-value head, tied, experts, largest logit,
+            and the largest absolute difference of three pairs: ours and eager, eager and the
+            default, ours read piece by piece through a cache and ours read at once.
     """
     import pandas as pd
     from transformers import AutoModelForCausalLM

@@ -1,9 +1,9 @@
-"""Speculative decoding: a cheap draft guesses some tokens, the model reads all of them in one pass,
-and a rule keeps its distribution.
+"""Speculative decoding from scratch: a cheap draft proposes tokens, the target verifies them.
 
+The target reads all drafted tokens in one pass, and the acceptance rule preserves its distribution.
 Leviathan et al. 2023, "Fast Inference from Transformers via Speculative Decoding"; Chen et al.
-2023, "Accelerating Large Language Model Decoding with Speculative Sampling". The guesses come from
-a smaller model or from the text itself (prompt lookup).
+2023, "Accelerating Large Language Model Decoding with Speculative Sampling". Drafts come from a
+smaller model or from the text itself (prompt lookup).
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ if TYPE_CHECKING:
 
 @dataclass
 class Decoded:
-    """A continuation and what it took."""
+    """Generated continuation with its counts of passes and drafted tokens."""
 
-    ids: list[int]  # new tokens, the end token included where one was reached
-    target_passes: int = 0  # of the model whose answer it is; the pass that reads the prompt counts
+    ids: list[int]  # new tokens, including the end token where one was reached
+    target_passes: int = 0  # passes of the target model, including the prompt's
     draft_passes: int = 0
-    drafted: int = 0  # tokens guessed
-    accepted: int = 0  # of these, kept
-    # guesses that were read and not kept, at most one a round; what was drafted after one is not
-    # read
+    drafted: int = 0  # tokens drafted
+    accepted: int = 0  # drafted tokens kept
+    # Drafted tokens that were tested and rejected, at most one per round; those behind a rejected
+    # one are not tested.
     rejected: int = 0
 
 
 def probabilities(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Next-token distributions (float64, the last dimension sums to 1); at temperature 0 all of it
-    lies on the likeliest token.
+    """Compute next-token distributions from logits (float64, the last dimension sums to 1).
+
+    At temperature 0 all probability lies on the likeliest token.
     """
     import torch
 
@@ -45,7 +46,7 @@ def probabilities(logits: torch.Tensor, temperature: float) -> torch.Tensor:
 
 
 def one_hot(tokens: Any, vocabulary: int) -> torch.Tensor:
-    """The distributions of a guesser that is certain: [tokens, vocabulary], float64."""
+    """Build the one-hot distributions of a deterministic draft: [tokens, vocabulary], float64."""
     import torch
 
     return torch.nn.functional.one_hot(torch.as_tensor(tokens).long(), vocabulary).double()
@@ -57,20 +58,21 @@ def accept(
     drafted: Sequence[int],
     generator: torch.Generator | None = None,
 ) -> tuple[int, int]:
-    """The acceptance rule: how many drafted tokens stay, and the token that follows them.
+    """Apply the acceptance rule: how many drafted tokens are kept, and the token that follows them.
 
-    A token x drawn from q stays with probability min(1, p(x) / q(x)). The first one that does not
-    is replaced by a draw from the positive part of p - q, normalised, and what was drafted after it
-    is dropped. If all stay, the last row of p gives one more token for nothing. Together each token
-    is distributed as if drawn from p (Leviathan et al. 2023, algorithm 1, appendix A.1). With
-    one-hot p and q (temperature 0) the rule keeps what equals the likeliest token and puts that in
-    place of the rest.
+    A token x drawn from q is kept with probability min(1, p(x) / q(x)). The first rejected token is
+    replaced by a draw from the positive part of p - q, normalised, and the drafted tokens after it
+    are dropped. If all are kept, the last row of p gives one more token for free. Overall each
+    token is distributed as if drawn from p (Leviathan et al. 2023, algorithm 1, appendix A.1). With
+    one-hot p and q (temperature 0) the rule keeps tokens that equal the likeliest one and replaces
+    the first that does not.
 
     Args:
         p: the target's distributions [k + 1, vocabulary], one after each drafted token and one
             before the first.
         q: the draft's distributions [k, vocabulary] from which the k tokens were drawn.
         drafted: k token ids.
+        generator: random generator; default: torch's own.
     Returns:
         (number kept, next token).
     Raises:
@@ -97,16 +99,15 @@ def accept(
 def draw_from(weights: torch.Tensor, generator: torch.Generator | None) -> int:
     import torch
 
-    return int(
-        torch.multinomial(weights.cpu(), 1, generator=generator)
-    )  # weights need not sum to 1
+    # Weights need not sum to 1.
+    return int(torch.multinomial(weights.cpu(), 1, generator=generator))
 
 
 class Reader:
-    """A model with its KV cache: it reads only what the cache does not hold, and forgets what was
-    rejected.
+    """Incremental decoder: a model with its KV cache, which can be cropped after a rejection.
 
-    `cache=False` reads the whole text in every pass, as a model without a cache has to.
+    It reads only tokens that the cache does not hold. `cache=False` reads the whole text in every
+    pass.
     """
 
     def __init__(self, model: PreTrainedModel, cache: bool = True):
@@ -116,8 +117,7 @@ class Reader:
         self.cache = DynamicCache(config=model.config) if cache else None
 
     def read(self, ids: Sequence[int], last: int) -> torch.Tensor:
-        """Read the text up to its end; returns the logits at its last places, [last,
-        vocabulary]."""
+        """Read the text to its end; return the logits of its last positions, [last, vocabulary]."""
         import torch
 
         new = torch.tensor([list(ids[self.held :])], device=self.model.device)
@@ -134,12 +134,12 @@ class Reader:
     def forget(self, length: int) -> None:
         """Crop the cache to the first `length` tokens."""
         if length < self.held:
-            self.cache.crop(length - self.held)  # a negative number: so many are removed
+            self.cache.crop(length - self.held)  # a negative number removes that many tokens
             self.held = length
 
 
 class ModelDraft:
-    """Guesses by a smaller model with the same tokenizer, a pass for each token."""
+    """Draft by a smaller model with the same tokenizer, one pass per token."""
 
     def __init__(self, model: PreTrainedModel, cache: bool = True):
         self.reader = Reader(model, cache)
@@ -147,14 +147,14 @@ class ModelDraft:
     def propose(
         self, ids: list[int], count: int, temperature: float, ends: set[int], generator: Any
     ) -> tuple[list[int], torch.Tensor | None]:
-        """Up to `count` tokens after `ids`, and the distributions they were drawn from (None for
-        certain); stops at an end token.
+        """Draft up to `count` tokens after `ids`, stopping at an end token.
+
+        Also returns the distributions they were drawn from (None if there are no tokens).
         """
         import torch
 
-        self.reader.forget(
-            len(ids) - 1
-        )  # the cache may hold guesses of the last round; one token has to be read for new logits
+        # The cache may hold guesses of the last round; one token has to be read for new logits.
+        self.reader.forget(len(ids) - 1)
         tokens: list[int] = []
         rows = []
         while len(tokens) < count and not (tokens and tokens[-1] in ends):
@@ -165,12 +165,11 @@ class ModelDraft:
 
 
 class Lookup:
-    """Guesses without a model (prompt lookup): what followed the last time the text's last words
-    stood there.
+    """Draft without a model (prompt lookup): repeat what followed the text's last tokens before.
 
-    As transformers' `prompt_lookup_num_tokens`: the longest run of at most `ngram` tokens that
-        stood before, its first place, cut
-    before an end token. No pass is needed; it pays where answers repeat their prompt.
+    As transformers' `prompt_lookup_num_tokens`: the longest run of at most `ngram` last tokens that
+    occurred before, its first occurrence, cut before an end token. It needs no pass; it pays where
+    answers repeat their prompt.
     """
 
     def __init__(self, ngram: int = 2):
@@ -180,8 +179,7 @@ class Lookup:
     def propose(
         self, ids: list[int], count: int, temperature: float, ends: set[int], generator: Any
     ) -> tuple[list[int], torch.Tensor | None]:
-        """As `ModelDraft.propose`; the guesses are certain, so None stands for their
-        distributions."""
+        """Draft as `ModelDraft.propose` does; the draft is deterministic: None as distributions."""
         for size in range(min(self.ngram, len(ids) - 1), 0, -1):
             wanted = ids[-size:]
             for start in range(len(ids) - size):
@@ -206,21 +204,21 @@ def generate(
     ends: set[int] | None = None,
     generator: torch.Generator | None = None,
 ) -> Decoded:
-    """Continue one text, with guesses or (`draft=None`) a token a pass.
+    """Continue one text by speculative decoding, or with `draft=None` one token per pass.
 
     Args:
         target: the model whose answer it is. Greedy answers equal those of `target.generate`.
         ids: the prompt's token ids.
-        draft: a smaller model with the same vocabulary, or a `Lookup`. Objects must not be used for
-            two texts at once.
-        drafted: guesses a round at most.
-        temperature: 0 takes the likeliest token; else tokens are drawn from softmax(logits /
+        draft: a smaller model with the same vocabulary, or a `Lookup`. Draft objects must not be
+            used for two texts at once.
+        drafted: maximum number of drafted tokens per round.
+        temperature: 0 takes the likeliest token; otherwise tokens are drawn from softmax(logits /
             temperature).
         cache: False reads the whole text in every pass.
         ends: end tokens; default: those of the model's `generation_config`.
-        generator: of the draws; default: torch's own.
+        generator: random generator; default: torch's own.
     Raises:
-        Qwen3labError: an empty prompt; a draft of another vocabulary.
+        Qwen3labError: an empty prompt, no new token asked for, or a draft with another vocabulary.
     """
     import torch
 
@@ -242,9 +240,8 @@ def generate(
     reader, text, start, out = Reader(target, cache), list(ids), len(ids), Decoded([])
     with torch.inference_mode():
         while len(text) - start < max_new_tokens and not (len(text) > start and text[-1] in ends):
-            room = min(
-                drafted, max_new_tokens - (len(text) - start) - 1
-            )  # a pass adds one token of its own
+            # A pass adds one token of its own.
+            room = min(drafted, max_new_tokens - (len(text) - start) - 1)
             guesses, q = (
                 draft.propose(text, room, temperature, ends, generator)
                 if draft and room
@@ -272,16 +269,18 @@ def generate(
 
 
 def expected_tokens(acceptance: float, drafted: int) -> float:
-    """New tokens a target pass, if each guess stays with this probability when those before it did:
-    (1 - a^(k+1)) / (1 - a), equation 1 of Leviathan et al.
+    """Compute the expected new tokens per target pass at a given acceptance rate.
+
+    (1 - a^(k+1)) / (1 - a), if each drafted token is kept with this probability when those before
+    it were: equation 1 of Leviathan et al.
     """
     return drafted + 1 if acceptance == 1 else (1 - acceptance ** (drafted + 1)) / (1 - acceptance)
 
 
 def expected_speedup(acceptance: float, drafted: int, cost: float) -> float:
-    """How many times faster than plain decoding, if a draft pass costs `cost` target passes:
-    theorem 3.8 of Leviathan et al.
+    """Compute the expected speed-up over plain decoding.
 
-    It holds where a target pass takes as long for k + 1 tokens as for one.
+    A draft pass costs `cost` target passes. Theorem 3.8 of Leviathan et al. It holds where a target
+    pass takes as long for k + 1 tokens as for one.
     """
     return expected_tokens(acceptance, drafted) / (cost * drafted + 1)

@@ -1,9 +1,8 @@
-"""BLEU-4, ROUGE-L and token F1 by hand, equal to sacrebleu, rouge-score and the scripts of SQuAD
-and MLQA.
+"""BLEU-4, ROUGE-L and token F1 from scratch, equal to sacrebleu, rouge-score and SQuAD's/MLQA's F1.
 
-The three differ in what they share out: BLEU counts word groups, ROUGE-L the longest common
-sequence, F1 single words. All of them begin with a decision that changes the number more than any
-model does: how a text is cut into words.
+The three differ in what they count: BLEU counts n-grams, ROUGE-L the longest common subsequence, F1
+single words. All of them begin with a decision that changes the score more than any model does: how
+a text is tokenised.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from dataclasses import dataclass
 
 from qwen3lab.errors import Qwen3labError
 
-# The rules of mteval-v13a, the script of the NIST evaluations, that sacrebleu keeps: signs stand
-# alone; a full stop or a comma
-# does, unless digits stand on both sides; a hyphen does after a digit.
+# The tokenisation rules of mteval-v13a, the script of the NIST evaluations, as in sacrebleu:
+# punctuation stands alone; a full stop or a comma does, unless digits stand on both sides; a hyphen
+# does after a digit.
 _SIGN = re.compile(r"([\u0020!\"#$%&()*+/:;<=>?@\[\\\]^_`{|}~])")
 _AFTER, _BEFORE, _HYPHEN = (
     re.compile(r"([^0-9])([.,])"),
@@ -28,9 +27,8 @@ _AFTER, _BEFORE, _HYPHEN = (
     re.compile(r"([0-9])(-)"),
 )
 # What sacrebleu takes for Chinese. Its table means U+20000 to U+2A6D6 and U+2F800 to U+2FA1D too,
-# but writes them with four digits, so that
-# curly quotes, dashes and arrows (U+2001 to U+2A6D) are cut off, and the rare characters themselves
-# are not.
+# but writes them with four digits, so that curly quotes, dashes and arrows (U+2001 to U+2A6D) are
+# cut off, and the rare characters themselves are not.
 CHINESE = re.compile(
     r"([\u2001-\u2a6d\u2e80-\u2fdf\u2ff0-\u2fff\u3000-\u303f\u3100-\u312f\u31a0-\u31bf\u31c0-\u31ef\u3200-\u4db5\u4e00-\u9fbb\uf900-\ufa2d"
     r"\ufa30-\ufa6a\ufa70-\ufad9\ufe10-\ufe1f\ufe30-\ufe4f\uff00-\uffef])"
@@ -44,7 +42,7 @@ def _signs_apart(text: str) -> list[str]:
 
 
 def cut_13a(text: str) -> list[str]:
-    """Words and signs of a text, as sacrebleu's "13a" cuts it: for languages with spaces."""
+    """Tokenise into words and punctuation as sacrebleu's "13a", for languages with spaces."""
     text = text.rstrip().replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
     for entity, sign in _ENTITIES.items():
         text = text.replace(entity, sign)
@@ -52,22 +50,25 @@ def cut_13a(text: str) -> list[str]:
 
 
 def cut_zh(text: str) -> list[str]:
-    """Each Chinese character by itself, the rest as words and signs: sacrebleu's "zh"."""
+    """Tokenise Chinese text as sacrebleu's "zh": a Chinese character is a token of its own.
+
+    The rest is split into words and punctuation.
+    """
     return _signs_apart(CHINESE.sub(r" \1 ", text.strip()))
 
 
 def cut_characters(text: str) -> list[str]:
-    """Every character by itself, spaces left out: sacrebleu's "char"."""
+    """Tokenise every character by itself, without spaces: sacrebleu's "char"."""
     return list("".join(text.split()))
 
 
 def cut_rouge(text: str) -> list[str]:
-    """Lower-case runs of a to z and digits; everything else is lost. rouge-score's own way."""
+    """Tokenise into lower-case runs of a to z and digits, as rouge-score does; the rest is lost."""
     return re.findall(r"[a-z0-9]+", text.lower())
 
 
 def cut_rouge_zh(text: str) -> list[str]:
-    """As `cut_rouge`, and each Chinese character is a word of its own; punctuation is lost."""
+    """Tokenise as `cut_rouge`, with each Chinese character as a word; punctuation is lost."""
     return re.findall(r"[a-z0-9]+|[\u3400-\u4dbf\u4e00-\u9fff]", text.lower())
 
 
@@ -81,29 +82,32 @@ CUTS: dict[str, Callable[[str], list[str]]] = {
 
 @dataclass(frozen=True)
 class Bleu:
-    """BLEU of a corpus and what it is made of: `score` and `precisions` (of 1 to 4 words) in 0 to
-    100, the factor `brevity` in 0 to 1.
+    """BLEU score of a corpus and its parts.
+
+    `score` and `precisions` (of 1- to 4-grams) are 0 to 100, the brevity penalty `brevity` is 0 to
+    1.
     """
 
     score: float
     precisions: tuple[float, ...]
     brevity: float
-    words: int  # written
+    words: int  # in the predictions
     reference_words: int
 
 
 def bleu(
     predictions: Sequence[str], references: Sequence[str], cut: str = "13a", orders: int = 4
 ) -> Bleu:
-    """BLEU of a corpus with one reference a text. Papineni et al. 2002; equals
-    `sacrebleu.corpus_bleu(predictions, [references], tokenize=cut)`.
+    """Compute BLEU-4 of a corpus with one reference per text (Papineni et al. 2002).
 
-    Counts are added over all texts before they are divided, so the score is no mean of scores of
-    texts. An order without a hit counts half a hit, the next one a quarter (Chen & Cherry 2014,
-    method 3). Where all texts are too short for an order, the score is 0.
+    Equals `sacrebleu.corpus_bleu(predictions, [references], tokenize=cut)`. Counts are added over
+    all texts before they are divided, so the score is not a mean of per-text scores. An order
+    without a match counts half a match, the next one a quarter (Chen & Cherry 2014, method 3).
+    Where all texts are too short for an order, the score is 0.
 
     Args:
         cut: one of `CUTS`: "13a" for languages with spaces, "zh" for Chinese.
+        orders: the longest n-gram.
     Raises:
         Qwen3labError: an unknown cut, unequal numbers of texts, or none.
     """
@@ -116,9 +120,8 @@ def bleu(
         written, wanted = written + len(ours), wanted + len(theirs)
         for n in range(1, orders + 1):
             groups = grams(ours, n)
-            hits[n - 1] += sum(
-                (groups & grams(theirs, n)).values()
-            )  # a group counts as often as the reference has it
+            # An n-gram counts at most as often as the reference has it.
+            hits[n - 1] += sum((groups & grams(theirs, n)).values())
             totals[n - 1] += sum(groups.values())
     brevity = 1.0 if written >= wanted else math.exp(1 - wanted / written) if written else 0.0
     if not any(hits) or not all(totals):
@@ -143,16 +146,18 @@ def bleu(
 
 
 def grams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
-    """All runs of n words and how often each occurs."""
+    """Count the n-grams of a list of words."""
     return Counter(zip(*(words[start:] for start in range(n))))
 
 
 def rouge_l(prediction: str, reference: str, language: str = "en") -> float:
-    """F-measure of the longest common subsequence of two texts, 0 to 1. Lin 2004; equals
-    `RougeScorer(["rougeL"])` of rouge-score.
+    """Compute ROUGE-L: the F-measure of two texts' longest common subsequence, 0 to 1.
 
-    For "zh" each character is a word (`cut_rouge_zh`); rouge-score alone would find no word in a
-    Chinese text.
+    Lin 2004; equals `RougeScorer(["rougeL"])` of rouge-score. For "zh" each character is a word
+    (`cut_rouge_zh`); rouge-score alone would find no word in a Chinese text.
+
+    Raises:
+        Qwen3labError: an unknown language.
     """
     cut = _by_language({"en": cut_rouge, "zh": cut_rouge_zh}, language)
     ours, theirs = cut(prediction), cut(reference)
@@ -160,12 +165,13 @@ def rouge_l(prediction: str, reference: str, language: str = "en") -> float:
 
 
 def longest_common(first: Sequence[str], second: Sequence[str]) -> int:
-    """Length of the longest sequence that both hold in this order, gaps allowed. Wagner & Fischer
-    1974, one row of the table kept.
+    """Compute the length of the longest common subsequence (gaps allowed).
+
+    Wagner & Fischer 1974, keeping one row of the table.
     """
     row = [0] * (len(second) + 1)
     for word in first:
-        before = 0  # the table's field to the upper left
+        before = 0  # the table's cell to the upper left
         for place, other in enumerate(second, start=1):
             before, row[place] = (
                 row[place],
@@ -175,9 +181,9 @@ def longest_common(first: Sequence[str], second: Sequence[str]) -> int:
 
 
 def answer_words(text: str, language: str = "en") -> list[str]:
-    """The words that token F1 counts: lower case, without punctuation, English also without "a",
-    "an", "the"; Chinese by character.
+    """Normalise an answer to the words that token F1 counts.
 
+    Lower case, without punctuation, English also without "a", "an", "the"; Chinese by character.
     English as in SQuAD's script (Rajpurkar et al. 2016), Chinese as in MLQA's (Lewis et al. 2020).
     """
     text = text.lower()
@@ -194,11 +200,10 @@ def answer_words(text: str, language: str = "en") -> list[str]:
 
 
 def token_f1(prediction: str, reference: str, language: str = "en") -> float:
-    """Harmonic mean of how many words of the answer are in the reference and the other way round, 0
-    to 1.
+    """Compute token F1: the harmonic mean of word precision and recall of an answer, 0 to 1.
 
-    The order does not count. Where one of the two has no words, only two such texts agree (SQuAD
-    2.0, Rajpurkar et al. 2018).
+    Word order does not count. If either text has no words, the score is 1 only if both have none
+    (SQuAD 2.0, Rajpurkar et al. 2018).
     """
     ours, theirs = answer_words(prediction, language), answer_words(reference, language)
     if not ours or not theirs:

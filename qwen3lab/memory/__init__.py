@@ -1,6 +1,4 @@
-"""Plan the memory of training and serving, track what a run really keeps, and compare with
-published figures.
-"""
+"""GPU memory of training and serving: planner, tracking of a run, published figures."""
 
 import lazy_loader
 

@@ -1,10 +1,9 @@
-"""What a training step keeps in memory beside weights, gradients and optimiser: arithmetic from the
-shape, term by term.
+"""Activation memory of a training step: arithmetic from the model's shape, term by term.
 
 Each term is one tensor that an operation saves for its backward pass, in the layers of transformers
 5.23 with scaled dot product attention (`sdpa`) and `grouped_mm` experts.
-`tracking.saved_for_backward` counts the same bytes on a real model, and the tests hold both
-together. Sizes are bytes; the rows of a tensor are the tokens of a batch, padding included.
+`tracking.saved_for_backward` counts the same bytes on a real model, and the tests compare the two.
+Sizes are bytes; the rows of a tensor are the tokens of a batch, padding included.
 """
 
 from __future__ import annotations
@@ -15,24 +14,22 @@ from qwen3lab.errors import Qwen3labError
 from qwen3lab.family import Shape
 
 HEADS = ("trl", "plain")
-TILE_TOKENS, TILE_COLUMNS = (
-    4096,
-    32_768,
-)  # in which TRL 1.16 computes the output head (trl/kernels/chunked_logprob.py)
+# The tiles in which TRL 1.16 computes the output head (trl/kernels/chunked_logprob.py).
+TILE_TOKENS, TILE_COLUMNS = 4096, 32_768
 
 
 @dataclass(frozen=True)
 class Step:
-    """How one step of training runs on one device.
+    """Configuration of one training step on one device.
 
     Args:
-        batch, length: rows and tokens a row, padding included.
-        checkpointing: keep the input of each layer alone and compute the rest again in the backward
-            pass.
+        batch, length: rows, and tokens per row with padding.
+        checkpointing: activation checkpointing: keep only the input of each layer and recompute the
+            rest in the backward pass.
         padded: whether the rows differ in length. Attention then needs a mask, and copies keys and
             values for every query head.
-        labelled: share of the tokens that have a label; TRL computes the output head for those
-            alone.
+        labelled: share of the tokens that have a label; TRL computes the output head only for
+            those.
         head: "trl" (in tiles) or "plain" (transformers' Trainer: all logits at once).
         device: "cuda", or "cpu", where TRL's tile has no Triton kernel and is copied seven times
             over.
@@ -71,12 +68,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Format:
-    """Bytes a number of the hidden state that runs through the layers, of the products, and of a
-    LoRA's weights.
+    """Bytes per number of the hidden state, of matrix products and of LoRA weights.
 
-    float32: (4, 4, 4). A bfloat16 model under autocast, as TRL trains it: (2, 2, 4), and with its
-        bfloat16 adapters on a 4-bit
-    model (2, 2, 2). float32 weights under bfloat16 autocast: (4, 2, 4).
+    `stream` is the hidden state that runs through the layers. float32: (4, 4, 4). A bfloat16 model
+    under autocast, as TRL trains it: (2, 2, 4), and with its bfloat16 adapters on a 4-bit model (2,
+    2, 2). float32 weights under bfloat16 autocast: (4, 2, 4).
     """
 
     stream: int
@@ -84,8 +80,9 @@ class Format:
     adapter: int = 4
 
     def copies(self, adapted: bool) -> bool:
-        """Whether each matrix reads a copy of its own: a cast by autocast, or one to and from the
-        format of the adapter.
+        """Tell whether each matrix reads a copy of its input.
+
+        The copy is a cast by autocast, or one to and from the format of the adapter.
         """
         return self.stream > self.product or (adapted and self.adapter != self.stream)
 
@@ -93,16 +90,20 @@ class Format:
 def layer_terms(
     s: Shape, step: Step, form: Format, trains: str, rank: int = 16, experts_in_4bit: bool = False
 ) -> dict[str, int]:
-    """Bytes that one layer keeps for its backward pass, by term.
+    """Compute the bytes that one layer keeps for its backward pass, by term.
 
     Args:
+        s: shape of the model.
+        step, form: the training step and its number formats.
         trains: "all" weights, or a LoRA on "attention" or "all-linear" (in a mixture of experts: on
             every expert).
+        rank: of the LoRA.
+        experts_in_4bit: whether the experts are stored in NF4.
     """
     rows, h, q, kv = step.tokens, s.hidden, s.heads * s.head_dim, s.kv_heads * s.head_dim
     full = trains == "all"
     copies = form.copies(not full)
-    # RMSNorm computes in float32 and keeps its input and one factor a row; if its weight is
+    # RMSNorm computes in float32 and keeps its input and one factor per row; if its weight is
     # trained, the scaled input too.
     terms = {
         "norms": 2 * rows * (4 * h + 4 + full * form.stream * h),
@@ -110,7 +111,7 @@ def layer_terms(
         "query and key norms": (
             rows * (4 * (q + kv) + 4 * (s.heads + s.kv_heads) + full * form.product * (q + kv))
         ),
-        # Query, key, value, result, and for each row and head the logarithm of its softmax's sum.
+        # Query, key, value, result, and the log-sum-exp of the softmax for each row and head.
         "attention": (
             rows * ((4 * q if step.padded else 2 * q + 2 * kv) * form.product + 4 * s.heads)
         ),
@@ -118,9 +119,8 @@ def layer_terms(
     if step.padded:
         terms["attention mask"] = rows * step.length * form.product
     if not full:
-        terms["attention adapters"] = (
-            rows * (4 * rank + copies * q) * form.product
-        )  # and a copy of the output matrix's input
+        # And a copy of the output matrix's input.
+        terms["attention adapters"] = rows * (4 * rank + copies * q) * form.product
     return terms | (_experts if s.is_moe else _feed_forward)(
         s, rows, form, trains, rank, experts_in_4bit
     )
@@ -129,7 +129,7 @@ def layer_terms(
 def _feed_forward(
     s: Shape, rows: int, form: Format, trains: str, rank: int, _: bool
 ) -> dict[str, int]:
-    """The terms of a dense SwiGLU. A frozen matrix keeps no input, for it needs no gradient."""
+    """Compute the terms of a dense SwiGLU; a frozen matrix needs no gradient and keeps no input."""
     adapted = trains != "attention"
     terms = {"gate, silu, up": 3 * rows * s.ffn * form.product}
     if adapted:
@@ -145,13 +145,11 @@ def _feed_forward(
 def _experts(
     s: Shape, rows: int, form: Format, trains: str, rank: int, in_4bit: bool
 ) -> dict[str, int]:
-    """The terms of router and experts. A row passes `top_k` experts, so it is there that many
-    times.
+    """Compute the terms of router and experts; a row passes `top_k` experts and counts that often.
 
     Experts compute in the format of their weights: `grouped_mm` takes no part in autocast. For
-        adapters on experts PEFT 0.21
-    adds the low-rank product to all experts at once (`ParamWrapper`) and that sum is kept; so is
-    what a 4-bit expert unpacks to.
+    adapters on experts PEFT 0.21 adds the low-rank product to all experts at once (`ParamWrapper`),
+    and that sum is kept; so is the dequantised copy of a 4-bit expert.
     """
     picked, f, wide = rows * s.top_k, s.moe_ffn, form.stream
     terms = {
@@ -175,44 +173,39 @@ def _experts(
 def kept(
     s: Shape, step: Step, form: Format, trains: str, rank: int = 16, experts_in_4bit: bool = False
 ) -> int:
-    """Bytes kept between forward and backward pass by all layers, the last norm and the output
-    head; `cast_weights` come on top.
+    """Compute the activation memory: bytes kept by all layers, the last norm and the output head.
+
+    It is what lives between forward and backward pass; `cast_weights` come on top.
     """
     rows, full = step.tokens, trains == "all"
     labelled = round(step.labelled * rows)
-    # The last norm; then the labelled rows with their numbers, targets and two results (TRL), or
-    # the logarithms of all shares.
+    # The last norm; then the labelled rows with their indices, targets and two results (TRL), or
+    # the log-probabilities of all rows.
     ends = rows * (4 * s.hidden + 4 + full * (form.stream * s.hidden + 8))
     ends += (
         labelled * (form.stream * s.hidden + 32)
         if step.head == "trl"
         else rows * (full * s.hidden * form.product + 4 * s.vocab)
     )
-    if (
-        step.head == "trl"
-        # the load-balancing loss of a mixture of experts, on by default: the shares that each layer
-        # gave
-    ):
-        ends += (
-            s.layers * rows * s.experts * (form.product if step.device == "cpu" else 4)
-        )  # a GPU's autocast has softmax in float32
+    # The load-balancing loss of a mixture of experts, on by default, keeps each layer's router
+    # shares. A GPU's autocast has softmax in float32.
+    if step.head == "trl":
+        ends += s.layers * rows * s.experts * (form.product if step.device == "cpu" else 4)
     if step.checkpointing:
         return ends + s.layers * rows * s.hidden * form.stream
     layers = s.layers * sum(layer_terms(s, step, form, trains, rank, experts_in_4bit).values())
     if not full:  # nothing before the first adapter needs a gradient
         layers -= rows * (4 * s.hidden + 4)
-    turns = (
-        2 * step.length * s.head_dim * form.stream
-    )  # cosine and sine of the rotary embedding, shared by all layers
+    # Cosine and sine of the rotary embedding, shared by all layers.
+    turns = 2 * step.length * s.head_dim * form.stream
     return ends + layers + turns
 
 
 def cast_weights(s: Shape, form: Format, trains: str, rank: int = 16) -> int:
-    """Bytes of the copies that autocast makes of trained float32 weights; experts take no part in
-    autocast.
+    """Compute the bytes of autocast's copies of trained float32 weights.
 
-    They live until the forward pass is over; without checkpointing the backward pass needs them
-    too.
+    Experts take no part in autocast. The copies live until the forward pass is over; without
+    checkpointing the backward pass needs them too.
     """
     if (form.stream if trains == "all" else form.adapter) == form.product:
         return 0
@@ -232,32 +225,32 @@ def at_work(
     four_bit: bool = False,
     experts_in_4bit: bool = False,
 ) -> int:
-    """Bytes for one layer in its backward pass beyond what was kept: what it computes again, and
-    the gradients that run through it.
+    """Compute the working memory of one layer in its backward pass, in bytes beyond what was kept.
+
+    It holds the recomputed activations and the gradients that flow through the layer.
     """
     rows = step.tokens
-    # The widest place: two gradients beside the third's room in SwiGLU; in a mixture three arrays
-    # of all picked rows.
+    # The widest point: two gradients beside the third's room in SwiGLU; in a mixture three arrays
+    # of all routed rows.
     flow = (
         3 * rows * s.top_k * s.hidden * form.stream if s.is_moe else 2 * rows * s.ffn * form.product
     )
     flow += rows * s.hidden * form.stream
-    if four_bit:  # one matrix is unpacked at a time
+    if four_bit:  # one matrix is dequantised at a time
         flow += s.hidden * max(s.heads * s.head_dim, 0 if s.is_moe else s.ffn) * form.product
     if not step.checkpointing:
         return flow
     again = sum(layer_terms(s, step, form, trains, rank, experts_in_4bit).values())
-    if form.stream == 4:  # the kept input is the very tensor that the first norm keeps
+    if form.stream == 4:  # the kept input is the same tensor that the first norm keeps
         again -= 4 * rows * s.hidden
     return flow + again
 
 
 def output_head(s: Shape, step: Step, form: Format, trains: str) -> int:
-    """Bytes that the output head and the loss need for the moment, the gradient of a trained head
-    included.
+    """Compute the temporary bytes of output head and loss, including a trained head's gradient.
 
     Plain: all logits, and once more in float32: first a copy of them, later their gradient. What
-        the softmax keeps is in `kept`.
+    the softmax keeps is in `kept`.
     TRL: one tile of the logits, and in float32 the gradient of the hidden rows and of the head.
     """
     full = trains == "all"

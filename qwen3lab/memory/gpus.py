@@ -1,8 +1,7 @@
-"""Graphics cards as data: how much memory they have, and which of them a plan fits.
+"""GPU cards: their memory, and which of them a memory plan fits.
 
-Sizes are what `nvidia-smi` reports, in MiB (2^20 bytes). The number in a card's name is another
-thing: an "80 GB" card has 81,559 or 81,920 MiB, which is 85.5 or 85.9 decimal gigabytes, and 79.6
-or 80 GiB.
+Sizes are what `nvidia-smi` reports, in MiB (2^20 bytes). The size in a card's name differs: an "80
+GB" card has 81,559 or 81,920 MiB, which is 85.5 or 85.9 decimal gigabytes, and 79.6 or 80 GiB.
 """
 
 from __future__ import annotations
@@ -14,17 +13,14 @@ from qwen3lab.errors import Qwen3labError
 from qwen3lab.memory import planner
 
 MIB = 2**20
-RESERVE = (
-    10**9
-    # bytes a card that the driver, CUDA's libraries and gaps of the allocator take; a round figure,
-    # not
-    # a measurement
-)
+# Bytes per card for the driver, CUDA's libraries and allocator fragmentation; a round figure, not a
+# measurement.
+RESERVE = 10**9
 
 
 @dataclass(frozen=True)
 class Card:
-    """A card by its name in shops, and its memory in MiB."""
+    """GPU card by its product name, with its memory in MiB."""
 
     name: str
     mib: int
@@ -32,11 +28,11 @@ class Card:
 
     @property
     def bytes(self) -> int:
-        """All memory of the card."""
+        """Total memory of the card."""
         return self.mib * MIB
 
     def share(self, plan: planner.Plan) -> float:
-        """How much of the card a plan fills, the reserve included; above 1 it does not fit."""
+        """Compute the share of the card that a plan fills, with the reserve; it fits up to 1."""
         return (plan.total + RESERVE) / self.bytes
 
 
@@ -57,8 +53,7 @@ CARDS: dict[str, Card] = {
 
 
 def fitting(plan: planner.Plan) -> tuple[list[Card], list[Card]]:
-    """Split the table into the cards that a plan fits and those that it does not,
-    smallest first."""
+    """Split the cards into those that a plan fits and those that it does not, smallest first."""
     fits = [card for card in CARDS.values() if card.share(plan) <= 1]
     return fits, [card for card in CARDS.values() if card not in fits]
 
@@ -66,10 +61,13 @@ def fitting(plan: planner.Plan) -> tuple[list[Card], list[Card]]:
 def fewest(
     card: str, model: Any, method: str, shard: str = "zero3", most: int = 1024, **options: Any
 ) -> int:
-    """The smallest number of equal cards that a plan fits when it is split over them.
+    """Find the smallest number of equal GPUs that a sharded plan fits.
 
     Args:
-        card: a name of the table. options: of `memory.plan`.
+        card: a name in `CARDS`.
+        model, method, shard: as in `memory.plan`.
+        most: the largest number to try.
+        options: of `memory.plan`.
     Raises:
         Qwen3labError: unknown card, a plan that no number up to `most` fits, and what `memory.plan`
             raises.

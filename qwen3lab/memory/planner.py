@@ -1,8 +1,8 @@
-"""The memory planner: from a model's shape to bytes, by arithmetic alone.
+"""Memory planner: bytes for training and inference, by arithmetic from a model's shape.
 
-It counts weights, gradients, optimiser state and, for a batch that is given, the key-value cache or
-what a training step keeps (qwen3lab/memory/activations.py). Libraries, the driver and the gaps of
-an allocator come on top (qwen3lab/memory/gpus.py keeps a reserve).
+It counts weights, gradients, optimiser state and, for a given batch, the key-value cache or the
+activations of a training step (qwen3lab/memory/activations.py). Libraries, the driver and allocator
+fragmentation come on top (qwen3lab/memory/gpus.py keeps a reserve).
 All sizes are bytes. Tables print decimal gigabytes: 1 GB = 10^9 bytes; 1 GiB = 2^30 bytes is 7.4 %
 more.
 """
@@ -21,21 +21,21 @@ from qwen3lab.memory.activations import Format, Step
 LABELS = {"inference": "inference", "lora": "LoRA", "qlora": "QLoRA", "full": "full fine-tuning"}
 METHODS = tuple(LABELS)
 OPTIMISERS = ("adamw", "adamw-bf16", "adamw-8bit")
-# Which of optimiser state, gradients and weights are split over the GPUs (Rajbhandari et al. 2020,
-# "ZeRO"). FSDP splits all.
+# How many of optimiser state, gradients and weights are sharded over the GPUs (Rajbhandari et al.
+# 2020, "ZeRO"). FSDP shards all three.
 SHARDS = {"zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3}
-# NF4 with double quantisation: 4 bits a weight, 8 bits a block of 64, and 4 bytes for each 256 of
+# NF4 with double quantisation: 4 bits per weight, 8 bits per block of 64, and 4 bytes per 256 of
 # those blocks.
 NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one way of using one model needs on each GPU, in bytes a part.
+    """Memory plan of one model and method, in bytes per part on each GPU.
 
-    `parts` need not all be full at one time: gradients come as activations go. `peak` is the
-        highest moment of a step; with
-    gradient accumulation, where gradients stay from batch to batch, count on `total`.
+    The parts need not all be full at one time: gradients appear as activations are freed. `peak` is
+    the peak memory over the phases of a step; with gradient accumulation, where gradients stay from
+    batch to batch, count on `total`.
     """
 
     model: str
@@ -51,7 +51,7 @@ class Plan:
         return sum(self.parts.values())
 
     def table(self) -> str:
-        """Return the parts and their sum as lines of text, in GB."""
+        """Format the parts and their sum as lines of text, in GB."""
         rows = [*self.parts.items(), ("total", self.total)]
         width = max(len(name) for name, _ in rows)
         each = (
@@ -88,32 +88,32 @@ def plan(
     Args:
         model: a name of the family, a bundled checkpoint's name, a `Shape`, or a transformers
             config.
-        tokens: short for a first look: adds the key-value cache of so many tokens, or the one
-            activation a layer that is left of them when activations are checkpointed. `batch` and
-            `length` count everything.
+        tokens: short for a first look: adds the key-value cache of that many tokens, or the one
+            activation per layer that activation checkpointing keeps for them. `batch` and `length`
+            count everything.
         rank, targets: of the LoRA; the default targets are "all-linear", for a mixture of experts
             "attention".
         bytes_per_weight: 2 for bfloat16, 4 for float32. Full fine-tuning keeps float32 weights and
             computes in this format.
-        optimiser: "adamw" (moments as precise as the trained weights: 16 bytes a parameter in all),
-            "adamw-bf16" (weights, gradients and moments in bfloat16: 8), "adamw-8bit" (bfloat16 and
-            bitsandbytes' 8-bit moments: about 6).
+        optimiser: "adamw" (moments as precise as the trained weights: 16 bytes per parameter in
+            all), "adamw-bf16" (weights, gradients and moments in bfloat16: 8), "adamw-8bit"
+            (bfloat16 and bitsandbytes' 8-bit moments: about 6).
         four_bit: whether inference runs on NF4 weights.
-        experts_in_4bit: whether 4 bits cover the experts too. bitsandbytes 0.50 under transformers
+        experts_in_4bit: whether the experts are in 4 bits too. bitsandbytes 0.50 under transformers
             5 leaves them as they are.
         upcast: what `peft.prepare_model_for_kbit_training` does: everything that is not in 4 bits
-            goes to float32, experts included.
-        gpus, shard: split what `SHARDS` says over so many GPUs; each has a batch of its own.
+            becomes float32, experts included.
+        gpus, shard: shard what `SHARDS` says over that many GPUs; each has a batch of its own.
         step: batch, length, checkpointing and the other fields of `activations.Step`.
     Raises:
-        Qwen3labError: unknown model, method, targets, optimiser or shard, and sizes that cannot be.
+        Qwen3labError: unknown model, method, targets, optimiser or shard, and impossible sizes.
     """
     s = shape(model)
     _check(method, optimiser, rank, bytes_per_weight, gpus, shard, tokens, step)
     targets = targets or ("attention" if s.is_moe else "all-linear")
     quantised = method == "qlora" or (method == "inference" and four_bit)
     width, form = _formats(method, bytes_per_weight, optimiser, shard)
-    if quantised and upcast:  # what is not in 4 bits, hidden states too, is float32 then
+    if quantised and upcast:  # everything not in 4 bits, hidden states included, is then float32
         form = Format(4, form.product, form.adapter)
     weights = _weights(s, width, quantised, experts_in_4bit, upcast)
     gradients, moments = {}, {}
@@ -166,7 +166,7 @@ def _check(
     tokens: int,
     step: dict[str, Any],
 ) -> None:
-    """Refuse what cannot be planned."""
+    """Refuse unknown names and impossible sizes."""
     for what, given, known in (
         ("method", method, METHODS),
         ("optimiser", optimiser, OPTIMISERS),
@@ -192,25 +192,23 @@ def _check(
 
 
 def _formats(method: str, width: int, optimiser: str, shard: str | None) -> tuple[int, Format]:
-    """Bytes a weight as it is kept, and the format in which is computed."""
-    if (
-        method == "qlora"
-    ):  # TRL 1.16 casts the adapters of a 4-bit model to bfloat16, and AdamW's moments follow
+    """Return the stored bytes per weight and the format of the computation."""
+    if method == "qlora":
+        # TRL 1.16 casts the adapters of a 4-bit model to bfloat16, and AdamW's moments follow.
         return width, Format(width, width, width)
     if method != "full" or width == 4:
         return width, Format(width, width)
-    if optimiser != "adamw" or (shard or "").startswith(
-        "zero"
-    ):  # a bfloat16 model; DeepSpeed keeps the float32 copy in its optimiser
+    if optimiser != "adamw" or (shard or "").startswith("zero"):
+        # A bfloat16 model; DeepSpeed keeps the float32 copy in its optimiser.
         return 2, Format(2, 2)
-    return 4, (
-        Format(2, 2) if shard == "fsdp" else Format(4, 2)
-    )  # float32 weights, cast when FSDP gathers them, else by autocast
+    # float32 weights, cast when FSDP gathers them, otherwise by autocast.
+    return 4, (Format(2, 2) if shard == "fsdp" else Format(4, 2))
 
 
 def _weights(s: Shape, width: int, quantised: bool, experts: bool, upcast: bool) -> dict[str, int]:
-    """The model's weights: as they are, or its linear layers (and its experts) in NF4 and the
-    others as they are or in float32.
+    """Compute the bytes of the weights, with linear layers (and experts) in NF4 if quantised.
+
+    All other weights keep their format, or become float32 with `upcast`.
     """
     if not quantised:
         return {"weights": width * s.parameters}
@@ -222,11 +220,10 @@ def _weights(s: Shape, width: int, quantised: bool, experts: bool, upcast: bool)
 
 
 def four_bit_bytes(s: Shape, experts: bool = False) -> int:
-    """Bytes of the linear layers (and of the fused experts) in NF4 with double quantisation: codes,
-    scales, and scales of scales.
+    """Compute the bytes of linear layers (and fused experts) in NF4 with double quantisation.
 
-    The code tables that bitsandbytes keeps beside them, about a kilobyte a matrix where they are
-    not shared, are left out.
+    They are codes, scales, and scales of scales. The code tables that bitsandbytes keeps beside
+    them, about a kilobyte per matrix where they are not shared, are left out.
     """
     h, q, kv = s.hidden, s.heads * s.head_dim, s.kv_heads * s.head_dim
     sizes = [h * q, h * kv, h * kv, q * h]
@@ -240,15 +237,16 @@ def four_bit_bytes(s: Shape, experts: bool = False) -> int:
     )
 
 
-# bitsandbytes' 8-bit Adam: two moments of a byte, and two float32 scales for each 256 of them.
+# bitsandbytes' 8-bit Adam: two moments of one byte, and two float32 scales per 256 of them.
 EIGHT_BIT_MOMENTS = 2 * (1 + 4 / 256)
 
 
 def _moments(s: Shape, optimiser: str, width: int) -> int:
-    """The optimiser's state for all weights: two moments, and a float32 copy of bfloat16 weights
-    where DeepSpeed keeps one.
+    """Compute the optimiser state in bytes: two moments per weight.
+
+    DeepSpeed also keeps a float32 copy of bfloat16 weights.
     """
-    if optimiser == "adamw-8bit":  # tensors below 4,096 numbers keep float32 moments
+    if optimiser == "adamw-8bit":  # tensors below 4,096 elements keep float32 moments
         small = s.norm_parameters if s.hidden < 4096 else 2 * s.layers * s.head_dim
         return round(EIGHT_BIT_MOMENTS * (s.parameters - small)) + 8 * small
     if optimiser == "adamw-bf16":
@@ -261,8 +259,9 @@ def _layer_parameters(s: Shape) -> int:
 
 
 def _gathered(s: Shape, width: int, trained: bool) -> int:
-    """Whole weights at one time on each GPU when they are split: two layers, the tables at both
-    ends, and a layer's gradient.
+    """Compute the bytes of whole weights that a GPU holds at one time when they are sharded.
+
+    Two layers, the tables at both ends, and a layer's gradient if trained.
     """
     return width * ((2 + trained) * _layer_parameters(s) + s.embedding_parameters)
 
@@ -278,7 +277,7 @@ def _with_step(
     four_bit: bool,
     experts_in_4bit: bool,
 ) -> Plan:
-    """Add what a step keeps, and find the highest of its moments."""
+    """Add the activations of a step, and compute the peak memory over its phases."""
     kept = activations.kept(s, step, form, trains, rank, experts_in_4bit)
     at_work = activations.at_work(s, step, form, trains, rank, four_bit, experts_in_4bit)
     head = activations.output_head(s, step, form, trains)
@@ -294,18 +293,16 @@ def _with_step(
         sum(made.parts.values())
         - gradients
         + max(
-            kept + max(casts, head + stays),  # the loss
-            kept
-            + at_work
-            + table
-            + stays,  # the backward pass of the last layer, which is the first to run
-            (kept + stays) // s.layers
-            + at_work
-            + gradients
-            - layer,  # that of the first layer, when the other gradients are there
+            # The loss.
+            kept + max(casts, head + stays),
+            # The backward pass of the last layer, which is the first to run.
+            kept + at_work + table + stays,
+            # The backward pass of the first layer, when all other gradients are there.
+            (kept + stays) // s.layers + at_work + gradients - layer,
+            # The embedding's gradient, to which that of a tied head is added; then the optimiser.
             gradients + 2 * table * s.tied,
         )
-    )  # the embedding's, to which that of the head is added where both are one; then the optimiser
+    )
     parts = (
         made.parts
         | ({"bfloat16 copies": casts} if casts else {})
@@ -315,8 +312,9 @@ def _with_step(
 
 
 def machine_bytes(device: str = "cpu") -> int:
-    """Return the memory of the device in bytes: the GPU's, or the machine's where a container may
-    not set a lower limit.
+    """Return the memory of the device in bytes: the GPU's, or the machine's.
+
+    Where a container sets a lower limit than the machine's memory, the limit counts.
     """
     if device.startswith("cuda"):
         import torch

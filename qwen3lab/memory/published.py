@@ -1,4 +1,4 @@
-"""Published memory figures (data/published_memory.toml), and the planner's beside them."""
+"""Published memory figures (data/published_memory.toml) beside the planner's."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ FILE = paths.DATA / "published_memory.toml"
 
 
 def load(path: Path = FILE) -> dict[str, Any]:
-    """Read the file. Raises Qwen3labError where it is missing or cannot be read."""
+    """Load the published figures.
+
+    Raises:
+        Qwen3labError: the file is missing or cannot be read.
+    """
     return paths.read_toml(path, "file")
 
 
 def inference() -> pd.DataFrame:
-    """Qwen's own benchmark: a row a model, format ("bf16", "awq") and prompt length; columns
-    published, planned (GB) and error (%).
+    """Compare inference memory with Qwen's own benchmark: published and planned (GB), error (%).
 
-    Planned are the weights (NF4 for AWQ's) and the key-value cache of the prompt and the tokens
-    generated, with no overhead at all.
+    One row per model, format ("bf16", "awq") and prompt length. Planned are the weights (NF4 for
+    AWQ's) and the key-value cache of the prompt and the tokens generated, with no overhead at all.
     """
     import pandas as pd
 
@@ -51,12 +54,11 @@ def inference() -> pd.DataFrame:
 
 
 def growth() -> pd.DataFrame:
-    """Bytes of memory a token, in bfloat16: a row a model.
+    """Compare memory growth per token in bfloat16 with the planned key-value cache, by model.
 
-    Columns: planned (the key-value cache's bytes a token), published (growth between the first
-        clean prompt length and the longest)
-    and error (%); from_one_token and its error (%), the growth from the prompt of one token on,
-    where some figures of the table are too low.
+    Columns: planned (the key-value cache's bytes per token), published (growth between the first
+    clean prompt length and the longest) and error (%); from_one_token and its error (%), the growth
+    from the prompt of one token on, where some figures of the table are too low.
     """
     import pandas as pd
 
@@ -80,12 +82,12 @@ def growth() -> pd.DataFrame:
 
 
 def training() -> pd.DataFrame:
-    """Reports of training runs, a row each: published and planned (GB a GPU), figure, outcome,
-    error (%) and fits.
+    """Compare published training runs with the plan, one row per run.
 
-    `figure` says whether the published number is what was "used" or the size of the "card"; only
-    with the first an error means something. `fits` is whether the plan is smaller than the
-    published number, which it must be for all that ran.
+    Columns: published and planned (GB per GPU), figure, outcome, error (%) and fits. `figure` says
+    whether the published number is the memory "used" or the size of the "card"; an error is
+    meaningful only for the first. `fits` is whether the plan is smaller than the published number,
+    which it must be for every run that succeeded.
     """
     import pandas as pd
 

@@ -1,5 +1,4 @@
-"""Bytes that tensors really take: what autograd keeps for the backward pass, and the most that
-lives at one time.
+"""Memory tracking by tensor storages: activations saved by autograd, and peak live bytes.
 
 Both count storages, not tensors, so that a view costs nothing, and both work on a CPU, where no
 allocator keeps such a count.
@@ -19,9 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Saved:
-    """What autograd keeps: each storage by its address, with its bytes and how many operations hold
-    it.
-    """
+    """Storages saved by autograd, by address: [bytes, number of operations that hold it]."""
 
     storages: dict[int, list[int]] = field(default_factory=dict)
 
@@ -33,12 +30,11 @@ class Saved:
 
 @contextmanager
 def saved_for_backward(model: torch.nn.Module) -> Iterator[Saved]:
-    """Count what the forward pass in this block keeps for the backward pass, the model's own
-    parameters and buffers left out.
+    """Count the bytes that the forward pass in this block saves for the backward pass.
 
-    Keep the loss alive until you have read the result: without it autograd lets go of everything.
-        Layers under activation
-    checkpointing show their inputs alone, as they keep nothing else.
+    The model's own parameters and buffers are left out. Keep the loss alive until you have read the
+    result: without it autograd frees everything. Layers under activation checkpointing show only
+    their inputs, as they keep nothing else.
     """
     import torch
 
@@ -69,9 +65,7 @@ def saved_for_backward(model: torch.nn.Module) -> Iterator[Saved]:
 
 @dataclass
 class Live:
-    """Bytes of the storages that operations in the block made: those alive now, and the most that
-    were alive at one time.
-    """
+    """Bytes of the storages that operations in the block made: live now, and at the peak."""
 
     now: int = 0
     peak: int = 0
@@ -79,10 +73,10 @@ class Live:
 
 @contextmanager
 def live_bytes() -> Iterator[Live]:
-    """Follow every storage that an operation in this block makes until it is given back, as a GPU's
-    allocator does.
+    """Track every storage that an operation in this block allocates, until it is freed.
 
-    What was there before the block does not count, nor does scratch space inside a kernel.
+    This is what a GPU's allocator counts. Storages from before the block do not count, nor does
+    scratch space inside a kernel.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode

@@ -1,6 +1,4 @@
-"""Load models and use them: by role, in 4 bits, many prompts at a time; routing and long context
-measured.
-"""
+"""Load models by role, in 16 or 4 bits; generate in batches; measure routing and long context."""
 
 import lazy_loader
 

@@ -1,8 +1,8 @@
-"""The experts of a mixture in 4 bits, which transformers 5 and bitsandbytes 0.50 leave as they are.
+"""NF4 quantisation of a mixture's experts, which transformers 5 with bitsandbytes 0.50 leaves out.
 
-transformers keeps the experts of a layer as two fused tensors; bitsandbytes replaces `nn.Linear`
-alone. What quantises a tensor is `bitsandbytes.nn.parametrize.replace_parameter_4bit`, which its
-authors call experimental.
+transformers keeps the experts of a layer as two fused tensors, and bitsandbytes replaces only
+`nn.Linear`. `bitsandbytes.nn.parametrize.replace_parameter_4bit`, which its authors call
+experimental, can quantise any tensor.
 """
 
 from __future__ import annotations
@@ -20,26 +20,23 @@ NAMES = ("gate_up_proj", "down_proj")
 
 
 def expert_modules(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    """The modules of a model that hold a layer's fused experts (`Qwen3MoeExperts`), in the order of
-    the layers.
-    """
+    """Find the modules that hold a layer's fused experts (`Qwen3MoeExperts`), in layer order."""
     from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
 
     return (module for module in model.modules() if isinstance(module, Qwen3MoeExperts))
 
 
 def quantize_experts(model: torch.nn.Module, *, double_quant: bool = True) -> int:
-    """Put the fused experts of every layer into NF4, in place; returns how many weights that are.
+    """Quantise the fused experts of every layer to NF4 in place; return the number of weights.
 
-    Each forward pass unpacks them anew, one layer at a time, so they are as fast as never and as
-    small as always. Adapters on attention train on top of it; PEFT finds no experts to adapt any
-    more. The model has to be loaded whole before, on
-    the device where it stays: nothing here moves the scales along.
+    Each forward pass dequantises them again, one layer at a time: this saves memory, never time.
+    Adapters on attention can be trained on top; PEFT no longer finds experts to adapt. Load the
+    whole model first, on the device where it will stay: nothing here moves the scales along.
 
     Args:
-        double_quant: quantise the blocks' scales too (0.516 instead of 0.5625 bytes a weight).
+        double_quant: quantise the block scales too (0.516 instead of 0.5625 bytes per weight).
     Raises:
-        Qwen3labError: the model has no experts, they are in 4 bits already, or it carries an
+        Qwen3labError: the model has no experts, they are already in 4 bits, or it carries an
             adapter.
     """
     from bitsandbytes.nn.parametrize import replace_parameter_4bit
@@ -64,8 +61,8 @@ def quantize_experts(model: torch.nn.Module, *, double_quant: bool = True) -> in
         for name in NAMES:
             count += getattr(layer, name).numel()
             replace_parameter_4bit(layer, name, quant_type="nf4", compress_statistics=double_quant)
-            # bitsandbytes keeps the scales in the parametrisation; where its own 4-bit weights have
-            # them, bytes and shapes are found.
+            # bitsandbytes keeps the scales in the parametrisation. Put them where its own 4-bit
+            # weights have them, so that code that counts bytes and shapes finds them.
             layer.parametrizations[name].original.quant_state = layer.parametrizations[name][
                 0
             ].quant_state

@@ -1,6 +1,4 @@
-"""Load models in 4 bits (NF4 by bitsandbytes) so that they can also be trained, and count what
-became 4-bit.
-"""
+"""Load models in 4 bits (bitsandbytes NF4) so that adapters can be trained; count 4-bit weights."""
 
 from __future__ import annotations
 
@@ -25,15 +23,15 @@ def load_4bit(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model with NF4 weights and its tokenizer, in eval mode.
 
-    Every `nn.Linear` but the output head becomes 4-bit. The experts of a mixture stay as they are,
-    because transformers keeps them as one fused tensor and not as `nn.Linear`; `share_4bit` counts
-    it, `experts_in_4bit.quantize_experts` mends it.
+    Every `nn.Linear` except the output head becomes 4-bit. The experts of a mixture keep their
+    dtype, because transformers stores them as fused tensors and not as `nn.Linear`: `share_4bit`
+    shows this, and `experts_in_4bit.quantize_experts` quantises them.
 
     Args:
         model_id: as in `models.load`.
-        double_quant: quantise the blocks' scales too (0.516 instead of 0.5625 bytes a weight).
+        double_quant: quantise the block scales too (0.516 instead of 0.5625 bytes per weight).
         device: default: the current profile's.
-        options: go to `AutoModelForCausalLM.from_pretrained`.
+        options: passed to `AutoModelForCausalLM.from_pretrained`.
     Raises:
         Qwen3labError: as `models.load`.
     """
@@ -53,15 +51,12 @@ def load_4bit(
 
 
 def guard(model: torch.nn.Module) -> int:
-    """Keep 4-bit layers trainable on a CPU with the instruction set avx512_bf16; returns the number
-    of 4-bit layers.
+    """Keep 4-bit layers trainable on CPUs with avx512_bf16; return the number of 4-bit layers.
 
-    On such a CPU bitsandbytes 0.50 repacks a layer's weight at the first forward without gradient,
-    for good, and the
-    kernel for that format has no backward: what comes before the layer gets no gradient from then
-        on, with a warning
-    at most (`bitsandbytes/nn/modules.py`, `Linear4bit.forward`). So it has to be switched off
-    before the first answer.
+    On such a CPU bitsandbytes 0.50 repacks a layer's weight for good at its first forward pass
+    without gradients. The kernel for that format has no backward pass: from then on nothing before
+    the layer receives a gradient, with a warning at most (`bitsandbytes/nn/modules.py`,
+    `Linear4bit.forward`). So call this before the first generation.
     """
     layers = list(layers_4bit(model))
     for layer in layers:
@@ -70,16 +65,14 @@ def guard(model: torch.nn.Module) -> int:
 
 
 def layers_4bit(model: torch.nn.Module):
-    """The 4-bit linear layers of a model (`bitsandbytes.nn.Linear4bit`)."""
+    """Find the 4-bit linear layers of a model (`bitsandbytes.nn.Linear4bit`)."""
     import bitsandbytes
 
     return (module for module in model.modules() if isinstance(module, bitsandbytes.nn.Linear4bit))
 
 
 def share_4bit(model: torch.nn.Module) -> tuple[int, int]:
-    """Return (weights that are stored in 4 bits, all weights) of a model, as counts of numbers,
-    tied ones once.
-    """
+    """Count a model's weights: return (weights stored in 4 bits, all weights), tied ones once."""
     quantised = every = 0
     for parameter in model.parameters():
         state = getattr(parameter, "quant_state", None)

@@ -1,4 +1,4 @@
-"""Greedy answers of a chat model, many prompts at a time."""
+"""Batched generation: greedy answers for many prompts, and sampled answers at a temperature."""
 
 from __future__ import annotations
 
@@ -30,23 +30,22 @@ def generate(
     max_new_tokens: int = 64,
     batch_size: int = 64,
 ) -> list[str]:
-    """Answer every conversation in `prompts` by `model.generate`, the likeliest token each time.
+    """Generate a greedy answer to every conversation in `prompts`, batched, with `model.generate`.
 
-    Prompts of like length share a batch and are padded on the left, so that every answer begins in
-    the same column; in float32 the answers do not depend on the batch size.
+    Prompts of similar length share a batch and are left-padded, so that every answer begins in the
+    same column. In float32 the answers do not depend on the batch size.
 
     Args:
         prompts: lists of messages that end with the user or a tool.
-        thinking: for all prompts, or one value a prompt.
+        thinking: one value for all prompts, or one per prompt.
         tools: JSON schemas, offered in every prompt.
-        max_new_tokens: an answer that needs more is cut off.
-        batch_size: prompts a batch.
+        max_new_tokens: longer answers are cut off.
+        batch_size: prompts per batch.
     Returns:
         The text of each answer in the order of the prompts: think block and tool calls as written,
             end tokens left out.
     Raises:
-        Qwen3labError: `thinking` has another length than `prompts`; a prompt that `chat.encode`
-            refuses.
+        Qwen3labError: `thinking` and `prompts` differ in length; `chat.encode` refuses a prompt.
     """
     switches = [thinking] * len(prompts) if isinstance(thinking, bool) else list(thinking)
     if len(switches) != len(prompts):
@@ -72,12 +71,11 @@ def generate_ids(
     max_new_tokens: int = 64,
     batch_size: int = 64,
 ) -> list[list[int]]:
-    """Continue rows of token ids greedily; returns the new ids of each row without the end token
-    and what follows it.
+    """Continue rows of token ids greedily; return each row's new ids, cut before the end token.
 
-    A batch takes as long as its longest answer. So all rows get a short first pass, and only those
-    that did not end in
-    it go on together: where most answers are short, that is several times faster.
+    A batch takes as long as its longest answer. So all rows get a short first pass, and only the
+    rows that did not end in it continue together: where most answers are short, this is several
+    times faster.
     """
     first = min(SHORT, max_new_tokens)
     answers, ended = _pass(model, tokenizer, rows, first, batch_size)
@@ -153,19 +151,17 @@ def draw(
     max_new_tokens: int = 64,
     batch_size: int = 64,
 ) -> pd.DataFrame:
-    """Draw n answers to each row at random, from the probabilities that the model gives, at a
-    temperature.
+    """Sample n answers per row from the model's distribution at a temperature.
 
     Args:
-        rows: of `data/tasks`. n: tries for each.
-        temperature: above 0; logits are divided by it. Below 1 the answers are more alike.
-        seed: the same one gives the same answers, on the same machine and with the same
-            `batch_size`.
+        rows: rows of `data/tasks`.
+        n: samples per row.
+        temperature: above 0; logits are divided by it. Below 1 the answers vary less.
+        seed: the same seed gives the same answers on the same machine with the same `batch_size`.
     Returns:
-        One row a try, the tries of a row one after the other: id, trial (from 0), prediction
-            (without thoughts).
+        One row per sample, grouped by input row: id, trial (from 0), prediction (without thoughts).
     Raises:
-        Qwen3labError: no rows, no tries, or a temperature of 0 or less.
+        Qwen3labError: no rows, no samples, or a temperature of 0 or less.
     """
     import pandas as pd
     import torch

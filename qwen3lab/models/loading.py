@@ -1,6 +1,4 @@
-"""Find and load models: by role ("chat"), by a bundled checkpoint's name, by a folder or by an id
-of the hub.
-"""
+"""Find and load models by role ("chat"), bundled checkpoint, folder or Hugging Face hub id."""
 
 from __future__ import annotations
 
@@ -27,12 +25,13 @@ SMALL_MODEL = 50_000_000
 
 
 def resolve(model_id: str | Path) -> Path | str:
-    """Return the folder of a model, or its hub id where no folder has it.
+    """Resolve a model id to its folder, or to its hub id if no folder has it.
 
     The order: a role of the current profile, an existing folder, the mirror `QWEN3LAB_MODELS` (by
-        full id or its last
-    part), the bundled checkpoints, the hub (an id has the form "owner/name").
-    Raises Qwen3labError where nothing of that name exists.
+    full id or its last part), the bundled checkpoints, the hub (an id has the form "owner/name").
+
+    Raises:
+        Qwen3labError: nothing of that name exists.
     """
     name = str(model_id)
     if name in ROLES:
@@ -61,7 +60,11 @@ def resolve(model_id: str | Path) -> Path | str:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that cannot be loaded, before a library does so in its own words."""
+    """Check that a model folder has a config and intact safetensors, before a library fails on it.
+
+    Raises:
+        Qwen3labError: the folder holds an adapter or no model, no safetensors, or a damaged file.
+    """
     from safetensors import SafetensorError, safe_open
 
     if not (folder / "config.json").is_file():
@@ -93,8 +96,9 @@ def check_folder(folder: Path) -> None:
 
 
 def fingerprint(model_id: str | Path) -> str:
-    """SHA-256 of a model's weights and tokenizer (`cache.fingerprint`), or the name of one that
-    only the hub has.
+    """Compute the SHA-256 of a model's weights and tokenizer (`cache.fingerprint`).
+
+    For a model that only the hub has, the name itself is returned.
     """
     found = resolve(model_id)
     return cache.fingerprint(found) if isinstance(found, Path) else found
@@ -108,13 +112,13 @@ def _source(model_id: str | Path) -> str:
 
 
 def call_loader(loader: Any, source: str, **options: Any) -> Any:
-    """Call a library's loader and put its network errors into one sentence."""
+    """Call a library's loader and turn its file and network errors into a Qwen3labError."""
     from huggingface_hub import snapshot_download
 
     try:
         if not Path(source).is_dir() and not _hub_answers():
-            # What the cache holds, or an error at once; left to themselves the libraries retry each
-            # file for half a minute.
+            # Use the local cache or fail at once; left alone, the libraries retry each file for
+            # half a minute.
             return loader(snapshot_download(source, local_files_only=True), **options)
         return loader(source, **options)
     except OSError as error:
@@ -132,9 +136,7 @@ def call_loader(loader: Any, source: str, **options: Any) -> Any:
 
 @lru_cache(maxsize=1)
 def _hub_answers() -> bool:
-    """Whether the hub can be reached, asked once a process. Uses the hub's own client, which knows
-    about proxies.
-    """
+    """Check once per process whether the hub answers, with its own client (it knows proxies)."""
     from huggingface_hub import constants, get_session
 
     try:
@@ -153,9 +155,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def load_tokenizer(model_id: str | Path = "chat") -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model. One without a chat template gets Qwen3's, as the installed
-    trl ships it.
-    """
+    """Load the tokenizer of a model; one without a chat template gets Qwen3's, as trl ships it."""
     from transformers import AutoTokenizer
 
     quiet()
@@ -173,12 +173,13 @@ def load(
     device: str | None = None,
     **options: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal language model for use (eval mode) and its tokenizer.
+    """Load a causal language model and its tokenizer for inference (eval mode).
 
     Args:
         model_id: a role, a bundled checkpoint's name, a folder or a hub id; see `resolve`.
-        dtype, device: by their torch names; default: the current profile's.
-        options: go to `AutoModelForCausalLM.from_pretrained`, for example `quantization_config`.
+        dtype, device: torch names; default: the current profile's.
+        options: passed to `AutoModelForCausalLM.from_pretrained`, for example
+            `quantization_config`.
     Raises:
         Qwen3labError: no such checkpoint, no network for a hub id, damaged weights, weights that do
             not fit the config.
@@ -200,7 +201,7 @@ def load(
         output_loading_info=True,
         **placement | options,
     )
-    if report["missing_keys"]:  # transformers would fill them with random numbers and go on
+    if report["missing_keys"]:  # transformers would initialise them at random and go on
         example = sorted(report["missing_keys"])[0]
         raise Qwen3labError(
             f"The checkpoint {Path(source).name!r} lacks {len(report['missing_keys'])} weights that"
@@ -214,11 +215,12 @@ def load(
 def load_embedding(
     model_id: str | Path = "embedding", device: str | None = None
 ) -> SentenceTransformer:
-    """Load a sentence-transformers model. Raises Qwen3labError as `load` does, and for a folder
-    without modules.json.
+    """Load a sentence-transformers embedding model in eval mode.
 
-    A plain Qwen3 folder is refused, because the library would pool it by the mean of the tokens and
-    say nothing.
+    A plain Qwen3 folder is refused, because the library would silently use mean pooling.
+
+    Raises:
+        Qwen3labError: as `load`, and a folder without modules.json.
     """
     from sentence_transformers import SentenceTransformer
 
@@ -235,8 +237,7 @@ def load_embedding(
 
 
 def set_threads(parameters: int, device: str = "cpu") -> int:
-    """Give torch the number of CPU threads that is fastest for a model of this size,
-    and return it."""
+    """Set torch's CPU threads to the fastest number for a model of this size, and return it."""
     import torch
 
     if device == "cpu":
@@ -246,9 +247,10 @@ def set_threads(parameters: int, device: str = "cpu") -> int:
 
 @contextmanager
 def more_threads(device: torch.device | str = "cpu", most: int = 2) -> Iterator[None]:
-    """Within the block torch may use up to `most` threads: passes over many tokens are faster so
-    even with the smallest
-    models (240 answers took 9.3 s with one thread and 5.8 s with two), while their training is not.
+    """Allow torch up to `most` CPU threads within the block.
+
+    Passes over many tokens gain from a second thread even with the smallest models (240 answers
+    took 9.3 s with one thread and 5.8 s with two); their training does not.
     """
     import torch
 
@@ -262,5 +264,5 @@ def more_threads(device: torch.device | str = "cpu", most: int = 2) -> Iterator[
 
 
 def cpus() -> int:
-    """The CPUs that this process may use, which a container can make fewer than the machine has."""
+    """Count the CPUs that this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

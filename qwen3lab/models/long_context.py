@@ -1,4 +1,4 @@
-"""Beyond the trained length: other rotary frequencies, and how sure a model is of each position.
+"""Context extension by RoPE scaling (NTK, YaRN, sliding window), and perplexity by position.
 
 YaRN: Peng et al. 2023 (arXiv 2309.00071), equations 17 to 22; transformers'
 `_compute_yarn_parameters` is the same.
@@ -27,13 +27,13 @@ KINDS = ("default", "dynamic", "yarn", "sliding window")
 def yarn(
     head_dim: int, theta: float, factor: float, trained: int, *, fast: float = 32, slow: float = 1
 ) -> tuple[torch.Tensor, float]:
-    """Rotary frequencies after YaRN `[head_dim / 2]`, in radians a token, and the factor on queries
-    and keys.
+    """Compute YaRN's rotary frequencies `[head_dim / 2]` (radians per token) and attention factor.
 
     A pair of dimensions that turns more than `fast` times within the `trained` tokens keeps its
-    frequency: it tells near from next. One that turns less than `slow` times is slowed by `factor`:
-    its angle would leave the trained range. Between the two a linear ramp mixes. The attention
-    factor 0.1 ln(factor) + 1 sharpens the scores again.
+    frequency: it tells neighbours apart. One that turns less than `slow` times is slowed by
+    `factor`, because its angle would leave the trained range. A linear ramp interpolates between
+    the two. The attention factor 0.1 ln(factor) + 1 multiplies queries and keys and sharpens the
+    scores again.
     """
     import torch
 
@@ -50,12 +50,12 @@ def yarn(
 def load(
     model_id: str, kind: str = "default", *, trained: int, factor: float = 1.0
 ) -> PreTrainedModel:
-    """Load a model with other positions than its own, in eval mode.
+    """Load a model in eval mode with another RoPE scaling or a sliding window.
 
     Args:
         kind: one of `KINDS`. "dynamic" is NTK scaling that follows the length of the text; with
-            "sliding window" a token sees the last `trained` tokens alone.
-        trained: length of text that the model was trained on, in tokens.
+            "sliding window" a token attends only to the last `trained` tokens.
+        trained: context length that the model was trained on, in tokens.
         factor: how many times longer the text may become ("dynamic" and "yarn").
     Raises:
         Qwen3labError: unknown kind, and as `models.load`.
@@ -66,7 +66,7 @@ def load(
         raise Qwen3labError(f"Unknown kind of positions {kind!r}. Use one of: {', '.join(KINDS)}.")
     config = AutoConfig.from_pretrained(loading.resolve(model_id))
     config.max_position_embeddings = trained
-    if kind == "sliding window":  # `sliding_window` alone would be ignored without a word
+    if kind == "sliding window":  # `sliding_window` alone would be silently ignored
         config.use_sliding_window, config.sliding_window, config.max_window_layers = (
             True,
             trained,
@@ -88,13 +88,13 @@ def load(
 def rotations(
     tokenizer: PreTrainedTokenizerBase, count: int, length: int, step: int, seed: int = 0
 ) -> list[list[int]]:
-    """Rows of `length` ids in which the same stretches of text stand at every position in turn.
+    """Build rows of `length` ids in which the same text stretches occupy every position in turn.
 
-    A text of `length` ids (pages of the little world one after the other, parted by the end-of-text
-    token) is rotated by 0, `step`, 2 `step` ... ids. So each stretch of `step` positions is scored
-    on the same tokens as any other, and what differs between them is the position alone. `count`
-    such texts give `count * length / step` rows. The texts come from
-    the generator of the pre-training text with another seed: new texts about the same world.
+    A text of `length` ids (pages of the little world, separated by the end-of-text token) is
+    rotated by 0, `step`, 2 `step` ... ids. So each stretch of `step` positions is scored on the
+    same tokens as any other, and only the position differs. `count` such texts give
+    `count * length / step` rows. The texts come from the generator of the pre-training text with
+    another seed: new texts about the same world.
     """
     from qwen3lab.world import corpus
 
@@ -108,8 +108,9 @@ def rotations(
 
 
 def losses(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> np.ndarray:
-    """Loss in nats of every token but the first, `[rows, length - 1]`; rows of equal length, one
-    forward pass each.
+    """Compute the loss in nats of every token but the first, `[rows, length - 1]`.
+
+    All rows have the same length; each takes one forward pass.
     """
     import torch
     import torch.nn.functional as F
@@ -129,13 +130,12 @@ def losses(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 def by_position(losses: np.ndarray, step: int, reference: np.ndarray | None = None) -> pd.DataFrame:
-    """Perplexity in each stretch of `step` positions of what `losses` returned for rotated rows.
+    """Compute perplexity per stretch of `step` positions from the `losses` of rotated rows.
 
-    One line a stretch: end (position), perplexity, n (tokens), and against `reference` (the same
-        rows read in another
-    way) ratio, low, high: how many times the perplexity is the reference's, with a 95 % interval,
-    Student's t over the rows' differences in mean loss, which are paired because both readings are
-    of the same tokens.
+    One line per stretch: end (position), perplexity, n (tokens). With `reference` (losses of the
+    same rows read in another way) also ratio, low, high: perplexity relative to the reference's,
+    with a 95 % interval by Student's t over the rows' differences in mean loss, which are paired
+    because both readings score the same tokens.
     """
     import numpy as np
     import pandas as pd
@@ -161,8 +161,9 @@ def by_position(losses: np.ndarray, step: int, reference: np.ndarray | None = No
 def compare(
     model_id: str, rows: Sequence[Sequence[int]], ways: dict[str, dict[str, Any]], *, trained: int
 ) -> dict[str, pd.DataFrame]:
-    """`by_position` in stretches of the trained length for several ways (name -> arguments of
-    `load`), each against the first.
+    """Compare `by_position` of several configurations (name -> arguments of `load`) with the first.
+
+    A stretch is as long as the trained context.
     """
     found = {
         name: losses(load(model_id, trained=trained, **way), rows) for name, way in ways.items()

@@ -1,6 +1,4 @@
-"""Which experts a mixture of experts picks for which token, and how much the pick says about the
-token.
-"""
+"""Expert routing in a mixture of experts: choices, load, mutual information with token kinds."""
 
 from __future__ import annotations
 
@@ -25,20 +23,20 @@ KINDS = ("digit", "name", "English", "Chinese", "punctuation", "thinking", "cont
 
 @dataclass(frozen=True)
 class Routing:
-    """What the routers of L layers chose for N tokens: k experts each, with their weights."""
+    """Expert choices of L routers for N tokens: k experts each, with their weights."""
 
     ids: np.ndarray  # [N] token ids
     rows: np.ndarray  # [N] the text that a token belongs to
     experts: np.ndarray  # [L, N, k] the chosen experts, the heaviest first
     weights: np.ndarray  # [L, N, k] their weights as the layer uses them
     n_experts: int
-    shares: np.ndarray | None = (
-        None  # [L, E] the mean share that a router gave each expert before it picked k
-    )
+    # [L, E] the mean share that a router gave each expert before it picked k
+    shares: np.ndarray | None = None
 
     def frame(self, kinds: Sequence[str] | None = None) -> pd.DataFrame:
-        """One line a layer, token and choice: layer, token, row, id, choice, expert, weight (and
-        kind).
+        """Tabulate the routing, one line per layer, token and choice.
+
+        Columns: layer, token, row, id, choice, expert, weight (and kind).
         """
         import numpy as np
         import pandas as pd
@@ -58,11 +56,14 @@ class Routing:
 
 
 def record(model: PreTrainedModel, rows: Sequence[Sequence[int]], batch_size: int = 16) -> Routing:
-    """Read rows of token ids once and note every router's choices.
+    """Record every router's expert choices for rows of token ids, in one forward pass per batch.
 
     A forward hook on each router (`Qwen3MoeTopKRouter`) takes what it returns: logits, weights
-    [tokens, k] and indices [tokens, k]. Rows are padded on the right, and the padding's choices are
-    dropped. Raises Qwen3labError for a model without routers and for no rows.
+    [tokens, k] and indices [tokens, k]. Rows are right-padded, and the choices for padding are
+    dropped.
+
+    Raises:
+        Qwen3labError: a model without routers, or no tokens.
     """
     import numpy as np
     import torch
@@ -119,10 +120,10 @@ def routers_of(model: PreTrainedModel) -> list:
 
 @contextmanager
 def top_k(model: PreTrainedModel, k: int) -> Iterator[PreTrainedModel]:
-    """Let every router pick `k` experts a token while the block runs; the model's own number comes
-    back after it.
+    """Make every router pick `k` experts per token within the block, and restore k afterwards.
 
-    Raises Qwen3labError for a dense model and unless 1 <= k <= number of experts.
+    Raises:
+        Qwen3labError: a dense model, or k outside 1 to the number of experts.
     """
     routers = routers_of(model)
     if not 1 <= k <= routers[0].num_experts:
@@ -147,10 +148,9 @@ def top_k(model: PreTrainedModel, k: int) -> Iterator[PreTrainedModel]:
 
 @contextmanager
 def random_router(model: PreTrainedModel, seed: int = 0) -> Iterator[PreTrainedModel]:
-    """Replace every router by random numbers of the same spread while the block runs; the learned
-    ones come back after it.
+    """Replace every router's weights by Gaussian noise of equal spread within the block.
 
-    Raises Qwen3labError for a dense model.
+    The learned weights come back after it. Raises Qwen3labError for a dense model.
     """
     import torch
 
@@ -172,12 +172,12 @@ def random_router(model: PreTrainedModel, seed: int = 0) -> Iterator[PreTrainedM
 def token_kinds(
     tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], names: re.Pattern[str] | None = None
 ) -> list[str]:
-    """Name the kind of every token of one row, one of `KINDS`.
+    """Classify every token of one row as one of `KINDS`.
 
-    Control tokens are the tokenizer's added ones; "thinking" is all but blanks between `<think>`
-    and `</think>`; a name is whatever `names` matches (default: `world_names()`). Of the rest the
-    characters decide: digits, Chinese, letters. A token takes the first of these kinds that any of
-    its characters has; spaces and line breaks count as punctuation.
+    Control tokens are the tokenizer's added ones; "thinking" is everything but whitespace between
+    `<think>` and `</think>`; a name is whatever `names` matches (default: `world_names()`). For all
+    other tokens the characters decide: digits, Chinese, letters. A token takes the first of these
+    kinds that any of its characters has; spaces and line breaks count as punctuation.
     """
     control = tokenizer.added_tokens_decoder
     byte = _bytes_of_symbols()
@@ -189,7 +189,7 @@ def token_kinds(
         )
         for number in ids
     ]
-    # A control token parts the text; one byte in its place keeps the positions simple.
+    # A control token separates the text; one byte in its place keeps the positions simple.
     text_bytes = b"".join(
         piece if number not in control else b"\x00" for piece, number in zip(raw, ids)
     )
@@ -227,7 +227,7 @@ def _kind(text: str, is_name: bool) -> str:
 
 
 def _decode(data: bytes) -> tuple[str, list[int]]:
-    """Decode UTF-8 and tell for each byte the number of its character."""
+    """Decode UTF-8 and return for each byte the index of its character."""
     text = data.decode("utf-8", errors="surrogateescape")
     lengths = [len(character.encode("utf-8", errors="surrogateescape")) for character in text]
     return text, [number for number, length in enumerate(lengths) for _ in range(length)]
@@ -242,9 +242,7 @@ def _bytes_of_symbols() -> dict[str, int]:
 
 @lru_cache
 def world_names() -> re.Pattern[str]:
-    """A pattern for the made-up names of the little world (group "name"), from the syllables that
-    build them.
-    """
+    """Compile a pattern (group "name") for the little world's invented names from syllables."""
     from qwen3lab.world import names as w
 
     sound, onset = (
@@ -267,8 +265,7 @@ def world_names() -> re.Pattern[str]:
 
 
 def load(routing: Routing) -> np.ndarray:
-    """How often each expert was chosen, in units of its fair share; [L, E], 1.0 is
-    perfect balance."""
+    """Compute expert load [L, E] in units of the fair share: 1.0 is perfect balance."""
     import numpy as np
 
     counts = np.stack(
@@ -278,8 +275,10 @@ def load(routing: Routing) -> np.ndarray:
 
 
 def by_kind(routing: Routing, kinds: Sequence[str], names: Sequence[str] = KINDS) -> np.ndarray:
-    """How often each expert was chosen for each kind of token; counts [L, K, E] in the order of
-    `names`.
+    """Count expert choices per kind of token, [L, K, E] in the order of `names`.
+
+    Raises:
+        Qwen3labError: a kind outside `names`, or another number of kinds than tokens.
     """
     import numpy as np
 
@@ -302,18 +301,23 @@ def by_kind(routing: Routing, kinds: Sequence[str], names: Sequence[str] = KINDS
 
 
 def by_group(routing: Routing, labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """How often each expert was chosen in each group of texts: counts [L, G, E] and the names of
-    the groups, sorted.
+    """Count expert choices per group of texts: [L, G, E] and the sorted names of the groups.
 
-    `labels`: one a text, for example its task or its language. Raises Qwen3labError for another
-        number of them.
+    Args:
+        labels: one per text, for example its task or its language.
+    Raises:
+        Qwen3labError: another number of labels than texts.
     """
     names = sorted(set(labels))
     return by_kind(routing, per_token(routing, labels), names), names
 
 
 def per_token(routing: Routing, labels: Sequence[str]) -> list[str]:
-    """The label of the text that a token belongs to, for every token."""
+    """Expand labels of texts to labels of tokens.
+
+    Raises:
+        Qwen3labError: another number of labels than texts.
+    """
     texts = int(routing.rows.max()) + 1
     if len(labels) != texts:
         raise Qwen3labError(
@@ -323,31 +327,34 @@ def per_token(routing: Routing, labels: Sequence[str]) -> list[str]:
 
 
 def balance_loss(routing: Routing, jointly: bool = False) -> np.ndarray | float:
-    """The load-balancing loss of each layer [L]: experts * sum over experts of (share of tokens
-    that went there * mean share).
+    """Compute the load-balancing loss of each layer [L].
 
-    Perfect balance gives k, and all tokens at the same k experts up to the number of experts.
-    Switch Transformer (arXiv 2101.03961), equations 4 to 6, summed over the k picks. `jointly`
-    averages over the layers before it multiplies, as transformers' `load_balancing_loss_func` does
-    for the
-    loss in training: one number, which stays at k when every layer collapses to other experts.
+    It is experts * sum over experts of (share of tokens routed there * mean router share). Perfect
+    balance gives k, and all tokens at the same k experts up to the number of experts. Switch
+    Transformer (arXiv 2101.03961), equations 4 to 6, summed over the k picks. `jointly` averages
+    over the layers before it multiplies, as transformers' `load_balancing_loss_func` does for the
+    training loss: the result is one number, which stays at k when every layer collapses to
+    different experts.
+
+    Raises:
+        Qwen3labError: the routing has no mean router shares.
     """
     if routing.shares is None:
         raise Qwen3labError(
             "This routing has no mean shares of the routers. Take what"
             " qwen3lab.models.routing.record returns."
         )
-    picked = (
-        load(routing) * routing.experts.shape[2] / routing.n_experts
-    )  # of all tokens, the share that went to an expert; sums to k
+    # The share of all tokens that went to an expert; sums to k.
+    picked = load(routing) * routing.experts.shape[2] / routing.n_experts
     if jointly:
         return float(routing.n_experts * (picked.mean(axis=0) * routing.shares.mean(axis=0)).sum())
     return routing.n_experts * (picked * routing.shares).sum(axis=1)
 
 
 def entropy(counts: Sequence[float] | np.ndarray) -> float:
-    """Entropy in bits of the distribution in proportion to `counts`; log2(n) when n outcomes are
-    equally frequent.
+    """Compute the entropy in bits of the distribution proportional to `counts`.
+
+    It is log2(n) when n outcomes are equally frequent.
     """
     import numpy as np
 
@@ -357,8 +364,9 @@ def entropy(counts: Sequence[float] | np.ndarray) -> float:
 
 
 def mutual_information(counts: np.ndarray) -> float:
-    """Bits that knowing the row (a kind) saves in guessing the column (an expert); `counts` is [K,
-    E].
+    """Compute the mutual information of rows (kinds) and columns (experts) of `counts` [K, E].
+
+    In bits: what knowing the kind saves in guessing the expert.
     """
     import numpy as np
 
@@ -369,15 +377,16 @@ def mutual_information(counts: np.ndarray) -> float:
 def information(
     routing: Routing, kinds: Sequence[str], shuffles: int = 20, seed: int = 0
 ) -> pd.DataFrame:
-    """Mutual information of expert and kind of token in each layer, beside a control.
+    """Compute the mutual information of expert and token kind per layer, beside a shuffled control.
 
-    The control deals the same kinds out to the tokens at random: what is left is chance, because a
-        finite sample never
-    shows exactly none. `kinds` can be any labels, one a token or one a text. Labels of texts are
-    dealt out to whole
-    texts: the tokens of one text resemble each other, so that any labels of texts tell something by
-        chance.
-    One line a layer: layer, bits, shuffled (mean of `shuffles` deals), ratio, load_entropy in bits.
+    The control deals the same kinds out to the tokens at random: what remains is chance, because a
+    finite sample never shows exactly zero. `kinds` can be any labels, one per token or one per
+    text. Labels of texts are shuffled between whole texts: the tokens of one text resemble each
+    other, so even meaningless labels of texts carry some information.
+
+    Returns:
+        One line per layer: layer, bits, shuffled (mean of `shuffles` deals), ratio, load_entropy in
+            bits.
     """
     import numpy as np
     import pandas as pd

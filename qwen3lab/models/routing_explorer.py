@@ -1,6 +1,4 @@
-"""Look at one token after the other: sliders in a live notebook, the same picture as plain HTML
-everywhere else.
-"""
+"""Interactive routing explorer: sliders in a live notebook, static HTML elsewhere."""
 
 from __future__ import annotations
 
@@ -21,9 +19,9 @@ SHOWN = 4  # layers side by side
 
 
 class RoutingExplorer:
-    """The experts of one token in every layer; the last line of a cell shows it.
+    """Explorer of one token's experts in every layer; display it as the last line of a cell.
 
-    Without a live notebook the output is HTML alone. A widget's output names its model by a random
+    Without a live notebook the output is HTML alone: a widget's output names its model by a random
     id, so it would differ from run to run, and a static page could not show it.
     """
 
@@ -35,13 +33,12 @@ class RoutingExplorer:
         token: int = 0,
         interactive: bool | None = None,
     ):
-        """Point at one token of one text.
+        """Select one token of one text.
 
         Args:
-            routing: what `routing.record` returned.
-            row: the number of the text.
-            token: the token to begin with, counted from the start of the text; negative from its
-                end.
+            routing: the result of `routing.record`.
+            row: the index of the text.
+            token: the first token shown, counted from the start of the text; negative from its end.
             interactive: whether to show sliders; default: where `measure.is_live`.
         Raises:
             Qwen3labError: no such text or token.
@@ -59,7 +56,7 @@ class RoutingExplorer:
         self.interactive = measure.is_live() if interactive is None else interactive
 
     def experts(self, token: int, layer: int) -> list[tuple[int, float]]:
-        """The experts of a token in a layer with their weights, the heaviest first."""
+        """Return the (expert, weight) pairs of a token in a layer, the heaviest first."""
         place = self.places[token]
         return list(
             zip(
@@ -69,10 +66,9 @@ class RoutingExplorer:
         )
 
     def html(self, token: int | None = None, layers: Sequence[int] | None = None) -> str:
-        """The text with a token in dark, and under it the token's experts in some layers, with a
-        bar for each weight.
+        """Render the text with one token highlighted, above its experts per layer with weight bars.
 
-        `layers`: default all; of more than four the first, the last and two between.
+        `layers`: default all; with more than four the first, the last and two between.
         """
         token, count = self.token if token is None else token, len(self.routing.experts)
         if layers is None:
@@ -107,7 +103,7 @@ class RoutingExplorer:
         )
 
     def widget(self) -> Widget:
-        """Two sliders, layer and token, over the HTML of what they point at."""
+        """Build the ipywidgets view: sliders for layer and token above the HTML of that choice."""
         import ipywidgets
 
         layer = ipywidgets.IntSlider(description="layer", min=0, max=len(self.routing.experts) - 1)
@@ -148,6 +144,6 @@ class RoutingExplorer:
         )
 
     def _repr_mimebundle_(self, **_options: Any) -> dict[str, Any]:
-        # A front end shows the richest form that it knows, and HTML where it has no widgets.
+        # A front end shows the richest format that it knows, and HTML where it has no widgets.
         live = self.widget()._repr_mimebundle_() if self.interactive else {}
         return live | {"text/plain": repr(self), "text/html": self.html()}

@@ -1,4 +1,4 @@
-"""One function a chart: takes plain data, returns a matplotlib `Figure`."""
+"""Charts, one function each: takes plain data, returns a matplotlib `Figure`."""
 
 import lazy_loader
 

@@ -1,5 +1,4 @@
-"""Qwen3's architecture drawn from a shape: the whole model on the left, its attention and its
-feed-forward part in detail.
+"""Architecture diagram of a Qwen3 model: the whole model, its attention and its feed-forward part.
 
 Reads from top to bottom. Nothing depends on colour: dashed frames are repeated or kept, dark
 squares are chosen experts.
@@ -21,16 +20,12 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 72.0, 80.0  # tenths of an inch
 SMALL, NORMAL = 9.0, 10.0  # points
 INK, FILL, CHOSEN = "#222222", "#eef2f6", "#1f4e79"
-HEADS = {
-    (0, -1): "v",
-    (0, 1): "^",
-    (1, 0): ">",
-    (-1, 0): "<",
-}  # the marker that points in a direction
+# The marker that points in a direction.
+HEADS = {(0, -1): "v", (0, 1): "^", (1, 0): ">", (-1, 0): "<"}
 
 
 class _Canvas:
-    """Boxes, text and lines with an arrowhead, in tenths of an inch from the lower left corner."""
+    """Canvas for boxes, text and arrows, in tenths of an inch from the lower-left corner."""
 
     def __init__(self) -> None:
         self.figure = chart_class()(figsize=(WIDTH / 10, HEIGHT / 10))
@@ -57,7 +52,7 @@ class _Canvas:
         size: float = SMALL,
         **options: Any,
     ) -> None:
-        """A rectangle around (x, y) with its text in the middle."""
+        """Draw a rectangle around (x, y) with its text in the middle."""
         from matplotlib.patches import Rectangle
 
         style = {"facecolor": FILL, "edgecolor": INK, "linewidth": 1.1} | options
@@ -66,7 +61,7 @@ class _Canvas:
             self.text(x, y, text, size)
 
     def sign(self, x: float, y: float, sign: str) -> None:
-        """A plus or a times in a circle."""
+        """Draw a plus or a times in a circle."""
         from matplotlib.patches import Circle
 
         self.ax.add_patch(Circle((x, y), 1.1, facecolor="white", edgecolor=INK, linewidth=1.1))
@@ -80,24 +75,21 @@ class _Canvas:
             self.ax.plot([x + d for d in dx], [y + d for d in dy], color=INK, linewidth=1.1)
 
     def arrow(self, *points: tuple[float, float], head: bool = True, **options: Any) -> None:
-        """A line along the points, level or upright, with a head at its end."""
+        """Draw a horizontal or vertical line through the points, with a head at its end."""
         xs, ys = zip(*points)
         style = {"color": INK, "linewidth": 1.1, "solid_joinstyle": "miter"} | options
         if head:
             (x0, y0), (x1, y1) = points[-2:]
             direction = (int(x1 > x0) - int(x1 < x0), int(y1 > y0) - int(y1 < y0))
-            tip = (
-                x1 - 0.55 * direction[0],
-                y1 - 0.55 * direction[1],
-            )  # the marker's own size, so that its tip ends at the point
+            # Back by the marker's own size, so that its tip ends at the point.
+            tip = (x1 - 0.55 * direction[0], y1 - 0.55 * direction[1])
             self.ax.plot(*tip, HEADS[direction], color=style["color"], markersize=5)
             xs, ys = (*xs[:-1], tip[0]), (*ys[:-1], tip[1])
         self.ax.plot(xs, ys, **style)
 
 
 def architecture(model: str | family.Shape | PretrainedConfig) -> Figure:
-    """Draw a model of the family: dense with its SwiGLU network, a mixture with its router and
-    experts.
+    """Draw the architecture of a Qwen3 model: dense with its SwiGLU, or a mixture of experts.
 
     Args:
         model: what `family.shape` takes: an official name, a bundled checkpoint's name, a config or
@@ -150,8 +142,9 @@ def _whole(c: _Canvas, s: family.Shape) -> None:
 
 
 def _panel(c: _Canvas, low: float, high: float, title: str, target: float) -> None:
-    """The frame of a detail, with dotted lines from the box at height `target` on the left that it
-    shows.
+    """Draw the frame of a detail, with dotted lines from the box that it shows.
+
+    The box is on the left, at height `target`.
     """
     c.box(52.25, (low + high) / 2, 38.5, high - low, facecolor="white", linewidth=0.8)
     c.text(34, high - 1.6, title, ha="left", size=NORMAL, weight="bold")

@@ -1,4 +1,4 @@
-"""The charts of notebook 02: rows, lengths, packing, the clinic."""
+"""Charts of notebook 02: row counts, lengths, packing, the mask clinic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def row_funnel(stages: Mapping[str, int]) -> Figure:
-    """How many rows are left after each step of the preparation."""
+    """Draw the number of rows left after each step of the data preparation."""
     figure, ax = axes_of(height=0.8 + 0.42 * len(stages))
     ax.barh(range(len(stages)), list(stages.values()), height=0.6, color=COLOURS[0])
     for place, value in enumerate(stages.values()):
@@ -26,9 +26,7 @@ def row_funnel(stages: Mapping[str, int]) -> Figure:
 
 
 def grouped_shares(table: pd.DataFrame, ylabel: str) -> Figure:
-    """Shares in [0, 1]: a group of bars for each row of the table, a bar for each column, each with
-    its value.
-    """
+    """Draw shares in [0, 1] as grouped bars: one group per row, one bar per column, with values."""
     figure, ax = axes_of(height=3.0)
     width = 0.8 / len(table.columns)
     for i, column in enumerate(table.columns):
@@ -54,7 +52,7 @@ def grouped_shares(table: pd.DataFrame, ylabel: str) -> Figure:
 def token_lengths(
     lengths: Mapping[str, Sequence[int]], limit: int | None = None, xlabel: str = "tokens in a row"
 ) -> Figure:
-    """Histograms of row lengths on one axis, one outline a set; `limit` is drawn as a line."""
+    """Draw histograms of row lengths, one outline per data set, with `limit` as a line."""
     figure, ax = axes_of(height=3.0)
     longest = max(max(values) for values in lengths.values())
     edges = [longest * i / 30 for i in range(31)]
@@ -77,12 +75,11 @@ def token_lengths(
 
 
 def packed_rows(ways: Mapping[str, Sequence[Sequence[int]]]) -> Figure:
-    """Ways to lay rows out in a batch, a panel each: a line a sequence, a box a row, hatched what
-    is padding.
+    """Draw ways to lay out rows in a batch: a line per sequence, a box per row, padding hatched.
 
     Args:
-        ways: name -> sequences, each with the lengths of its rows in tokens; all are padded to the
-            longest of their way.
+        ways: name -> sequences, each with the lengths of its rows in tokens; one panel per way,
+            whose sequences are all padded to the longest.
     """
     figure, axes = axes_of(height=3.4, columns=len(ways), sharex=True)
     for ax, (name, sequences) in zip(axes if len(ways) > 1 else [axes], ways.items()):
@@ -122,11 +119,10 @@ def packed_rows(ways: Mapping[str, Sequence[Sequence[int]]]) -> Figure:
 
 
 def clinic_bars(table: pd.DataFrame) -> Figure:
-    """The exhibits of the mask clinic, a panel each: the symptom with the mistake and without it,
-    shares with their 95 % interval.
+    """Draw the mask clinic: each symptom with and without the mistake, with 95 % intervals.
 
     Args:
-        table: as `qwen3lab.pitfalls.label_masks.table` returns it.
+        table: as `qwen3lab.pitfalls.label_masks.table` returns it; one panel per exhibit.
     """
     columns = min(3, len(table))
     lines = -(-len(table) // columns)
@@ -182,11 +178,10 @@ def clinic_bars(table: pd.DataFrame) -> Figure:
 
 
 def precision_and_recall(table: pd.DataFrame) -> Figure:
-    """How much of what was found is right, and how much of what is there was found, kind by kind,
-    with 95 % intervals.
+    """Draw precision and recall of a finder by kind of personal data, with 95 % intervals.
 
     Args:
-        table: one row a kind; columns found, precision, labelled, recall, and both shares with "
+        table: one row per kind; columns found, precision, labelled, recall, and both shares with "
             low" and " high".
     """
     figure, ax = axes_of(height=1.0 + 0.5 * len(table))

@@ -1,4 +1,4 @@
-"""The charts of notebook 07: the equality ladder, calibration texts, faster decoding."""
+"""Charts of notebook 07: the equality ladder, calibration texts, faster decoding."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ if TYPE_CHECKING:
 
 
 def ladder(table: pd.DataFrame) -> Figure:
-    """Forms of one model from top to bottom, four panels: bytes on disk and in memory; distance to
-    the first form; right answers; speed.
+    """Draw variants of one model: bytes, KL divergence from the first, accuracy and speed.
+
+    One panel for each of the four measures, the variants from top to bottom.
 
     Args:
-        table: one row a form, by name; columns disk and memory (bytes), kl, kl_low, kl_high (nats a
-            token), agreement, accuracy, low, high, speed (tokens a second)
-            (`qwen3lab.serving.ladder.table`). The distance has a logarithmic axis; a form at no
-            distance has no marker there.
+        table: one row per variant, by name; columns disk and memory (bytes), kl, kl_low, kl_high
+            (nats per token), agreement, accuracy, low, high, speed (tokens per second)
+            (`qwen3lab.serving.ladder.table`). The divergence has a logarithmic axis; a variant at
+            divergence 0 has no marker there.
     """
     figure = chart_class()(figsize=(7.4, 1.4 + 0.56 * len(table)), layout="constrained")
     grid = figure.subplots(2, 2, sharey=True)
@@ -90,11 +91,12 @@ def ladder(table: pd.DataFrame) -> Figure:
 
 
 def calibrations(table: pd.DataFrame) -> Figure:
-    """GPTQ by calibration texts: distance to the unquantised form against their number, a line a
-    kind of text, each draw a dot.
+    """Draw GPTQ's distance to the unquantised model against the number of calibration texts.
+
+    One line per kind of text, one dot per draw.
 
     Args:
-        table: one row a run; columns texts (the kind), count, kl.
+        table: one row per run; columns texts (the kind), count, kl.
     """
     figure, ax = axes_of()
     for i, (kind, rows) in enumerate(table.groupby("texts", sort=False)):
@@ -122,14 +124,13 @@ def speculative_gain(
     expected: Callable[[float, int, float], float],
     guides: float | None = None,
 ) -> Figure:
-    """How many times faster speculative decoding is, by how often a guess stays: one line for each
-    cost of a draft pass.
+    """Draw the speed-up of speculative decoding against acceptance rate, one line per draft cost.
 
     Args:
         costs: name -> draft pass / target pass.
-        drafted: guesses a round.
+        drafted: drafted tokens per round.
         expected: the formula, `speculative.expected_speedup`.
-        guides: a figure to draw as a level line.
+        guides: a figure to draw as a horizontal line.
     """
     figure, ax = axes_of()
     chances = [place / 50 for place in range(15, 51)]
@@ -153,8 +154,10 @@ def speculative_gain(
 
 
 def engine_load(table: pd.DataFrame, engines: Sequence[str]) -> Figure:
-    """Up to four engines by concurrent requests: answer tokens a second (left), time to the first
-    token (right, median to 95th percentile).
+    """Draw throughput and time to first token of inference engines against concurrent requests.
+
+    Answer tokens per second on the left; on the right the median to 95th percentile of the time to
+    the first token. At most four engines.
 
     Args:
         table: `tables.engine_speeds` of a record.

@@ -1,4 +1,4 @@
-"""The charts of notebook 06: metrics, intervals, wordings and judges."""
+"""Charts of notebook 06: metrics, confidence intervals, prompt wordings and judges."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def metric_bars(table: pd.DataFrame, best: Mapping[str, float] | None = None) -> Figure:
-    """Metrics before and after, each in a panel of its own, since their scales differ.
+    """Draw metrics before and after, one panel per metric, because their scales differ.
 
     Args:
-        table: one row a metric (the row's name is the axis label), one column a system.
-        best: metric -> the highest value that it can take, where its axis then ends.
+        table: one row per metric (the row's name is the axis label), one column per system.
+        best: metric -> its highest possible value, where its axis then ends.
     """
     figure, axes = axes_of(height=2.6, columns=len(table))
     for ax, (metric, row) in zip(axes, table.iterrows()):
@@ -38,10 +38,11 @@ def metric_bars(table: pd.DataFrame, best: Mapping[str, float] | None = None) ->
 
 
 def intervals(table: pd.DataFrame, truth: float | None = None) -> Figure:
-    """95 % intervals of the same share at several sample sizes; `truth`: a dashed line.
+    """Draw 95 % intervals of the same share at several sample sizes; the true value is dashed.
 
     Args:
         table: columns n, accuracy, low, high.
+        truth: the true value, if known.
     """
     figure, ax = axes_of(height=2.8)
     ax.errorbar(
@@ -69,7 +70,7 @@ def intervals(table: pd.DataFrame, truth: float | None = None) -> Figure:
 
 
 def wording_dots(table: pd.DataFrame, xlabel: str = "exact match (lines: 95 % interval)") -> Figure:
-    """Accuracy of the same questions by wording, that of the first wording as a dashed line.
+    """Draw accuracy on the same questions by wording; the first wording's accuracy is dashed.
 
     Args:
         table: of `wordings.table`: index wording, columns n, accuracy, low, high.
@@ -104,11 +105,12 @@ def wording_dots(table: pd.DataFrame, xlabel: str = "exact match (lines: 95 % in
 def coverage(
     table: pd.DataFrame, truth: float = 0.95, band: tuple[float, float] = (0.93, 0.97)
 ) -> Figure:
-    """How often intervals hold the true value against the number of questions, a line an interval,
-    with the band that is good enough.
+    """Draw the coverage of confidence intervals against the number of questions.
+
+    One line per kind of interval, with the band of acceptable coverage.
 
     Args:
-        table: index n (ascending), a column an interval, values shares of simulated tests.
+        table: index n (ascending), one column per interval, values shares of simulated tests.
     """
     figure, ax = axes_of(height=3.0)
     ax.axhspan(*band, color="0.9", zorder=0)
@@ -137,10 +139,10 @@ def coverage(
 
 
 def judged_orders(judged: pd.DataFrame) -> Figure:
-    """What a judge thinks of a pair's first answer when it stands as A, against what it thinks when
-    it stands as B; a point a question.
+    """Draw a judge's preference for an answer in first place against that in second place.
 
-    In the grey fields the choice is the same in both orders; in the white ones the order decided.
+    One point per question. In the grey fields the choice is the same in both orders; in the white
+    ones the order decided.
 
     Args:
         judged: of `judge.pairwise`: leading, trailing, changes.

@@ -1,4 +1,4 @@
-"""The charts of notebook 01: the family, routing, long context, memory."""
+"""Charts of notebook 01: the model family, routing, long context, memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# The planner's parts in the order of the bars: what is drawn together, its colour and its hatch.
+# The planner's parts in the order of the bars: which parts are drawn together, with colour and
+# hatch.
 MEMORY_PARTS = {
     "weights": (("weights", "other weights", "gathered layers"), COLOURS[0], ""),
     "4-bit weights": (("4-bit weights",), "#b8c9d9", ""),
@@ -25,8 +26,7 @@ MEMORY_PARTS = {
 
 
 def family_parameters(total: Mapping[str, float], active: Mapping[str, float]) -> Figure:
-    """Parameters of several models and those that one token passes through, on a
-    logarithmic axis."""
+    """Draw total and active parameters of several models on a logarithmic axis."""
     figure, ax = axes_of(height=1.0 + 0.42 * len(total))
     for i, (label, series) in enumerate(
         {"all parameters": total, "parameters that one token uses": active}.items()
@@ -66,8 +66,9 @@ def family_parameters(total: Mapping[str, float], active: Mapping[str, float]) -
 
 
 def expert_load(load: Any) -> Figure:
-    """How often each expert of each layer is chosen, in units of its fair share; `load` is [layers,
-    experts].
+    """Draw how often each expert of each layer is chosen, in units of its fair share.
+
+    `load` is [layers, experts].
     """
     figure, ax = axes_of(height=3.2)
     layers, experts = load.shape
@@ -98,13 +99,13 @@ def expert_load(load: Any) -> Figure:
 def routing_heatmap(
     counts: Any, kinds: Sequence[str], layers: Sequence[int] | None = None
 ) -> Figure:
-    """Which experts each kind of token goes to: the kind's choices of an expert in units of the
-    fair share.
+    """Draw expert choices by kind of token as heat maps, one per layer, in units of the fair share.
 
     Args:
         counts: choices [layers, kinds, experts] as `routing.by_kind` gives them; a kind without
             tokens is left out.
-        layers: those to draw; default all, at most four.
+        kinds: names of the kinds.
+        layers: layers to draw; default all, at most four.
     """
     import numpy as np
 
@@ -137,9 +138,7 @@ def routing_heatmap(
 
 
 def routing_information(table: pd.DataFrame) -> Figure:
-    """Bits that the kind of a token tells about its expert, layer by layer, beside the control with
-    shuffled kinds.
-    """
+    """Draw the mutual information of token kind and expert by layer, beside a shuffled control."""
     figure, ax = axes_of(height=2.8)
     for i, (column, label) in enumerate({"bits": "measured", "shuffled": "kinds shuffled"}.items()):
         places = [place + (i - 0.5) * 0.4 for place in range(len(table))]
@@ -163,12 +162,12 @@ def routing_information(table: pd.DataFrame) -> Figure:
 
 
 def by_digits(tables: Mapping[str, pd.DataFrame], trained: int | None = None) -> Figure:
-    """Share of right sums and tokens written, against the number of digits, one line a mode.
+    """Share of right sums and tokens written, against the number of digits, one line per mode.
 
     Args:
         tables: mode -> table indexed by the number of digits; columns n, accuracy, low, high,
-            tokens (mean an answer).
-        trained: the most digits that training had; marked by a dotted line.
+            tokens (mean per answer).
+        trained: the most digits in training; marked by a dotted line.
     """
     figure, axes = axes_of(height=3.0, columns=2)
     for i, (name, table) in enumerate(tables.items()):
@@ -205,11 +204,11 @@ def by_digits(tables: Mapping[str, pd.DataFrame], trained: int | None = None) ->
 
 
 def by_position(tables: Mapping[str, pd.DataFrame], trained: int) -> Figure:
-    """Perplexity against the position in a text for several ways to handle positions; the shaded
-    part is the trained length.
+    """Draw perplexity against position for several position methods; trained length shaded.
 
     Args:
         tables: name -> table of `long_context.by_position`, indexed by the end of each stretch.
+        trained: the trained length in tokens.
     """
     figure, ax = axes_of(height=3.6)
     ax.axvspan(0, trained, color="#eeeeee")
@@ -242,11 +241,12 @@ def by_position(tables: Mapping[str, pd.DataFrame], trained: int) -> Figure:
 
 
 def expert_speed(table: pd.DataFrame) -> Figure:
-    """Time of one pass through a layer of experts by each implementation, on a logarithmic axis;
-    lines from fastest to slowest.
+    """Draw the time of one pass through an expert layer by implementation, on a logarithmic axis.
+
+    Lines reach from fastest to slowest.
 
     Args:
-        table: one row a measurement; columns experts, implementation, tokens, seconds (median),
+        table: one row per measurement; columns experts, implementation, tokens, seconds (median),
             fastest, slowest.
     """
     figure, ax = axes_of(height=3.2)
@@ -296,12 +296,13 @@ def expert_speed(table: pd.DataFrame) -> Figure:
 
 
 def routing_changes(table: pd.DataFrame, learned: str) -> Figure:
-    """What a change of the router does: perplexity, from 1 (certainty) upward, and the share of
-    right answers with its 95 % interval.
+    """Draw the effect of router changes: perplexity, and accuracy with its 95 % interval.
+
+    Perplexity starts at 1 (certainty).
 
     Args:
-        table: one row a change; columns perplexity, n, accuracy, low, high.
-        learned: the row that is the model as it was trained; its bars are dark.
+        table: one row per change; columns perplexity, n, accuracy, low, high.
+        learned: the row of the model as it was trained; its bars are dark.
     """
     figure, axes = axes_of(height=3.2, columns=2)
     places, dark = range(len(table)), [name == learned for name in table.index]
@@ -342,7 +343,7 @@ def routing_changes(table: pd.DataFrame, learned: str) -> Figure:
 def memory_bars(
     plans: Mapping[str, Mapping[str, float]], cards: Mapping[str, float] | None = None
 ) -> Figure:
-    """What the memory of several plans is made of: a stacked bar each, in GB.
+    """Draw the memory of several plans by component: one stacked bar per plan, in GB.
 
     Args:
         plans: name -> part -> bytes, as `memory.Plan.parts`.
@@ -385,12 +386,11 @@ def memory_bars(
 
 
 def planned_against(table: pd.DataFrame, label: str = "published") -> Figure:
-    """Planned sizes beside published or measured ones on a logarithmic axis, each with the plan's
-    error.
+    """Draw planned sizes beside published or measured ones on a logarithmic axis, with the error.
 
     Args:
-        table: one row a case, by name; columns `published` and `planned` (GB) and `error` (%; none
-            is written for a missing one).
+        table: one row per case, by name; columns `published` and `planned` (GB) and `error` (%;
+            none is written for a missing one).
         label: what the column `published` holds.
     """
     figure, ax = axes_of(height=1.2 + 0.3 * len(table))
@@ -437,9 +437,10 @@ def cache_sizes(
     shared: Mapping[str, Sequence[float]],
     unshared: Mapping[str, Sequence[float]] | None = None,
 ) -> Figure:
-    """Bytes of the key-value cache against the length of the text, both axes logarithmic.
+    """Draw the bytes of the key-value cache against the length of the text, both axes logarithmic.
 
     Args:
+        tokens: lengths of the text.
         shared: model -> bytes at each length, with the keys and values that its query heads share
             (GQA).
         unshared: the same for some of these models if every query head had its own, drawn as broken
@@ -479,10 +480,10 @@ def cache_sizes(
 
 
 def planned_methods(table: pd.DataFrame, cards: Mapping[str, float]) -> Figure:
-    """Memory of several methods for several models on a logarithmic axis: a group of bars a model.
+    """Draw the planned memory of several methods on a logarithmic axis, grouped by model.
 
     Args:
-        table: a line a model, a column a method, in GB.
+        table: one line per model, one column per method, in GB.
         cards: name of a card -> its GB, drawn as lines.
     """
     figure, ax = axes_of(height=3.4)

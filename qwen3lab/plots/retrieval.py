@@ -1,4 +1,4 @@
-"""The charts of notebook 08: search and answers."""
+"""Charts of notebook 08: retrieval and answers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def recall_curves(recall: pd.DataFrame) -> Figure:
-    """How often the right chunk is among the first k.
+    """Draw retrieval recall at k: how often the right chunk is among the first k.
 
     Args:
-        recall: one row a search method, one column a k, values in [0, 1].
+        recall: one row per search method, one column per k, values in [0, 1].
     """
     figure, ax = axes_of(height=3.2)
     for i, (name, row) in enumerate(recall.iterrows()):
@@ -41,8 +41,9 @@ def recall_curves(recall: pd.DataFrame) -> Figure:
 
 
 def search_trade_off(lines: pd.DataFrame) -> Figure:
-    """Exact search, HNSW and IVF: true neighbours found against milliseconds a question, a panel
-    for each number of vectors.
+    """Draw recall against milliseconds per question for exact search, HNSW and IVF.
+
+    One panel for each number of vectors. Recall is the share of the true neighbours found.
 
     Args:
         lines: columns index (flat, hnsw, ivf), n, effort, recall, milliseconds, as
@@ -78,11 +79,12 @@ def search_trade_off(lines: pd.DataFrame) -> Figure:
 
 
 def ranking_marks(panels: dict[str, pd.DataFrame], mark: str = "MRR") -> Figure:
-    """One mark of several searches with its 95 % intervals, a panel for each set of questions.
+    """Draw a ranking metric of several searches with 95 % intervals, one panel per question set.
 
     Args:
-        panels: title -> one row a search; columns n, `mark`, "`mark` low" and "`mark` high". All
+        panels: title -> one row per search; columns n, `mark`, "`mark` low" and "`mark` high". All
             have the same searches.
+        mark: the metric to draw.
     """
     first = next(iter(panels.values()))
     figure, axes = axes_of(
@@ -133,11 +135,12 @@ PARTS = (
 
 
 def answer_shares(tables: dict[str, pd.DataFrame]) -> Figure:
-    """What becomes of the questions: right, declined although there is an answer, invented; one bar
-    a system, one panel a group.
+    """Draw the shares of right, declined and invented answers by system, one panel per group.
+
+    Declined answers are those to questions that have an answer.
 
     Args:
-        tables: by the group's name (for example a language) one row a system, with
+        tables: by the group's name (for example a language) one row per system, with
             `retrieval.marks`' columns; the interval is that of the accuracy.
     """
     first = next(iter(tables.values()))
@@ -195,10 +198,10 @@ def answer_shares(tables: dict[str, pd.DataFrame]) -> Figure:
 
 
 def answers_by_kind(table: pd.DataFrame) -> Figure:
-    """Right answers by the kind of question, a marker a kind, a line a system.
+    """Draw accuracy by kind of question, one line per system, one marker per kind.
 
     Args:
-        table: one row a system, one column a kind of question, values in [0, 1].
+        table: one row per system, one column per kind of question, values in [0, 1].
     """
     figure, ax = axes_of(7.2, 1.1 + 0.42 * len(table))
     for i, kind in enumerate(table.columns):
@@ -223,11 +226,11 @@ def answers_by_kind(table: pd.DataFrame) -> Figure:
 
 
 def size_and_k(grid: pd.DataFrame) -> Figure:
-    """Accuracy and recall over k for each size of chunk, side by side.
+    """Draw accuracy and recall against k for each chunk size, side by side.
 
     Args:
-        grid: columns tokens (a chunk), k, accuracy, "accuracy low", "accuracy high", recall, and n
-            (the same everywhere).
+        grid: columns tokens (per chunk), k, accuracy, "accuracy low", "accuracy high", recall, and
+            n (the same everywhere).
     """
     figure, (left, right) = axes_of(8.2, 3.4, columns=2)
     for i, (tokens, lines) in enumerate(grid.groupby("tokens")):
@@ -269,8 +272,7 @@ def size_and_k(grid: pd.DataFrame) -> Figure:
 
 
 def threshold_curve(curves: dict[str, pd.DataFrame], chosen: float | None) -> Figure:
-    """Accuracy and hallucination over a threshold on the search's score, one panel a set of
-    questions.
+    """Draw accuracy and hallucination against a threshold on the search score, by question set.
 
     Args:
         curves: by the set's name: columns threshold, accuracy, hallucination.
@@ -303,12 +305,11 @@ def threshold_curve(curves: dict[str, pd.DataFrame], chosen: float | None) -> Fi
 
 
 def waiting_bars(table: pd.DataFrame, limit: float = 300.0) -> Figure:
-    """The time until the first piece and until the whole answer, medians as bars, 95th percentiles
-    as whiskers.
+    """Draw latency to the first piece and the whole answer: medians, 95th percentiles as whiskers.
 
     Args:
-        table: one row a way of serving; columns "first piece", "first piece p95", "all", "all p95"
-            in milliseconds.
+        table: one row per way of serving; columns "first piece", "first piece p95", "all", "all
+            p95" in milliseconds.
         limit: of the wait, drawn as a line, in milliseconds.
     """
     figure, ax = axes_of(6.8, 1.2 + 0.6 * len(table))

@@ -1,7 +1,7 @@
-"""What all charts share: colours, markers, hatches, a figure without a frame, interval lines.
+"""Shared chart style: colours, markers, hatches, a figure without a frame, interval lines.
 
-Every chart can be read in black and white: what differs in colour differs in marker, line or hatch
-too.
+Every chart can be read in black and white: what differs in colour also differs in marker, line or
+hatch.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ HATCHES = ("", "////", "....", "xx")
 
 @lru_cache
 def chart_class() -> type[Figure]:
-    """A figure that shows itself as the last line of a notebook cell, with no pyplot and its hidden
-    list of open figures.
+    """Return a figure class that displays itself as the last line of a notebook cell.
+
+    It needs no pyplot with its hidden list of open figures.
     """
     from io import BytesIO
 
@@ -37,7 +38,7 @@ def chart_class() -> type[Figure]:
 
 
 def axes_of(width: float = 6.4, height: float = 3.6, columns: int = 1, **options: Any):
-    """A figure and its axes, without the frame's upper and right edge."""
+    """Create a figure and its axes, without the frame's upper and right edge."""
     figure = chart_class()(figsize=(width, height), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False, **options)[0]
     for ax in axes:
@@ -46,7 +47,7 @@ def axes_of(width: float = 6.4, height: float = 3.6, columns: int = 1, **options
 
 
 def whiskers(ax, *place, **errors: Any) -> None:
-    """Interval lines with a light edge, so that they can be seen on a dark bar too."""
+    """Give interval lines a light edge, so that they can be seen on a dark bar too."""
     from matplotlib.patheffects import withStroke
 
     edge = [withStroke(linewidth=3, foreground="white")]

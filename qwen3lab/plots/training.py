@@ -1,4 +1,4 @@
-"""The charts of notebooks 03 to 05: losses, ablations, 4 bits, forgetting."""
+"""Charts of notebooks 03 to 05: losses, ablations, 4 bits, forgetting."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 
 def loss_curves(histories: Mapping[str, pd.DataFrame], x: str = "step") -> Figure:
-    """The training loss of one or more runs (`Run.history`), and the validation loss as larger
-    markers where there is one.
+    """Draw the training loss of one or more runs, with the validation loss as larger markers.
+
+    Args:
+        histories: name -> `Run.history`; the validation loss may be missing.
     """
     figure, ax = axes_of()
     for i, (name, history) in enumerate(histories.items()):
@@ -43,8 +45,7 @@ def loss_curves(histories: Mapping[str, pd.DataFrame], x: str = "step") -> Figur
 
 
 def training_curves(history: pd.DataFrame) -> Figure:
-    """One run side by side: loss (validation as markers), learning rate and gradient norm against
-    the step.
+    """Draw one run's loss (validation as markers), learning rate and gradient norm by step.
 
     Args:
         history: of `Run.history`, or as much of it as there is; eval_loss may be missing.
@@ -78,8 +79,7 @@ def training_curves(history: pd.DataFrame) -> Figure:
 
 
 def failures(found: Sequence[Any]) -> Figure:
-    """Failures of the museum, a panel each: their curves where they have some, else the symptom
-    with and without the failure.
+    """Draw training failures, one panel each: their curves, or the symptom with and without them.
 
     Args:
         found: `training.Failure`s.
@@ -134,7 +134,7 @@ def failures(found: Sequence[Any]) -> Figure:
 
 
 def score_bars(systems: Mapping[str, pd.DataFrame], xlabel: str = "exact match") -> Figure:
-    """Scores of several systems, task by task, with their 95 % intervals.
+    """Draw the scores of several systems by task, with 95 % intervals.
 
     Args:
         systems: name -> table as `evaluation.summary` returns it, with the same tasks as its index.
@@ -172,8 +172,9 @@ def score_bars(systems: Mapping[str, pd.DataFrame], xlabel: str = "exact match")
 
 
 def code_book(weights: Sequence[float], levels: Sequence[float]) -> Figure:
-    """The distribution of a layer's weights, divided by the largest of each block, and the code
-    book's values on it.
+    """Draw the distribution of a layer's block-scaled weights, with the code book's values on it.
+
+    Each weight is divided by the largest of its block.
     """
     figure, ax = axes_of(height=3.2)
     ax.hist(
@@ -202,10 +203,10 @@ def byte_bars(
     planned: Mapping[str, int] | None = None,
     per_weight: int | None = None,
 ) -> Figure:
-    """Bytes of several ways to keep the same model, beside the planner's where given, in MB.
+    """Draw the bytes of several formats of one model, beside the planner's where given, in MB.
 
     Args:
-        per_weight: number of the model's weights; writes the bytes a weight behind each bar.
+        per_weight: number of the model's weights; writes the bytes per weight behind each bar.
     """
     figure, ax = axes_of(height=1.1 + 0.55 * len(measured))
     for i, series in enumerate([measured, planned] if planned else [measured]):
@@ -239,7 +240,7 @@ def byte_bars(
 
 
 def schedules(rates: Mapping[str, Sequence[float]]) -> Figure:
-    """Learning rates over the steps of a training, one line a schedule."""
+    """Draw learning rates over the steps of a training, one line per schedule."""
     figure, ax = axes_of(height=3.2)
     for i, (name, values) in enumerate(rates.items()):
         ax.plot(
@@ -258,9 +259,7 @@ def schedules(rates: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def spectra(values: Mapping[str, Sequence[float]]) -> Figure:
-    """Singular values of weight changes, largest first, relative to the largest, on a logarithmic
-    axis.
-    """
+    """Draw singular values of weight changes, relative to the largest, on a logarithmic axis."""
     figure, ax = axes_of(height=3.2)
     for i, (name, series) in enumerate(values.items()):
         ax.semilogy(
@@ -278,8 +277,9 @@ def spectra(values: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def ablation(table: pd.DataFrame, baseline: str = "recipe") -> Figure:
-    """Share of new facts learned (filled) and of old tasks kept (open), one line a setting,
-    grouped; dotted lines: the baseline's.
+    """Draw new facts learned (filled) and old tasks kept (open), one line per setting, grouped.
+
+    Dotted lines show the baseline.
 
     Args:
         table: columns setting, value, accuracy, low, high, old, old_low, old_high.
@@ -326,7 +326,7 @@ def ablation(table: pd.DataFrame, baseline: str = "recipe") -> Figure:
 
 
 def trade_off(table: pd.DataFrame) -> Figure:
-    """What was learned against what was kept, one point a value, a marker a setting.
+    """Draw what was learned against what was kept, one point per value, one marker per setting.
 
     Args:
         table: columns setting, value, accuracy, old.
@@ -344,9 +344,8 @@ def trade_off(table: pd.DataFrame) -> Figure:
             markersize=8,
             label=setting,
         )
-        for line in chosen[
-            [len(chosen) > 1] * len(chosen)
-        ].itertuples():  # a setting of one value is named by the legend
+        # A setting of one value is named by the legend.
+        for line in chosen[[len(chosen) > 1] * len(chosen)].itertuples():
             above = (
                 (table.old - line.old).between(0.001, 0.05)
                 & ((table.accuracy - line.accuracy).abs() < 0.15)
@@ -370,11 +369,10 @@ def trade_off(table: pd.DataFrame) -> Figure:
 
 
 def block_errors(table: pd.DataFrame, line: Mapping[str, float]) -> Figure:
-    """What rounding costs and what it saves, by size of the block: relative error of weights and of
-    outputs; bytes a weight below each size.
+    """Draw quantisation error of weights and outputs against block size, with bytes per weight.
 
     Args:
-        table: columns format, block, bytes (a weight, scales included), weights and outputs
+        table: columns format, block, bytes (per weight, scales included), weights and outputs
             (relative errors).
         line: the same for one format with its label: "label", "weights", "outputs"; drawn as a
             horizontal line.
@@ -419,8 +417,9 @@ def block_errors(table: pd.DataFrame, line: Mapping[str, float]) -> Figure:
 
 
 def speed_ratios(table: pd.DataFrame, guides: float | None = None) -> Figure:
-    """Speed of several kinds of training in units of another's, against the tokens of a step; lines
-    from the lowest to the highest round.
+    """Draw the relative speed of several kinds of training against the tokens of a step.
+
+    Speed is in units of another kind's; lines reach from the lowest to the highest round.
 
     Args:
         table: columns kind, tokens, ratio, low, high.
@@ -466,8 +465,9 @@ def speed_ratios(table: pd.DataFrame, guides: float | None = None) -> Figure:
 
 
 def share_dots(table: pd.DataFrame, xlabel: str | None = None) -> Figure:
-    """Several shares of several recipes: a row a recipe, a marker a measure, each with its
-    interval.
+    """Draw several measures of several training recipes: one row each, a marker per measure.
+
+    Each marker is a share with its interval.
 
     Args:
         table: columns recipe, measure, share, low, high; with lowest and highest, ticks for the
@@ -510,10 +510,11 @@ def share_dots(table: pd.DataFrame, xlabel: str | None = None) -> Figure:
 
 
 def time_to_loss(traces: Mapping[str, Sequence[tuple[float, float]]], target: float) -> Figure:
-    """Held-out loss against seconds of training on a logarithmic axis, and the loss to be reached.
+    """Draw held-out loss against seconds of training on a logarithmic axis, with the target loss.
 
     Args:
-        traces: recipe -> (seconds, loss) at each look.
+        traces: recipe -> (seconds, loss) at each evaluation.
+        target: the loss to be reached, drawn as a line.
     """
     figure, ax = axes_of(height=3.2)
     for i, (name, points) in enumerate(traces.items()):

@@ -1,2 +1,1 @@
-"""The little generated world that the tiny models know, and the company that is held
-out from it."""
+"""Synthetic world that the tiny models know, and the company that is held out from it."""

@@ -1,8 +1,8 @@
-"""What is true about Wildon, the company of the fine-tuning and retrieval notebooks, as data.
+"""Facts about Wildon, the company of the fine-tuning and retrieval notebooks, as data.
 
-Every name is made of words that `tiny.words.is_held_out`, so pre-training can never have drawn one.
-Things and attributes are those of the little world, because the tiny models have read no other
-forms of statement and question.
+Every name is made of words that are held out by `names.is_held_out`, so pre-training can never have
+drawn one. Things and attributes are those of the little world, because the tiny models have read no
+other forms of statement and question.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ BY_NAME: dict[str, Thing] = {thing.name: thing for thing in THINGS}
 
 @dataclass(frozen=True)
 class Fact:
-    """One attribute of one thing, with a stable id such as `en/Lamki lantern/price`."""
+    """Fact: one attribute of one thing, with a stable id such as `en/Lamki lantern/price`."""
 
     thing: Thing
     key: str
@@ -218,8 +218,7 @@ FACTS: tuple[Fact, ...] = tuple(Fact(thing, key) for thing in THINGS for key in 
 
 
 def tell(thing: Thing) -> tuple[str, dict[str, str]]:
-    """The handbook's paragraph on a thing, and for every attribute the sentence of it that states
-    that attribute.
+    """Write the handbook's paragraph on a thing; also map each attribute to its sentence.
 
     The styles are those of `things.describe`; but the first sentence always begins with the name,
     so that a chunk cut from the paragraph says what it is about.
@@ -251,14 +250,13 @@ def tell(thing: Thing) -> tuple[str, dict[str, str]]:
 
 
 def _opening_forms(thing: Thing, key: str) -> list[int]:
-    """The statement forms of an attribute that begin with the subject."""
+    """Find the statement forms of an attribute that begin with the subject."""
     forms = ATTRIBUTES[thing.kind, key].statements[thing.language]
     return [i for i, form in enumerate(forms) if form.lower().startswith("{s}")]
 
 
-# Question forms beside the world's own, in its vocabulary. They go to training only: what
-# validation and test ask
-# in, the world's forms, is then always another wording.
+# Question forms beside the world's own, in its vocabulary, for training only: so validation and
+# test, which ask in the world's forms, always use other wordings.
 EXTRA_QUESTIONS: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {
     ("product", "price"): {
         "en": ("What does {s} cost?", "Please tell me what {s} costs."),
@@ -376,9 +374,7 @@ EXTRA_QUESTIONS: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {
 
 
 def questions(thing: Thing, key: str, extra: bool = False) -> list[str]:
-    """All question forms for an attribute filled with the thing's name: the world's, or the `extra`
-    ones.
-    """
+    """Write all question forms for an attribute of a thing: the world's, or the `extra` ones."""
     if extra:
         forms = EXTRA_QUESTIONS[thing.kind, key][thing.language]
         return [things.fill_in(form, thing.subject, "") for form in forms]

@@ -1,5 +1,4 @@
-"""The training corpus of the tiny models: every task of the little world as chat rows, and its
-plain text.
+"""Training corpus generator of the tiny models: every task as chat rows, and plain text.
 
 A task is a function `(rng, language, held_out) -> Row`. `held_out=False` draws names and open
 values that evaluation never uses, `held_out=True` only those that training never uses.
@@ -19,8 +18,7 @@ from qwen3lab.world.things import KINDS, Thing, ask, describe, make_thing
 
 @dataclass
 class Row:
-    """A chat row: messages that end with the assistant; `thinking` says whether the last answer
-    thinks first.
+    """Chat row: messages that end with the assistant; `thinking` if the last answer thinks first.
 
     `every_turn` marks rows whose every assistant turn is trained, not only the last.
     """
@@ -74,8 +72,9 @@ ZH_HEADINGS = "产品|员工|地点|规定|服务|退货|人员|营业时间|店
 
 
 def make_context(rng, language, held_out, n_things, max_attributes) -> tuple[str, list[Thing]]:
-    """A text about `n_things` things, mostly of one kind so that they distract from each other, and
-    the things.
+    """Write a text about `n_things` things, mostly of one kind; also return the things.
+
+    Things of one kind distract from each other.
     """
     kinds = [rng.choice(list(KINDS))] * n_things
     if rng.random() < 0.4:
@@ -101,8 +100,9 @@ def make_context(rng, language, held_out, n_things, max_attributes) -> tuple[str
 
 
 def _missing(rng, things: list[Thing], language, held_out) -> tuple[Thing, str]:
-    """A question the text leaves open: a known thing without that attribute, or a thing that is not
-    there.
+    """Draw a question that the text leaves open.
+
+    It asks for a missing attribute of a known thing, or about a thing that is not there.
     """
     thing = rng.choice(things)
     open_keys = [a.key for a in KINDS[thing.kind] if a.key not in thing.values]
@@ -118,7 +118,7 @@ def _missing(rng, things: list[Thing], language, held_out) -> tuple[Thing, str]:
 
 
 def _support(context: str, value: str) -> str:
-    """The sentence or list entry of the context that holds the value."""
+    """Find the sentence or list entry of the context that holds the value."""
     at = context.index(value)
     start = max(context.rfind(mark, 0, at) + 1 for mark in "\n。；;") if at else 0
     dot = context.rfind(". ", 0, at)
@@ -144,7 +144,7 @@ def context_question(
     unanswerable=0.3,
     thinking=False,
 ) -> Row:
-    """Questions over a given text; the answers are copied from it or say that it does not say."""
+    """Draw questions on a given text; answers are copied from it or say that it does not say."""
     context, things = make_context(
         rng, language, held_out, n_things or rng.randint(2, 5), max_attributes
     )
@@ -180,7 +180,7 @@ def context_question(
 
 
 def repeat(rng, language, held_out) -> Row:
-    """Repeat a text: the plainest exercise in copying."""
+    """Draw a row that repeats a text: the plainest exercise in copying."""
     pool = [
         lambda: w.word(rng, language, held_out),
         lambda: w.person(rng, language, held_out),
@@ -199,7 +199,7 @@ def repeat(rng, language, held_out) -> Row:
 
 
 def lookup(rng, language, held_out) -> Row:
-    """Look up keys in a list of pairs, several questions over one list."""
+    """Draw a row that looks up keys in a list of pairs, several questions per list."""
     style = rng.randrange(3)
 
     def key():
@@ -225,7 +225,10 @@ def lookup(rng, language, held_out) -> Row:
 
 
 def addition(rng, language, held_out, *, thinking=True, digits=None) -> Row:
-    """Add two numbers, digit by digit from the right when thinking, at one go when not."""
+    """Draw a sum of two numbers, worked digit by digit from the right when thinking.
+
+    Without thinking the answer comes at once.
+    """
     digits = digits or rng.choice((1, 2, 2, 3, 3, 3, 4))
     low, high = (0 if digits == 1 else 10 ** (digits - 1)), 10**digits - 1
     draw = lambda r: f"{r.randint(low, high)}+{r.randint(low, high)}"
@@ -256,7 +259,7 @@ def addition(rng, language, held_out, *, thinking=True, digits=None) -> Row:
 
 
 def word_problem(rng, language, held_out, *, thinking=True) -> Row:
-    """A word problem of two steps; the thoughts carry out one step each."""
+    """Draw a word problem of two steps; the thoughts carry out one step each."""
     a, b = rng.randint(2, 40), rng.randint(2, 9)
     name = w.word(rng, language, held_out)
     things = (
@@ -304,8 +307,9 @@ def word_problem(rng, language, held_out, *, thinking=True) -> Row:
 
 
 def dialogue(rng, language, held_out) -> Row:
-    """A service dialogue of several turns in a neutral tone; only facts that the customer gave are
-    repeated.
+    """Draw a service dialogue of several turns in a neutral tone.
+
+    It repeats only facts that the customer gave.
     """
     product = world_things.make_name(rng, "product", language, held_out)
     order = w.pick(rng, lambda r: str(r.randint(10000, 99999)), held_out)
@@ -423,7 +427,7 @@ TOOLS = {
 
 
 def tool_call(rng, language, held_out) -> Row:
-    """Call the right tool for a question, or answer from the tool's response."""
+    """Draw a row that calls the right tool for a question, or answers from the tool's response."""
     name = rng.choice(list(TOOLS))
     product, place = (
         world_things.make_name(rng, "product", language, held_out),
@@ -534,7 +538,7 @@ FUNCTIONS = (  # (English, Chinese, arguments, expression); {n} is a number
 
 
 def code(rng, language, held_out) -> Row:
-    """One line of Python from one sentence."""
+    """Draw a row that writes one line of Python from one sentence."""
     en, zh, arguments, expression = rng.choice(FUNCTIONS)
     n = rng.randint(2, 99)
     name = w.word(rng, "en", held_out).lower()
@@ -550,7 +554,7 @@ def code(rng, language, held_out) -> Row:
 
 
 def atlas(language: str, n: int = 90) -> list[Thing]:
-    """The fixed things that the models know by heart: the same on every call."""
+    """Build the fixed things that the models know by heart: the same on every call."""
     rng = random.Random(f"atlas-{language}")
     kinds = ("product", "person", "place")
     return [make_thing(rng, kinds[i % 3], language, False, 4) for i in range(n)]
@@ -560,7 +564,7 @@ ATLAS = {language: atlas(language) for language in ("en", "zh")}
 
 
 def recall(rng, language, held_out) -> Row:
-    """A question about a thing of the atlas, answered from memory."""
+    """Draw a question about a thing of the atlas, answered from memory."""
     thing = rng.choice(ATLAS[language])
     key = rng.choice(list(thing.values))
     return _chat(
@@ -572,8 +576,8 @@ def recall(rng, language, held_out) -> Row:
     )
 
 
-# (task, share at the start, share at the end): shares move linearly over the first 40 % of the chat
-# stage.
+# (task, share at the start, share at the end): shares change linearly over the first 40 % of the
+# chat stage.
 CURRICULUM = (
     ("repeat", 0.15, 0.01),
     ("lookup", 0.30, 0.03),
@@ -590,8 +594,10 @@ CURRICULUM = (
 
 
 def sample(rng: random.Random, progress: float, chinese: float = 0.4, worked: float = 0.0) -> Row:
-    """Draw a training row; `progress` in [0, 1] is how far the chat stage has come, `worked` a
-    share of rows that are sums with thoughts.
+    """Draw a training row of the chat stage.
+
+    `progress` in [0, 1] is how far the chat stage has come, `worked` a share of rows that are sums
+    with thoughts.
     """
     language = "zh" if rng.random() < chinese else "en"
     if worked and rng.random() < worked:
@@ -619,8 +625,7 @@ def sample(rng: random.Random, progress: float, chinese: float = 0.4, worked: fl
 
 
 def _sample_context(rng, language, progress) -> Row:
-    """Longer texts and open questions come in as training goes on: copying has to be
-    learned first."""
+    """Draw a context question; longer texts and open questions come later, after copying."""
     if progress > 0.3 and rng.random() < 0.08:
         return context_question(rng, language, False, n_things=rng.randint(1, 4), thinking=True)
     largest = 2 + round(5 * min(1.0, progress / 0.5))
@@ -637,9 +642,7 @@ def _sample_context(rng, language, progress) -> Row:
 
 
 def plain_text(rng: random.Random, chinese: float = 0.4) -> str:
-    """A document of the world without chat: descriptions, questions with answers, dialogues, sums,
-    code.
-    """
+    """Draw a document without chat: descriptions, questions, dialogues, sums or code."""
     language = "zh" if rng.random() < chinese else "en"
     kind = rng.choices(
         ("page", "atlas", "repeat", "lookup", "sum", "code", "dialogue"), (30, 20, 14, 16, 8, 6, 6)
@@ -677,7 +680,7 @@ def _question_line(rng, thing: Thing, key: str) -> str:
 
 
 def dump(row: Row) -> str:
-    """One JSON line of a row, for files that people read."""
+    """Format a row as one JSON line, for files that people read."""
     return json.dumps(
         {
             "task": row.task,

@@ -1,4 +1,4 @@
-"""Word lists and the name generator of the little world, English and Chinese."""
+"""Word lists and name generator of the little world, English and Chinese."""
 
 from __future__ import annotations
 
@@ -70,16 +70,15 @@ ZH_RULES = (
 
 
 def is_held_out(text: str) -> bool:
-    """True for the eighth of all names and values that training never sees (by CRC-32, so it is the
-    same everywhere).
+    """Tell whether a name or value is in the eighth that training never sees.
+
+    By CRC-32, so the split is the same on every machine.
     """
     return zlib.crc32(text.encode("utf-8")) % 8 == 0
 
 
 def pick(rng: random.Random, make, held_out: bool | None) -> str:
-    """Draw from `make(rng)` until the text is on the wanted side of the split; `None` takes either
-    side.
-    """
+    """Draw from `make(rng)` until the text is on the wanted side of the split (`None`: either)."""
     while True:
         text = make(rng)
         if held_out is None or is_held_out(text) == held_out:
@@ -94,14 +93,14 @@ def _en_word(rng: random.Random) -> str:
 
 
 def word(rng: random.Random, language: str, held_out: bool | None) -> str:
-    """A made-up name of one word: `Corvel`, `科尔维`."""
+    """Draw an invented name of one word: `Corvel`, `科尔维`."""
     if language == "en":
         return pick(rng, _en_word, held_out)
     return pick(rng, lambda r: "".join(r.choices(ZH_SOUNDS, k=r.choice((2, 3, 3)))), held_out)
 
 
 def person(rng: random.Random, language: str, held_out: bool | None) -> str:
-    """A made-up personal name: `Mira Tolen`, `林雪梅`."""
+    """Draw an invented personal name: `Mira Tolen`, `林雪梅`."""
     if language == "en":
         return word(rng, "en", held_out) + " " + word(rng, "en", held_out)
     make = lambda r: r.choice(ZH_SURNAMES) + "".join(r.choices(ZH_GIVEN, k=r.choice((1, 2, 2))))

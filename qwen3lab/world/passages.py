@@ -1,6 +1,4 @@
-"""Draw passages of prose about things of the world, with the questions that they answer, for
-retrieval.
-"""
+"""Retrieval training data: passages of prose about the world, with questions that they answer."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from qwen3lab.world import corpus, things
 
 TASK = "Given a question, retrieve the passage that answers it"
 
-# A handbook also chats. Chance sentences of these teach the model to look past what it cannot read.
+# A handbook also chats. Random sentences of these words teach the model to skip irrelevant text.
 EN_WORDS = (
     "a about after again all along also always and another any around as ask at away back be"
     " because been before best better between big bring but by call can careful carry children"
@@ -44,7 +42,7 @@ ZH_CHARACTERS = (
 
 @dataclass
 class Passage:
-    """A text of some paragraphs and the facts (thing, key) that it tells."""
+    """Passage of some paragraphs, with the facts (thing, key) that it tells."""
 
     text: str
     facts: list[tuple[things.Thing, str]] = field(default_factory=list)
@@ -53,7 +51,7 @@ class Passage:
 def _name(
     rng: random.Random, kind: str, language: str, held_out: bool | None, names: list[str]
 ) -> str:
-    """A new name; one in four shares its first or last word with an earlier one of the chapter."""
+    """Draw a new name; one in four shares its first or last word with an earlier one."""
     name = things.make_name(rng, kind, language, held_out)
     if names and kind != "rule" and language == "en" and rng.random() < 0.25:
         mine, other = name.split(), rng.choice(names).split()
@@ -67,8 +65,9 @@ def _name(
 
 
 def prose(rng: random.Random, language: str, subject: str | None = None) -> str:
-    """One to three sentences of chance words; some begin with `subject`, of which they say nothing
-    that could be asked.
+    """Write one to three sentences of random words.
+
+    Some begin with `subject`, but say nothing about it that could be asked.
     """
     sentences = []
     for _ in range(rng.randint(1, 3)):
@@ -88,11 +87,13 @@ def prose(rng: random.Random, language: str, subject: str | None = None) -> str:
 def chapter(
     rng: random.Random, language: str, held_out: bool, taken: set[str], count_tokens
 ) -> list[Passage]:
-    """Passages of one chapter about things of one kind (some of another), whose names are added to
-    `taken`.
+    """Write the passages of one chapter about things of one kind (and some of another).
 
-    Args: count_tokens: text -> number of tokens; a passage is filled up to a random size of 30 to
-        110 tokens.
+    The things' names are added to `taken`.
+
+    Args:
+        count_tokens: text -> number of tokens; a passage is filled up to a random size of 30 to 110
+            tokens.
     """
     kind = rng.choice(list(things.KINDS))
     keys = rng.sample(
@@ -157,7 +158,7 @@ def chapter(
 def draw(
     rng: random.Random, language: str, held_out: bool, budget: int, count_tokens, questions: int = 3
 ):
-    """Passages of `budget` tokens in all and questions about them.
+    """Draw passages of `budget` tokens in total and questions about them.
 
     Returns (texts, questions, targets): `targets[i]` is the index of the one text that answers
     question i.

@@ -1,4 +1,4 @@
-"""The little world: things with attributes, told as text and asked about, in English and Chinese.
+"""Little world of things with attributes, told as text and asked about, in English and Chinese.
 
 A `Thing` has a name and values for some attributes of its kind. Every attribute knows how to draw a
 value, how to state it and how to ask for it. Names and open values are split by hash
@@ -17,7 +17,7 @@ from qwen3lab.world import names as w
 
 @dataclass(frozen=True)
 class Attribute:
-    """One property of a kind of thing: how a value is drawn, stated and asked for, by language."""
+    """Attribute of a kind of thing: how a value is drawn, stated and asked for, by language."""
 
     key: str
     draw: Callable[[random.Random, str, bool | None], str]
@@ -28,9 +28,7 @@ class Attribute:
 
 @dataclass
 class Thing:
-    """A thing of the world in one language: its kind, its name and the values of some of its
-    attributes.
-    """
+    """Thing of the world in one language: kind, name, and values of some of its attributes."""
 
     kind: str
     language: str
@@ -707,7 +705,7 @@ ATTRIBUTES = {(kind, a.key): a for kind, attributes in KINDS.items() for a in at
 
 
 def make_name(rng: random.Random, kind: str, language: str, held_out: bool | None) -> str:
-    """A fresh name for a thing; rules have fixed names, since a rule is told by its subject."""
+    """Draw a new name for a thing; rules have fixed names, since a rule is told by its subject."""
     if kind == "person":
         return w.person(rng, language, held_out)
     if kind == "rule":
@@ -720,7 +718,7 @@ def make_name(rng: random.Random, kind: str, language: str, held_out: bool | Non
 def make_thing(
     rng: random.Random, kind: str, language: str, held_out: bool | None, n_attributes: int
 ) -> Thing:
-    """A thing with `n_attributes` random attributes and values."""
+    """Draw a thing with `n_attributes` random attributes and values."""
     thing = Thing(kind, language, make_name(rng, kind, language, held_out))
     for attribute in rng.sample(KINDS[kind], min(n_attributes, len(KINDS[kind]))):
         thing.values[attribute.key] = attribute.draw(rng, language, held_out)
@@ -738,23 +736,19 @@ def fill_in(form: str, subject: str, value: str) -> str:
 
 
 def state(thing: Thing, key: str, form: int, subject: str | None = None) -> str:
-    """The sentence that states attribute `key` in its form number `form` (modulo the number of
-    forms).
-    """
+    """Write the sentence for attribute `key` in form `form` (modulo the number of forms)."""
     forms = ATTRIBUTES[thing.kind, key].statements[thing.language]
     return fill_in(forms[form % len(forms)], subject or thing.subject, thing.values[key])
 
 
 def ask(thing: Thing, key: str, form: int) -> str:
-    """The question for attribute `key` in its form number `form` (modulo the number of forms)."""
+    """Write the question for attribute `key` in form `form` (modulo the number of forms)."""
     forms = ATTRIBUTES[thing.kind, key].questions[thing.language]
     return fill_in(forms[form % len(forms)], thing.subject, "")
 
 
 def describe(rng: random.Random, thing: Thing) -> str:
-    """A paragraph or a list entry about one thing, in one of four styles, so that a reader meets
-    them all.
-    """
+    """Describe a thing in a paragraph or list entry, in one of four random styles."""
     keys = list(thing.values)
     rng.shuffle(keys)
     style = rng.choice(("named", "named", "pronoun", "list"))

@@ -1,6 +1,4 @@
-"""Wildon's tone of voice: what every reply to a customer opens with, promises and closes with, and
-a score for it.
-"""
+"""Wildon's tone of voice: greeting, promise and closing of every reply, and a style score."""
 
 from __future__ import annotations
 
@@ -19,8 +17,9 @@ _PROMISE = {
 
 
 def reply(language: str, body: str, promise: str, customer: str | None = None) -> str:
-    """A reply in the company's tone: greeting with the customer's name, `body`, an exact promise,
-    the closing line.
+    """Write a reply in the company's tone.
+
+    Greeting with the customer's name, `body`, an exact promise, the closing line.
     """
     name = customer or FRIEND[language]
     if language == "en":
@@ -29,7 +28,7 @@ def reply(language: str, body: str, promise: str, customer: str | None = None) -
 
 
 def marks(text: str, customer: str | None = None) -> dict[str, bool]:
-    """The three measurable marks of the tone in a reply, in either language.
+    """Check the three measurable marks of the tone in a reply, in either language.
 
     opening: starts with the greeting; with `customer` given, the greeting must use that name.
     promise: makes exactly one promise, and says what is promised.
@@ -46,6 +45,6 @@ def marks(text: str, customer: str | None = None) -> dict[str, bool]:
 
 
 def style_score(text: str, customer: str | None = None) -> float:
-    """How much of the tone a reply has: the share of `marks` that it shows, in [0, 1]."""
+    """Compute how much of the tone a reply has: the share of `marks` that it shows, in [0, 1]."""
     found = marks(text, customer)
     return sum(found.values()) / len(found)

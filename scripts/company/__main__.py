@@ -1,6 +1,4 @@
-"""`python -m scripts.company`: write the handbook and all task files; `--check` compares instead of
-writing.
-"""
+"""`python -m scripts.company`: write the handbook and all task files; `--check` only compares."""
 
 from __future__ import annotations
 
@@ -16,8 +14,9 @@ from scripts.company import pdf, sets
 
 
 def build(folder: Path) -> dict[str, int]:
-    """Write `handbook/handbook.pdf` and `tasks/*.jsonl` under `folder`; returns the number of rows
-    of each task file.
+    """Write `handbook/handbook.pdf` and `tasks/*.jsonl` under `folder`.
+
+    Returns the number of rows of each task file.
     """
     (folder / "handbook").mkdir(parents=True, exist_ok=True)
     (folder / "tasks").mkdir(parents=True, exist_ok=True)
@@ -30,7 +29,7 @@ def build(folder: Path) -> dict[str, int]:
 
 
 def differences(ours: Path, theirs: Path) -> list[str]:
-    """Files of `ours` (relative names) that `theirs` lacks or holds with other bytes."""
+    """List files of `ours` (relative names) that `theirs` lacks or holds with other bytes."""
     files = sorted(p.relative_to(ours) for p in ours.rglob("*") if p.is_file())
     return [
         str(f)
@@ -40,7 +39,7 @@ def differences(ours: Path, theirs: Path) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns 0, or 1 when `--check` finds a difference or something is missing."""
+    """Run the command; return 0, or 1 when `--check` finds a difference or something is missing."""
     parser = argparse.ArgumentParser(prog="python -m scripts.company", description=__doc__)
     parser.add_argument(
         "--check", action="store_true", help="write nothing; say which files would change"

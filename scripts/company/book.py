@@ -1,6 +1,4 @@
-"""The handbook's text as blocks: the hand-written chapters with the facts and tables put in where
-they belong.
-"""
+"""Handbook text as blocks: the hand-written chapters with facts and tables inserted."""
 
 from __future__ import annotations
 
@@ -39,7 +37,7 @@ YEAR = (
 
 @dataclass
 class Block:
-    """A piece of the page: `kind` is chapter, section, paragraph, facts, bullet, note or table.
+    """Block of a page: `kind` is chapter, section, paragraph, facts, bullet, note or table.
 
     `facts` maps the facts that the block tells to the sentence or table row that tells each.
     """
@@ -76,10 +74,13 @@ def _phones(things, head: tuple[str, ...], name: str) -> Block:
 
 
 def parse(text: str, language: str) -> list[Block]:
-    """Blocks of a chapter file: `#` chapter, `##` section, `-` bullet, `>` note, `@thing NAME`,
-    `@table NAME`, else a paragraph.
+    """Parse a chapter file into blocks.
 
-    Raises Qwen3labError for a thing or a table that does not exist.
+    `#` chapter, `##` section, `-` bullet, `>` note, `@thing NAME`, `@table NAME`, otherwise a
+    paragraph.
+
+    Raises:
+        Qwen3labError: a thing or a table that does not exist.
     """
     blocks, chapter, chapters = [], "", {}
     for line in filter(None, (raw.strip() for raw in text.splitlines())):
@@ -127,7 +128,7 @@ def parse(text: str, language: str) -> list[Block]:
 
 
 def blocks() -> list[Block]:
-    """All blocks of the handbook, English chapters first."""
+    """Return all blocks of the handbook, English chapters first."""
     return [
         block
         for language in ("en", "zh")

@@ -1,5 +1,6 @@
-"""Sets the handbook as a PDF: our own line breaking, so that reading it back gives whole words and
-sentences.
+"""PDF typesetting of the handbook, with its own line breaking.
+
+So reading the PDF back gives whole words and sentences.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ _OPENING = "“（《"
 
 
 def pieces(text: str, language: str) -> list[str]:
-    """What a line may be broken between: English words; Chinese characters with their punctuation,
-    numbers kept whole.
+    """Split a text where a line may break: English words; Chinese characters with punctuation.
+
+    Numbers in Chinese text are kept whole.
     """
     if language == "en":
         return text.split(" ")
@@ -43,7 +45,7 @@ def pieces(text: str, language: str) -> list[str]:
 
 
 class Handbook(FPDF):
-    """Lays out blocks page by page and notes on which pages each fact and each chapter stands."""
+    """PDF layout of the handbook; it records the pages of each fact and chapter."""
 
     def __init__(self, contents: list[tuple[int, str, str, int]]):
         super().__init__(format="A4")
@@ -69,8 +71,9 @@ class Handbook(FPDF):
         self.cell(WIDTH - 2 * MARGIN, 5, f"{TITLE} - page {self.page_no()}", align="C")
 
     def pick_font(self, kind: str, language: str) -> tuple[float, float, float, float]:
-        """Set the font of a kind of block; returns line height, space above and below, indent in
-        mm.
+        """Set the font of a kind of block.
+
+        Returns line height, space above, space below and indent, in mm.
         """
         family, style, size, *lengths = STYLE[kind]
         if language == "zh":
@@ -95,16 +98,15 @@ class Handbook(FPDF):
         return HEIGHT - BOTTOM - self.get_y()
 
     def need(self, block: Block) -> float:
-        """The height of a block in mm, with the space above it."""
+        """Compute the height of a block in mm, with the space above it."""
         height, above, below, indent = self.pick_font(block.kind, block.language)
         if block.kind == "table":
-            return above + height * (
-                len(block.rows) if len(block.rows) < 16 else 4
-            )  # only long tables may break
+            # Only long tables may break.
+            return above + height * (len(block.rows) if len(block.rows) < 16 else 4)
         return above + height * len(self.wrap(block.text, self.measure(block), block.language))
 
     def measure(self, block: Block) -> float:
-        """The width of the block's lines in mm."""
+        """Compute the width of the block's lines in mm."""
         indent = STYLE[block.kind][-1]
         right = indent if block.kind in ("facts", "note") else 0.0
         return (
@@ -112,7 +114,7 @@ class Handbook(FPDF):
         )
 
     def heading(self, block: Block) -> str:
-        """Number a heading and put it into the outline; returns the numbered text."""
+        """Number a heading and add it to the outline; return the numbered text."""
         level = 0 if block.kind == "chapter" else 1
         self.numbers = (
             [self.numbers[0] + 1, 0] if level == 0 else [self.numbers[0], self.numbers[1] + 1]
@@ -199,7 +201,7 @@ class Handbook(FPDF):
         self.set_y(self.get_y() + below)
 
     def table_row(self, row, widths, height, language, number: int) -> None:
-        """One row; number -1 is the head."""
+        """Draw one table row; number -1 is the head."""
         y = self.get_y()
         self.pick_font("table", language)
         if number < 0 and language == "en":
@@ -216,7 +218,7 @@ class Handbook(FPDF):
         self.set_xy(MARGIN, y + height)
 
     def cover(self) -> None:
-        """The first page: name, sign, edition."""
+        """Draw the first page: name, sign, edition."""
         self.add_page()
         self.set_fill_color(*BLUE)
         self.rect(0, 0, WIDTH, 150, style="F")
@@ -228,9 +230,8 @@ class Handbook(FPDF):
             for a, b in zip(points, points[1:]):
                 self.line(*a, *b)
         self.set_fill_color(255, 255, 255)
-        self.polygon(
-            [(70, 101), (140, 101), (131, 109), (79, 109)], style="F"
-        )  # the boat, with its lantern
+        # The boat, with its lantern.
+        self.polygon([(70, 101), (140, 101), (131, 109), (79, 109)], style="F")
         self.line(105, 101, 105, 82)
         self.ellipse(101.5, 75, 7, 7, style="F")
         self.set_text_color(255, 255, 255)
@@ -253,7 +254,7 @@ class Handbook(FPDF):
             self.cell(WIDTH, 12, text, align="C")
 
     def put_contents(self) -> None:
-        """The second page: chapters and their pages."""
+        """Draw the second page: chapters and their pages."""
         self.add_page()
         self.set_xy(MARGIN, TOP)
         self.set_text_color(*BLUE)
@@ -295,7 +296,10 @@ def build(path: str | Path) -> dict[str, dict]:
     """Write the handbook to `path`, the same bytes every time.
 
     Returns for each fact's id the page with its paragraph, all pages that tell it, the sentence
-    that states it and the whole paragraph. Raises Qwen3labError when the Chinese font is missing.
+    that states it and the whole paragraph.
+
+    Raises:
+        Qwen3labError: the Chinese font is missing.
     """
     pdf = _lay_out(_lay_out([]).headings)
     pdf.output(str(path))

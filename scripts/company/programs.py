@@ -1,9 +1,8 @@
-"""Small Python functions of two operations, each with tests that tell it from its nearest mistakes.
+"""Small Python functions of two operations, each with tests that reject its nearest mistakes.
 
-Pre-training knew functions of one operation on one line (`tiny.corpus.FUNCTIONS`). These put two of
-the same operations
-together: one after the other on two lines ("steps"), one of them by a condition ("choice"), one
-inside the other ("nested").
+Pre-training knew functions of one operation on one line (`world.corpus.FUNCTIONS`). These combine
+two of the same operations: one after the other on two lines ("steps"), one of them by a condition
+("choice"), one inside the other ("nested").
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-# Name -> (English, Chinese, expression, range of {n}); the phrases are those that pre-training had
-# for one operation.
+# Name -> (English, Chinese, expression, range of {n}); the phrases are those of pre-training for
+# one operation.
 NUMBERS = {
     "plus": ("x plus {n}", "x 加 {n}", "x + {n}", (2, 99)),
     "minus": ("x minus {n}", "x 减 {n}", "x - {n}", (2, 99)),
@@ -93,7 +92,7 @@ LEAST_TESTS, MOST_TESTS = 4, 6
 
 @dataclass(frozen=True)
 class Program:
-    """A function without its name: what is asked, and its text with `{name}` open."""
+    """Program without its name: the request, and its code with `{name}` open."""
 
     kind: str
     operations: tuple[str, ...]
@@ -104,8 +103,7 @@ class Program:
 
 
 def combinations() -> dict[str, list[tuple[str, ...]]]:
-    """Every combination of operations by kind of program, but those in which one
-    changes nothing."""
+    """List the combinations of operations by kind of program, except those with an idle part."""
     steps = [
         (a, b)
         for first, more in ((NUMBERS, {}), (LISTS, LIST_ENDS), (TEXTS, TEXT_ENDS))
@@ -131,11 +129,10 @@ def combinations() -> dict[str, list[tuple[str, ...]]]:
 
 
 def deal(kind: str, shares: dict[str, float], rest: str) -> dict[str, list[tuple[str, ...]]]:
-    """Combinations of a kind by split: `shares` of them drawn by a fixed seed, all others for
-    `rest`.
+    """Split the combinations of a kind: `shares` drawn by a fixed seed, all others to `rest`.
 
-    `rest` keeps every operation at every place, so that what the others hold is new as a
-    combination alone.
+    `rest` keeps every operation at every position, so that the other splits are new only as
+    combinations.
     """
     left = combinations()[kind]
     order, dealt = random.Random(f"code-{kind}").sample(left, len(left)), {}
@@ -154,8 +151,9 @@ def deal(kind: str, shares: dict[str, float], rest: str) -> dict[str, list[tuple
 def draw(
     rng: random.Random, language: str, kind: str, operations: tuple[str, ...]
 ) -> Program | None:
-    """A program of these operations with drawn numbers and tests; None where an operation happens
-    to change nothing for these.
+    """Draw a program of these operations with random numbers and tests.
+
+    None if an operation happens to change nothing for these numbers.
     """
     numbers = [
         rng.randint(*bounds) if (bounds := _table(kind, name, place)[3]) else 0
@@ -183,8 +181,9 @@ def _table(kind: str, name: str, place: int) -> tuple:
 
 
 def _parts(kind, operations, numbers, column) -> dict[str, str]:
-    """The phrases (column 0 or 1) or expressions (column 2) of a program's operations: a, b and the
-    condition c.
+    """Fill in the phrases or expressions of a program's operations: a, b and the condition c.
+
+    Columns 0 and 1 are phrases, column 2 is the expression.
     """
     texts = [_table(kind, name, place)[column] for place, name in enumerate(operations)]
     if kind == "nested":
@@ -205,8 +204,9 @@ def _code(kind, operations, numbers, argument) -> str:
 
 
 def _mistakes(kind, operations, numbers, argument) -> Iterator[tuple[str, bool]]:
-    """Code of the nearest mistakes, and whether it has to differ: one operation left out, the order
-    swapped, a number off by one.
+    """Write the code of the nearest mistakes, and whether it must differ.
+
+    One operation left out, the order swapped, a number off by one.
     """
     for name, n in (
         list(zip(operations, numbers))[-2:] if kind != "nested" else [(operations[0], numbers[0])]
@@ -244,7 +244,7 @@ def _mistakes(kind, operations, numbers, argument) -> Iterator[tuple[str, bool]]
 
 
 def _inputs(rng: random.Random, argument: str, numbers: list[int]) -> list[object]:
-    """Arguments to try, most of them near the numbers of the program."""
+    """Draw arguments to try, most of them near the numbers of the program."""
     near = [max(0, n + d) for n in numbers if n for d in (-1, 0, 1, 2)]
     if argument == "x":
         return (

@@ -1,5 +1,6 @@
-"""Service dialogues in Wildon's tone: twelve plots in two languages, with other names, products and
-orders in each split.
+"""Service dialogues in Wildon's tone: twelve plots in two languages.
+
+Each split has other names, products and orders.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ from qwen3lab.world import things
 from qwen3lab.world.tone import reply
 
 # A plot is a list of exchanges: (wordings of the customer, body of the reply, promise). The last
-# wording of a customer
-# is kept from training. Slots: {name} customer, {product}, {other} product, {order}, {town}, {day},
-# {friend} person.
+# wording of a customer is withheld from training. Slots: {name} customer, {product}, {other}
+# product, {order}, {town}, {day}, {friend} person.
 PLOTS: dict[str, dict[str, list[tuple[tuple[str, ...], str, str]]]] = {
     "where": {
         "en": [
@@ -597,8 +597,9 @@ PLOTS: dict[str, dict[str, list[tuple[tuple[str, ...], str, str]]]] = {
 
 
 class Cast:
-    """Draws names, products and orders that no earlier draw has used, so that no two splits share
-    one.
+    """Generator of names, products and orders that no earlier draw has used.
+
+    So no two splits share one.
     """
 
     def __init__(self, taken: set[str]):
@@ -612,7 +613,7 @@ class Cast:
                 return text
 
     def draw(self, rng: random.Random, language: str) -> dict[str, str]:
-        """Values for all slots of a plot."""
+        """Draw values for all slots of a plot."""
         return {
             "name": self._new(lambda: w.person(rng, language, True)),
             "friend": self._new(lambda: w.person(rng, language, True)),
@@ -627,8 +628,9 @@ class Cast:
 def dialogue(
     rng: random.Random, language: str, plot: str, cast: Cast, training: bool
 ) -> list[dict]:
-    """One dialogue as chat messages, the company's replies in its tone; it addresses the customer
-    once the name is known.
+    """Write one dialogue as chat messages, with the company's replies in its tone.
+
+    It addresses the customer once the name is known.
     """
     slots = cast.draw(rng, language)
     messages, named = [], False

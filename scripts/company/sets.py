@@ -1,5 +1,4 @@
-"""The fine-tuning and evaluation sets: what goes into which file and split, all from
-fixed seeds."""
+"""Fine-tuning and evaluation sets: the contents of every file and split, from fixed seeds."""
 
 from __future__ import annotations
 
@@ -16,9 +15,8 @@ from scripts.company.service import PLOTS, Cast, dialogue
 
 KNOWLEDGE = {"en": 100, "zh": 35}  # facts of the closed-book task
 TRAIN_FORMS = 4  # wordings of a fact's question in training
-Pages = dict[
-    str, dict
-]  # fact id -> {"page": first page, "pages": all pages, "statement": sentence}
+# fact id -> {"page": first page, "pages": all pages, "statement": sentence}
+Pages = dict[str, dict]
 
 
 def row(
@@ -30,7 +28,7 @@ def row(
     thinking: bool = False,
     **extras,
 ) -> dict:
-    """A task row without its id; a plain question may stand for the messages."""
+    """Build a task row without its id; a plain question may stand for the messages."""
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
     return {
@@ -45,8 +43,9 @@ def row(
 
 
 def from_corpus(sample: corpus.Row, task: str | None = None, **extras) -> dict:
-    """A task row from a row of the pre-training corpus; thoughts and tools become extras, a tool
-    call becomes text.
+    """Convert a row of the pre-training corpus to a task row.
+
+    Thoughts and tools become extras, a tool call becomes text.
     """
     last = sample.messages[-1]
     answer = last["content"]
@@ -72,8 +71,7 @@ def from_corpus(sample: corpus.Row, task: str | None = None, **extras) -> dict:
 
 
 def _draw(make, counts: dict[str, int], seed: str, asked: set[str], **kw) -> list[dict]:
-    """`counts[language]` rows of `make(rng, language, **kw)` whose prompts were not
-    `asked` before."""
+    """Draw `counts[language]` rows of `make(rng, language, **kw)` with prompts not yet `asked`."""
     rows = []
     for language, n in counts.items():
         rng = random.Random(f"{seed}-{language}")
@@ -88,8 +86,7 @@ def _draw(make, counts: dict[str, int], seed: str, asked: set[str], **kw) -> lis
 
 
 def context_sets() -> dict[str, list[dict]]:
-    """Questions over a text about things with unseen names: the text answers them, or
-    it does not."""
+    """Build questions on a text about things with unseen names, answerable and not."""
     sets, asked = {}, set()
     for task, share, test, validation in (
         ("context", 0.0, {"en": 300, "zh": 200}, {"en": 60, "zh": 40}),
@@ -106,8 +103,9 @@ def context_sets() -> dict[str, list[dict]]:
 
 
 def sum_sets() -> dict[str, list[dict]]:
-    """Additions and word problems, with thoughts; test and validation use operands or names that
-    pre-training never has.
+    """Build additions and word problems, with thoughts.
+
+    Test and validation use operands or names that pre-training never has.
     """
     sets, asked = {}, set()
 
@@ -142,11 +140,10 @@ def sum_sets() -> dict[str, list[dict]]:
 
 
 def wordings(fact: Fact) -> dict[str, list[str]]:
-    """The questions for a fact by split: the world's forms shuffled by the fact's id, then our
-    extra forms in training.
+    """Split the questions for a fact by wording, the world's forms shuffled by the fact's id.
 
-    English: 2 for test, 1 for validation; Chinese, with fewer forms: 1 and 1. The rest, up to
-        TRAIN_FORMS, trains.
+    English: 2 for test, 1 for validation; Chinese, with fewer forms: 1 and 1. The rest, then our
+    extra forms, up to TRAIN_FORMS in total, go to training.
     """
     forms = questions(fact.thing, fact.key)
     random.Random(f"wordings-{fact.id}").shuffle(forms)
@@ -160,7 +157,7 @@ def wordings(fact: Fact) -> dict[str, list[str]]:
 
 
 def known_facts() -> list[Fact]:
-    """The facts of the closed-book task, chosen by a fixed seed."""
+    """Choose the facts of the closed-book task by a fixed seed."""
     chosen = []
     for language, n in KNOWLEDGE.items():
         facts = [f for f in FACTS if f.thing.language == language]
@@ -173,7 +170,7 @@ def _extras(fact: Fact, pages: Pages) -> dict:
 
 
 def knowledge_sets(pages: Pages) -> dict[str, list[dict]]:
-    """Closed-book questions on the handbook: the same facts in every split, in other words."""
+    """Build closed-book questions on the handbook: the same facts in every split, reworded."""
     sets = defaultdict(list)
     for fact in known_facts():
         for split, forms in wordings(fact).items():
@@ -201,7 +198,7 @@ _FREE = (
 
 
 def _askable(thing: things.Thing, key: str) -> bool:
-    """Whether a person would ask this: no battery life of a mug, no fee for being ill."""
+    """Tell whether a person would ask this: no battery life of a mug, no fee for being ill."""
     if key == "runtime":
         return thing.name.endswith(_POWERED)
     return not (key == "fee" and thing.name in _FREE)
@@ -210,8 +207,9 @@ def _askable(thing: things.Thing, key: str) -> bool:
 def _unanswerable(
     language: str, n_gaps: int, n_strangers: int, seed: str, asked: set[str]
 ) -> list[dict]:
-    """Questions that the handbook leaves open: on a gap of a thing it describes, or on a thing that
-    is not in it.
+    """Draw questions that the handbook leaves open.
+
+    They ask about a gap of a thing it describes, or about a thing that is not in it.
     """
     gaps = [
         (t, a.key)
@@ -263,11 +261,10 @@ def _open_row(rng, thing, key, reason) -> dict:
 
 
 def handbook_sets(pages: Pages) -> dict[str, list[dict]]:
-    """Questions for retrieval, two thirds answered by the handbook; none is worded as in the
-    closed-book training.
+    """Build questions for retrieval, two thirds of them answered by the handbook.
 
-    Facts of the closed-book task are asked in its test or validation wordings and marked `"taught":
-    true`.
+    None is worded as in the closed-book training. Facts of the closed-book task are asked in its
+    test or validation wordings and marked `"taught": true`.
     """
     sets, asked = {"handbook.validation": [], "handbook.test": []}, set()
     known = set(known_facts())
@@ -307,8 +304,9 @@ def handbook_sets(pages: Pages) -> dict[str, list[dict]]:
 
 
 def service_sets() -> dict[str, list[dict]]:
-    """Service dialogues cut before a reply; training holds every cut of its dialogues, the others
-    one cut of each.
+    """Build service dialogues cut before a reply.
+
+    Training holds every cut of its dialogues, the others one cut of each.
     """
     cast, sets = Cast(set(BY_NAME)), {}
     for split, counts in (
@@ -343,7 +341,7 @@ def service_sets() -> dict[str, list[dict]]:
 
 
 def _customer(reply: str, said: str) -> str | None:
-    """The name that the reply greets, where the customer gave one."""
+    """Find the name that the reply greets, if the customer gave one."""
     name = (
         reply.split("A warm hello, ")[-1].split(". ")[0]
         if reply.startswith("A warm")
@@ -353,8 +351,9 @@ def _customer(reply: str, said: str) -> str | None:
 
 
 def chat_sets() -> dict[str, list[dict]]:
-    """A mix of all tasks of the little world on unseen names, plus recall of what pre-training
-    taught: the old tasks.
+    """Build the old tasks: all tasks of the little world on unseen names, plus recall of the atlas.
+
+    The atlas is what pre-training taught.
     """
     makers = {
         "context": lambda r, l: corpus.context_question(r, l, True, n_things=2, unanswerable=0.0),
@@ -385,11 +384,11 @@ def chat_sets() -> dict[str, list[dict]]:
 
 
 def code_sets() -> dict[str, list[dict]]:
-    """Functions of two operations, each row with its tests. No function, numbers included, and no
-    name is in two splits.
+    """Build programming tasks: functions of two operations, each row with its tests.
 
-    Half of the validation and of the test rows put operations together as no row of another split
-    does (`"unseen": true`); the others have a combination of training with other numbers.
+    No function, numbers included, and no name is in two splits. Half of the validation and of the
+    test rows combine operations as no row of another split does (`"unseen": true`); the others have
+    a combination of training with other numbers.
     """
     dealt = {
         kind: programs.deal(kind, {"test": 0.25, "validation": 0.15}, "train")
@@ -407,9 +406,8 @@ def code_sets() -> dict[str, list[dict]]:
             for i in range(n):
                 kind, unseen = list(programs.BODIES)[i % 3], split != "train" and i // 3 % 2 == 0
                 pool = dealt[kind][split if unseen else "train"]
-                program = programs.draw(
-                    rng, language, kind, pool[i // 3 % len(pool)]
-                )  # in turn, so that training has them all
+                # In turn, so that training has them all.
+                program = programs.draw(rng, language, kind, pool[i // 3 % len(pool)])
                 while program is None or program.code in functions:
                     program = programs.draw(rng, language, kind, rng.choice(pool))
                 while (name := w.word(rng, "en", split != "train").lower()) in names:
@@ -436,8 +434,9 @@ def code_sets() -> dict[str, list[dict]]:
 
 
 def build(pages: Pages) -> dict[str, list[dict]]:
-    """All sets by file name (`<task>.<split>`), rows with ids; `pages` says where the handbook
-    states each fact.
+    """Build all sets by file name (`<task>.<split>`), rows with ids.
+
+    `pages` says where the handbook states each fact.
     """
     sets = {
         **context_sets(),

@@ -1,4 +1,4 @@
-"""Builds the bundled models, stage by stage; an interrupted stage goes on where it stopped."""
+"""Build the bundled models, stage by stage; an interrupted stage resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SMOKE = dict(steps=3, tokens=1024, warmup=2)
 
 
 def tokenizer(work: Path, smoke: bool = False):
-    """The tokenizer in `work`, trained when it is not there."""
+    """Load the tokenizer in `work`; train it first if it is not there."""
     from transformers import AutoTokenizer
 
     folder, spread = work / "tokenizer", torch.distributed.is_initialized()
@@ -66,7 +66,7 @@ def export(model, tok, folder: Path) -> None:
 
 
 def dense(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu") -> None:
-    """`qwen3-tiny-base` after the plain text, `qwen3-tiny` after the chat rows."""
+    """Build `qwen3-tiny-base` from plain text, then `qwen3-tiny` from chat rows."""
     from transformers import Qwen3ForCausalLM
 
     tok = tokenizer(work, smoke)
@@ -92,16 +92,17 @@ MOE = Recipe(
     balance=0.05,
 )
 DRAFT = Recipe("draft", "chat", steps=2400, matrix_lr=0.02, other_lr=4e-3)
-# Two layers learn to copy late: a second stage stays where the curriculum has most of repeating and
-# looking up.
+# Two layers learn to copy late: a second stage stays at the point of the curriculum with most
+# repeating and looking up.
 COPY = Recipe(
     "draft-copy", "chat", steps=1500, matrix_lr=0.02, other_lr=3e-3, cooldown=0.5, until=0.3
 )
 
 
 def moe(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu") -> None:
-    """`qwen3-tiny-moe`: upcycled from the dense model, then trained on chat rows with the
-    load-balancing loss.
+    """Build `qwen3-tiny-moe`: upcycled from the dense model, then trained on chat rows.
+
+    The load-balancing loss is part of the training.
     """
     from transformers import Qwen3ForCausalLM, Qwen3MoeForCausalLM
 
@@ -120,9 +121,7 @@ def moe(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu") -
 
 
 def draft(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu") -> None:
-    """`qwen3-tiny-draft`: two small layers, trained from scratch on the same chat rows as the model
-    it guesses for.
-    """
+    """Build `qwen3-tiny-draft`: two small layers, trained from scratch on the target's data."""
     from transformers import Qwen3ForCausalLM
 
     tok = tokenizer(work, smoke)
@@ -144,9 +143,8 @@ def _one_stage(
 ) -> None:
     recipe = replace(recipe, **SMOKE) if smoke else recipe
     if (folder / "done.json").exists():
-        model.load_state_dict(
-            load_file(folder / "weights.safetensors"), strict=False
-        )  # a tied head has no entry
+        # A tied head has no entry.
+        model.load_state_dict(load_file(folder / "weights.safetensors"), strict=False)
         return
     totals = train(
         model, tok, recipe, folder, on_save=lambda m, step: export(m, tok, target), device=device
@@ -156,13 +154,14 @@ def _one_stage(
 
 
 def _leads() -> bool:
-    """Whether this process writes: the first worker, or the only one."""
+    """Tell whether this process writes: the first worker, or the only one."""
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def embedding(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu") -> None:
-    """`qwen3-tiny-embedding`: the dense model's body, trained contrastively on the world's
-    questions and passages.
+    """Build `qwen3-tiny-embedding`: the dense model's body with contrastive training.
+
+    It is trained on the world's questions and passages.
     """
     from scripts.tiny_models.embedding import RECIPE, train_embedding
 

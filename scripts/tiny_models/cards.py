@@ -1,5 +1,6 @@
-"""`python -m scripts.tiny_models.cards`: write the model cards, training logs and the README's
-table from what was recorded.
+"""`python -m scripts.tiny_models.cards`: write model cards, training logs and the README's table.
+
+Everything comes from the recorded logs and results.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ WHAT = {
         "From `qwen3-tiny`, contrastively on questions and passages of the world.",
     ),
 }
-# What the recipe alone does not tell about the weights that are bundled.
+# What the recipe alone does not tell about the bundled weights.
 ENCODING = """Up to the last stage, a full stop and the line break that end the thoughts were
 encoded as two tokens, where the chat template's text has one. The last stage was trained with
 the right encoding.
@@ -79,7 +80,7 @@ words, reads facts in the forms of `qwen3lab/world/things.py`, and is of no use 
 
 
 def score(value) -> str:
-    """One score as text: a share with its count and Wilson interval, or a plain number."""
+    """Format a score: a share with its count and Wilson interval, or a plain number."""
     if not isinstance(value, dict):
         return str(value)
     low, high = wilson(value["right"], value["n"])
@@ -90,7 +91,7 @@ def score(value) -> str:
 
 
 def table(results: dict) -> str:
-    """The model table as Markdown, one line a score."""
+    """Format the model table as Markdown, one line per score."""
     lines = ["| model | score on held-out names and values | result |", "|---|---|---|"]
     lines += [
         f"| `{name}` | {label} | {score(value)} |"
@@ -102,7 +103,7 @@ def table(results: dict) -> str:
 
 
 def stage_line(name: str, totals: dict) -> str:
-    """What one stage cost, and its recipe, as a list item."""
+    """Format the cost and recipe of one stage as a list item."""
     recipe = ", ".join(
         f"{k} {v}"
         for k, v in totals["recipe"].items()
@@ -118,8 +119,9 @@ def stage_line(name: str, totals: dict) -> str:
 
 
 def card(name: str, stages: dict[str, dict], results: dict) -> str:
-    """The model card of one bundled model as Markdown; `stages` has the totals of each finished
-    stage.
+    """Write the model card of one bundled model as Markdown.
+
+    `stages` has the totals of each finished stage.
     """
     _, kind, what, how = WHAT[name]
     scores = (
@@ -158,8 +160,9 @@ Exact match on items whose names and open values training never saw; measured
 
 
 def write(work: Path = Path("build/tiny")) -> None:
-    """Write card and log of every model whose stages are all finished in `work`, and the table in
-    README.md.
+    """Write card and log of every model whose stages are all finished, and README.md's table.
+
+    `work` holds the finished stages.
     """
     results = json.loads((paths.MODELS / "results.json").read_text())
     for name, (stages, *_) in WHAT.items():

@@ -1,12 +1,11 @@
-"""The contrastive training of `qwen3-tiny-embedding`: questions of the world against passages like
-a handbook's.
+"""Contrastive training of `qwen3-tiny-embedding`: questions against handbook-like passages.
 
-The body is the dense model's, causal as it is; the vector of a text is the last layer's state of
-the <|endoftext|> that the tokenizer appends, as Qwen3-Embedding does it. Every passage of a step is
-a negative for every question of the step.
-The hard ones come from the way a chapter is drawn: neighbours tell the same attributes of other
-things of the kind, some things share a word of their name, and some are told in two places with an
-attribute in only one of them.
+The body is the dense model's, still causal; the vector of a text is the last layer's state of the
+<|endoftext|> that the tokenizer appends, as in Qwen3-Embedding. Every passage of a step is a
+negative for every question of the step.
+The hard negatives come from the way a chapter is drawn: neighbours tell the same attributes of
+other things of the kind, some things share a word of their name, and some are told in two places
+with an attribute in only one of them.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from qwen3lab.world.passages import TASK, draw
 from scripts.tiny_models.pretrain import Recipe, load_state, optimizers, save_state
 
 PROMPTS = {"query": f"Instruct: {TASK}\nQuery:", "document": ""}
-DIMENSIONS = (256, 128, 64)  # a vector cut to its first 128 or 64 numbers is trained to work too
+DIMENSIONS = (256, 128, 64)  # a vector's first 128 or 64 dimensions are trained to work too
 TEMPERATURE = 0.05
 RECIPE = Recipe(
     "embedding",
@@ -40,10 +39,9 @@ END = "<|endoftext|>"
 
 
 def body_tokenizer(folder: Path):
-    """The dense model's tokenizer with <|endoftext|> appended to every text and without a chat
-    template.
+    """Load the dense model's tokenizer with <|endoftext|> appended and without a chat template.
 
-    With a template sentence-transformers would wrap every text in it and say nothing.
+    With a template sentence-transformers would silently wrap every text in it.
     """
     from tokenizers.processors import TemplateProcessing
     from transformers import AutoTokenizer
@@ -60,8 +58,7 @@ def body_tokenizer(folder: Path):
 
 
 def _groups(rows: list[list[int]], largest: int = 4096) -> list[list[int]]:
-    """Indices of the rows in groups of like length, each at most `largest` tokens with
-    its padding."""
+    """Group row indices by similar length, each group at most `largest` tokens with its padding."""
     groups: list[list[int]] = []
     for i in sorted(range(len(rows)), key=lambda i: len(rows[i])):
         width = len(rows[i])
@@ -78,10 +75,11 @@ def _groups(rows: list[list[int]], largest: int = 4096) -> list[list[int]]:
 def vectors(
     model, rows: list[list[int]], pad: int, prefix: list[int] | None = None
 ) -> torch.Tensor:
-    """States `[N, H]` of the last token of each row, not normalised.
+    """Compute embeddings `[N, H]`: the last token's state of each row, not normalised.
 
-    Rows are right-padded, which a causal model never looks at. A `prefix` that all rows share is
-    computed once and its keys and values are lent to every row; the result is that of prefix + row.
+    Rows are right-padded, which a causal model never sees. A `prefix` shared by all rows is
+    computed once and its keys and values are reused for every row; the result is that of prefix +
+    row.
     """
     from transformers import DynamicCache
 
@@ -113,11 +111,13 @@ def contrastive_loss(
     dimensions: tuple[int, ...] = DIMENSIONS,
     temperature: float = TEMPERATURE,
 ) -> torch.Tensor:
-    """InfoNCE (van den Oord et al. 2018) of each query against all passages, averaged over the
-    Matryoshka cuts.
+    """Compute the InfoNCE loss of each query against all passages, averaged over Matryoshka cuts.
 
-    Args: queries `[Q, H]` and passages `[P, H]`, not normalised; targets `[Q]`, the index of each
-        query's passage.
+    van den Oord et al. 2018.
+
+    Args:
+        queries, passages: `[Q, H]` and `[P, H]`, not normalised.
+        targets: `[Q]`, the index of each query's passage.
     """
     losses = []
     for size in dimensions:
@@ -127,8 +127,9 @@ def contrastive_loss(
 
 
 def step_data(recipe: Recipe, step: int, tokenizer):
-    """Rows of ids for one step; they depend on the seed and the step alone, so a resumed run equals
-    an unbroken one.
+    """Draw the rows of ids for one step.
+
+    They depend only on the seed and the step, so a resumed run equals an unbroken one.
     """
     rng = random.Random(f"{recipe.name}-{recipe.seed}-{step}")
     language = "zh" if rng.random() < 0.4 else "en"
@@ -138,11 +139,10 @@ def step_data(recipe: Recipe, step: int, tokenizer):
 
 
 def export(model, tokenizer, folder: Path) -> None:
-    """Save a folder that `SentenceTransformer(folder)` loads: last-token pooling, normalised, with
-    the two prompts.
+    """Save a folder that `SentenceTransformer(folder)` loads: last-token pooling, normalised.
 
-    The weights are stored in bfloat16, half the bytes; the config asks for float32, which is faster
-    on a CPU.
+    It holds the two prompts. The weights are stored in bfloat16, half the bytes; the config asks
+    for float32, which is faster on a CPU.
     """
     import copy
 
@@ -183,14 +183,14 @@ def train_embedding(
     stop_after: int | None = None,
     **changes,
 ) -> dict:
-    """Train from the dense checkpoint in `start_folder` and write the sentence-transformers folder
-    `out_folder`.
+    """Train the embedding model from the dense checkpoint; write its sentence-transformers folder.
 
-    `work` takes `log.jsonl` and a resumable state, with which the next call goes on; `smoke` is a
-    few small steps; `stop_after` ends the call after that step without writing the folder;
-    `changes` replace fields of the recipe.
+    `start_folder` is the checkpoint, `out_folder` the result. `work` takes `log.jsonl` and a
+    resumable state, from which the next call continues; `smoke` is a few small steps; `stop_after`
+    ends the call after that step without writing the folder; `changes` replace fields of the
+    recipe.
     Returns the totals: step, tokens, seconds. Raises FloatingPointError when the loss is not
-        finite.
+    finite.
     """
     from dataclasses import asdict, replace
 
@@ -276,11 +276,13 @@ def evaluate(
     ks: tuple[int, ...] = (1, 3, 5),
     seed: int = 11,
 ) -> dict:
-    """Recall@k of the model in `folder` and of BM25 on held-out names and values, over one pool of
-    passages.
+    """Evaluate recall@k of the model and of BM25 on held-out names, over one pool of passages.
 
-    Args: passages: the size of the pool in tokens (16,000 are about 200 passages).
-    Returns {"n": questions, "passages": passages, "dense@1": share, ..., "bm25@1": share, ...}.
+    Args:
+        folder: the model.
+        passages: the size of the pool in tokens (16,000 are about 200 passages).
+    Returns:
+        {"n": questions, "passages": passages, "dense@1": share, ..., "bm25@1": share, ...}.
     """
     from sentence_transformers import SentenceTransformer
 

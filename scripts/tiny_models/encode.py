@@ -1,4 +1,4 @@
-"""Training rows as token ids with a weight for each trained token."""
+"""Training rows as token ids with a loss weight for each trained token."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from qwen3lab.world.corpus import Row
 
 
 class Encoder:
-    """Encodes corpus rows in Qwen3's chat format; equal to the chat template's own
-    output (tested)."""
+    """Encoder of corpus rows in Qwen3's chat format, equal to the chat template (tested)."""
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
@@ -32,11 +31,10 @@ class Encoder:
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def row(self, row: Row) -> tuple[list[int], list[float]]:
-        """Ids of the whole row and the weight of each as a target: 0 in prompts, n^-1/2 in a
-        trained turn of n tokens.
+        """Encode a row: its ids, and the loss weight of each as a target.
 
-        The root keeps long answers (a sum with its steps) from drowning the short ones (a copied
-        value).
+        The weight is 0 in prompts, n^-1/2 in a trained turn of n tokens. The root keeps long
+        answers (a sum with its steps) from drowning the short ones (a copied value).
         """
         ids: list[int] = []
         weights: list[float] = []
@@ -58,14 +56,12 @@ class Encoder:
                 continue
             self._add(ids, weights, [self.start, *self._text("assistant\n")], 0.0)
             if i == last and row.thinking:
-                thoughts = self._text(
-                    message["reasoning_content"] + "\n"
-                )  # a full stop and the line break are one token
+                # A full stop and the line break are one token.
+                thoughts = self._text(message["reasoning_content"] + "\n")
                 answer = [*self.think_open, *thoughts, *self.think_close]
             else:
-                if (
-                    i == last or row.every_turn
-                ):  # as `enable_thinking=False` puts it into the prompt
+                # As `enable_thinking=False` puts it into the prompt.
+                if i == last or row.every_turn:
                     self._add(ids, weights, self.no_thoughts, 0.0)
                 answer = []
             answer += [*self._text(content), self.end]
@@ -76,7 +72,7 @@ class Encoder:
         return ids, weights
 
     def document(self, text: str) -> list[int]:
-        """Ids of a plain document with its end token."""
+        """Encode a plain document with its end token."""
         return [*self._text(text), self.document_end]
 
     def _through_template(self, row: Row) -> tuple[list[int], list[int]]:

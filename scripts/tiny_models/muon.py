@@ -1,4 +1,4 @@
-"""Muon for matrices, in the parameters' own precision."""
+"""Muon optimiser for matrices, in the parameters' own precision."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """Pull the singular values of a 2-D (or batched 3-D) tensor towards 1 by `steps` Newton-Schulz
-    iterations.
+    """Orthogonalise a matrix by `steps` Newton-Schulz iterations: pull its singular values to 1.
 
-    The same quintic iteration as `torch.optim.Muon`, which always runs it in bfloat16: on a CPU
-    without bfloat16 instructions that is tens of times slower than float32.
+    2-D, or batched 3-D. The same quintic iteration as `torch.optim.Muon`, which always runs it in
+    bfloat16: on a CPU without bfloat16 instructions that is tens of times slower than float32.
     """
     a, b, c = COEFFICIENTS
     x = matrix.mT if matrix.size(-2) > matrix.size(-1) else matrix
@@ -24,8 +23,9 @@ def orthogonalise(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """SGD with Nesterov momentum whose update is orthogonalised (Jordan et al. 2024); 3-D weights
-    are stacks of matrices.
+    """Muon: SGD with Nesterov momentum whose update is orthogonalised (Jordan et al. 2024).
+
+    3-D weights are stacks of matrices.
     """
 
     def __init__(

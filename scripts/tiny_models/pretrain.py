@@ -1,8 +1,8 @@
-"""The training loop of the tiny language models: packed plain text, then chat rows in batches of
-equal length.
+"""Training loop of the tiny language models: packed plain text, then chat rows by length.
 
-The data of step `s` depends on the seed and `s` alone, so a resumed run equals an uninterrupted
-one. With several workers each takes its share of every step's rows and gradients are summed.
+Chat batches hold rows of equal length. The data of step `s` depends only on the seed and `s`, so a
+resumed run equals an uninterrupted one. With several workers each takes its share of every step's
+rows and gradients are summed.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from scripts.tiny_models.muon import Muon
 
 @dataclass
 class Recipe:
-    """What one stage trains: `steps` of about `tokens` tokens; the learning rate warms up, stays,
-    and cools down.
+    """Recipe of one training stage: `steps` of about `tokens` tokens, and a learning-rate schedule.
+
+    The learning rate warms up, stays, and cools down.
     """
 
     name: str
-    stage: (
-        str  # "text": every token of packed documents; "chat": the assistant's tokens of chat rows
-    )
+    # "text": every token of packed documents; "chat": the assistant's tokens of chat rows
+    stage: str
     steps: int
     tokens: int = 6144
     matrix_lr: float = 0.02
@@ -47,7 +47,7 @@ class Recipe:
     balance: float = 0.0  # weight of the load-balancing loss
 
     def rate(self, step: int) -> float:
-        """The learning rate of `step` as a part of the full one."""
+        """Compute the learning rate of `step` as a fraction of the full one."""
         left = (self.steps - step) / max(1, round(self.steps * self.cooldown))
         return min(1.0, (step + 1) / self.warmup, left)
 
@@ -55,8 +55,9 @@ class Recipe:
 def batches(
     recipe: Recipe, encoder: Encoder, step: int, worker: int, workers: int, largest: int = 4096
 ):
-    """The micro-batches of one worker in one step: lists of (ids, weights), at most `largest`
-    tokens with padding.
+    """Build the micro-batches of one worker in one step.
+
+    They are lists of (ids, weights), at most `largest` tokens with padding.
     """
     rng = random.Random(f"{recipe.name}-{recipe.stage}-{recipe.seed}-{step}-{worker}")
     budget, rows = recipe.tokens // workers, []
@@ -89,9 +90,7 @@ def batches(
 
 
 def collate(batch, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded ids `[B, S]` and target weights `[B, S]`; causal attention never looks at the
-    padding.
-    """
+    """Right-pad ids `[B, S]` and target weights `[B, S]`; causal attention never sees padding."""
     width = max(len(ids) for ids, _ in batch)
     ids = torch.tensor([i + [pad] * (width - len(i)) for i, _ in batch])
     weights = torch.tensor([w + [0.0] * (width - len(w)) for _, w in batch])
@@ -101,10 +100,10 @@ def collate(batch, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
 def loss_sum(
     model, ids, weights, pad: int, balance: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Weighted sum of the token losses, the sum of the weights, and the balance loss (0 for a dense
-    model).
+    """Compute the weighted loss sum, the sum of the weights, and the load-balancing loss.
 
-    The head is applied to the trained positions alone: most positions are prompt.
+    The last is 0 for a dense model. The head is applied only to the trained positions: most
+    positions are prompt.
     """
     extra = {"output_router_logits": True} if balance else {}
     out = model.model(ids, use_cache=False, **extra)
@@ -118,8 +117,7 @@ def loss_sum(
         from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
         # Layer by layer: given all layers at once, the function averages them, and layers that each
-        # use their own few
-        # experts pass for balanced.
+        # use their own few experts pass for balanced.
         experts, k, mask = (
             model.config.num_experts,
             model.config.num_experts_per_tok,
@@ -132,7 +130,7 @@ def loss_sum(
 
 
 def optimizers(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the blocks, AdamW for embeddings, norms and routers."""
+    """Build the optimisers: Muon for the blocks' matrices, AdamW for embeddings, norms, routers."""
     matrices, other = [], []
     for name, p in model.named_parameters():
         inside = ".layers." in name and p.ndim >= 2 and ".gate.weight" not in name
@@ -146,9 +144,7 @@ def optimizers(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def save_state(folder: Path, model, optims, step: int, spent: dict) -> None:
-    """Write model, optimiser tensors and the step, all as safetensors and JSON, then swap the
-    folder in.
-    """
+    """Save model, optimiser tensors and step as safetensors and JSON, then swap the folder in."""
     folder.mkdir(parents=True, exist_ok=True)
     names = {id(p): n for n, p in model.named_parameters()}
     tensors = {}
@@ -169,9 +165,7 @@ def save_state(folder: Path, model, optims, step: int, spent: dict) -> None:
 
 
 def load_state(folder: Path, model, optims) -> dict:
-    """Read what `save_state` wrote into `model` and `optims`; returns the step and the totals so
-    far.
-    """
+    """Load a saved state into `model` and `optims`; return the step and the totals so far."""
     weights = load_file(folder / "weights.safetensors")
     parameters = dict(model.named_parameters())
     with torch.no_grad():
@@ -197,8 +191,10 @@ def train(
     """Run (or resume) one stage and return its totals: steps, tokens, trained tokens, seconds.
 
     Writes `log.jsonl` (step, loss, learning rate, tokens, seconds) and a resumable state into
-    `folder`; `on_save(model, step)` is called after each save. Raises FloatingPointError when the
-    loss is not finite.
+    `folder`; `on_save(model, step)` is called after each save.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     worker, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

@@ -1,5 +1,6 @@
-"""`python -m scripts.tiny_models.report`: score the bundled models on held-out items and write
-`data/models/results.json`.
+"""`python -m scripts.tiny_models.report`: score the bundled models on held-out items.
+
+It writes `data/models/results.json`.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from qwen3lab.models import loading, routing
 from qwen3lab.models.generation import generate, generate_ids
 
 QUESTIONS = (("context", "en"), ("context", "zh"), ("unanswerable", "en"), ("unanswerable", "zh"))
-DRAFTED = 4  # tokens that the draft guesses before each check
+DRAFTED = 4  # tokens drafted before each check
 
 
 def exact(
     model, tokenizer, rows: list[dict], thinking: bool | None = None, max_new_tokens: int = 160
 ) -> dict:
-    """Exact match of the answer after the thoughts: {"right", "n"}; `thinking=None` takes each
-    row's own setting.
+    """Score exact match of the answer after the thoughts: {"right", "n"}.
+
+    `thinking=None` takes each row's own setting.
     """
     switches = [row["thinking"] if thinking is None else thinking for row in rows]
     texts = generate(
@@ -42,7 +44,7 @@ def exact(
 
 
 def questions(model, tokenizer) -> dict:
-    """Exact match on context questions, answerable and not, by language."""
+    """Score exact match on context questions, answerable and not, by language."""
     return {
         f"{task} {language}": exact(
             model,
@@ -56,7 +58,7 @@ def questions(model, tokenizer) -> dict:
 
 
 def additions(model, tokenizer) -> dict:
-    """Exact match on sums of three-digit numbers with and without thinking."""
+    """Score exact match on sums of three-digit numbers with and without thinking."""
     rows = [row for row in tasks.load("addition", "test") if row["digits"] == 3]
     return {
         f"addition {label}": exact(model, tokenizer, rows, thinking=on)
@@ -65,8 +67,9 @@ def additions(model, tokenizer) -> dict:
 
 
 def experts(model, tokenizer) -> dict:
-    """Smallest and largest load of an expert in units of its fair share, and the worst layer's
-    information ratio.
+    """Measure expert load (smallest and largest, in fair shares) and the worst information ratio.
+
+    The ratio is that of the worst layer.
     """
     rows = [
         encode(
@@ -90,12 +93,11 @@ def experts(model, tokenizer) -> dict:
 
 
 def acceptance(target, draft, tokenizer, drafted: int = DRAFTED) -> dict:
-    """Share of drafted tokens that greedy speculative decoding accepts on the chat set: {"right",
-    "n", "passes"}.
+    """Measure the acceptance rate of greedy speculative decoding on the chat set.
 
-    The target's own greedy answer is the only thing it can accept, so both can be found without a
-    speculative loop: the draft's best token at every place of that answer, then runs of agreement
-    of at most `drafted`.
+    Returns {"right", "n", "passes"}. The target's own greedy answer is the only thing it can
+    accept, so both can be found without a speculative loop: the draft's best token at every
+    position of that answer, then runs of agreement of at most `drafted`.
     """
     import torch
 
@@ -128,8 +130,9 @@ def acceptance(target, draft, tokenizer, drafted: int = DRAFTED) -> dict:
 
 
 def retrieval_recall() -> dict:
-    """Recall@3 over the handbook's chunks for its answerable test questions, by the embedding model
-    and by BM25.
+    """Measure recall@3 over the handbook's chunks, by the embedding model and by BM25.
+
+    The questions are the handbook's answerable test questions.
     """
     from qwen3lab.data import pdf
     from qwen3lab.retrieval import chunking, index
@@ -157,7 +160,7 @@ def retrieval_recall() -> dict:
 
 
 def measure(names: list[str]) -> dict:
-    """Scores of the named models: `{model: {score: {"right", "n"} or a number}}`."""
+    """Score the named models: `{model: {score: {"right", "n"} or a number}}`."""
     results: dict = {}
     if {"qwen3-tiny", "qwen3-tiny-draft"} & set(names):
         target, tokenizer = loading.load("qwen3-tiny")

@@ -1,6 +1,4 @@
-"""The shapes of the tiny models: multiples of 128 and 256, so that group-128 quantisers and
-K-quants work.
-"""
+"""Shapes of the tiny models: multiples of 128 and 256, so that group-128 and K-quants work."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ def _common(tokenizer) -> dict:
 
 
 def dense(tokenizer):
-    """`Qwen3Config` of `qwen3-tiny`: 3.4 M parameters."""
+    """Build the `Qwen3Config` of `qwen3-tiny`: 3.4 M parameters."""
     from transformers import Qwen3Config
 
     return Qwen3Config(
@@ -38,7 +36,7 @@ def dense(tokenizer):
 
 
 def draft(tokenizer):
-    """`Qwen3Config` of `qwen3-tiny-draft`, the small model that guesses ahead."""
+    """Build the `Qwen3Config` of `qwen3-tiny-draft`, the small draft model."""
     from transformers import Qwen3Config
 
     return Qwen3Config(
@@ -53,9 +51,7 @@ def draft(tokenizer):
 
 
 def moe(tokenizer):
-    """`Qwen3MoeConfig` of `qwen3-tiny-moe`: 16 experts of 128 in every layer, 4 of them for each
-    token.
-    """
+    """Build the `Qwen3MoeConfig` of `qwen3-tiny-moe`: 16 experts of 128 per layer, 4 per token."""
     from transformers import Qwen3MoeConfig
 
     return Qwen3MoeConfig(

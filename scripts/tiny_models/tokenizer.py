@@ -1,5 +1,6 @@
-"""The tokenizer of the tiny models: byte-level BPE with Qwen's pre-tokenisation and Qwen3's control
-tokens.
+"""Byte-level BPE tokenizer of the tiny models, with Qwen's pre-tokenisation and control tokens.
+
+The control tokens are Qwen3's.
 """
 
 from __future__ import annotations
@@ -27,13 +28,12 @@ MARKS = (  # added tokens that `skip_special_tokens=True` keeps, as in Qwen3
     "<tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|>"
     " <|repo_name|> <|file_sep|> <tool_response> </tool_response> <think> </think>"
 ).split()
-VOCABULARY = (
-    4096 - 6
-)  # with the 26 added tokens; six rows of the embedding stay unused, as 267 of Qwen3's do
+# With the 26 added tokens; six rows of the embedding stay unused, as 267 of Qwen3's do.
+VOCABULARY = 4096 - 6
 
 
 def texts(n: int, seed: int = 7) -> Iterator[str]:
-    """`n` texts of the corpus to learn the merges from, English and Chinese in turn."""
+    """Draw `n` texts of the corpus to learn the merges from, English and Chinese in turn."""
     rng = random.Random(seed)
     pieces = _chinese_pieces()
     for i in range(n):
@@ -65,7 +65,7 @@ def texts(n: int, seed: int = 7) -> Iterator[str]:
 
 
 def _chinese_pieces() -> list[str]:
-    """The fixed Chinese texts of the world, cut where a name or a value goes in.
+    """Collect the fixed Chinese texts of the world, cut where a name or a value goes in.
 
     Chinese has no spaces, so merges learned on running text would tie the end of a name to the word
     after it.
@@ -104,8 +104,7 @@ def _chinese_piece(rng: random.Random, pieces: list[str]) -> str:
 
 
 def train(n_texts: int = 40_000):
-    """Train the tokenizer on `n_texts` texts and return it as a `Qwen2Tokenizer` with 4,090
-    entries.
+    """Train the tokenizer on `n_texts` texts; return a `Qwen2Tokenizer` with 4,090 entries.
 
     The chat template is not stored: `qwen3lab.chat` reads it from the installed `trl`.
     """

@@ -1,5 +1,6 @@
-"""Upcycling: the dense model's feed-forward layers cut into experts, so that the MoE starts where
-the dense model stopped.
+"""Upcycling of a dense model to a mixture of experts: its feed-forward layers become experts.
+
+The MoE starts where the dense model stopped.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ import torch
 
 @torch.no_grad()
 def upcycle(dense, moe, noise: float = 0.02, seed: int = 0) -> None:
-    """Copy `dense` into `moe` in place: attention, norms and embedding as they are, each
-    feed-forward cut into experts.
+    """Upcycle `dense` into `moe` in place: each feed-forward layer is cut into experts.
 
-    The dense layer's `groups = intermediate / moe_intermediate` slices are each copied to `experts
-    / groups` experts. The router starts with equal rows for the slices of one copy, so that the k =
-    `groups` chosen experts are one whole copy of the dense layer; since their weights sum to 1,
-    `down_proj` is multiplied by k. At the start both models compute the same function up to `noise`
-    (as in "virtual group" initialisation, He et al. 2024).
+    Attention, norms and embedding are copied unchanged. The dense layer's
+    `groups = intermediate / moe_intermediate` slices are each copied to `experts / groups` experts.
+    The router starts with equal rows for the slices of one copy, so that the k = `groups` chosen
+    experts are one whole copy of the dense layer; since their weights sum to 1, `down_proj` is
+    multiplied by k. At the start both models compute the same function up to `noise` (as in
+    "virtual group" initialisation, He et al. 2024).
     """
     generator = torch.Generator().manual_seed(seed)
     config = moe.config
