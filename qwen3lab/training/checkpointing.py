@@ -1,7 +1,7 @@
-"""Checkpoints of a trainer without pickle: a stopped run goes on from safetensors and JSON alone.
+"""Save and resume trainer checkpoints without pickle, as safetensors and JSON.
 
-`transformers.Trainer` writes the optimiser's state and the random numbers' with `torch.save`. The
-classes here keep the same content in formats that can hold nothing but numbers and text.
+`transformers.Trainer` writes the optimiser's state and the random state with `torch.save`. The
+classes here store the same content in formats that can contain only numbers and text.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ OPTIMIZER, PROGRESS = "optimizer.safetensors", "progress.json"
 
 
 def save_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Write an optimiser's state: tensors as "3.exp_avg" (parameter 3), everything else in the
-    file's metadata.
+    """Save an optimiser's state as safetensors.
+
+    Tensors are named like "3.exp_avg" (parameter 3); everything else is in the file's metadata.
     """
     state = optimizer.state_dict()
     tensors, plain = {}, {}
@@ -42,7 +43,7 @@ def save_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
 
 
 def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Read what `save_optimizer` wrote into an optimiser over the same parameters."""
+    """Load what `save_optimizer` wrote into an optimiser over the same parameters."""
     state: dict[int, dict[str, Any]] = {}
     with safe_open(path, "pt") as file:
         groups, plain = (json.loads(file.metadata()[key]) for key in ("groups", "plain"))
@@ -56,9 +57,7 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of Python's, numpy's and torch's random numbers (each GPU's too), as JSON can hold
-    it.
-    """
+    """Capture the random state of Python, numpy and torch (each GPU's too) as JSON types."""
     version, words, gauss = random.getstate()
     kind, keys, *rest = np.random.get_state()
     gpus = (
@@ -75,7 +74,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Go on with the random numbers where `random_state` found them."""
+    """Restore the random state that `random_state` captured."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     kind, keys, *rest = state["numpy"]
@@ -88,12 +87,12 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 class SafeCheckpoints:
-    """Mixed into a `transformers.Trainer` (one process): its checkpoints hold safetensors and JSON,
-    and it resumes from them.
+    """A `transformers.Trainer` mixin for checkpoints without pickle (one process).
 
-    Rows grouped by length get their order from torch's random numbers when an epoch begins. The
-    library restores those of the checkpoint only, so that the rest of a resumed epoch would have
-    other rows; here those of the epoch's begin come back too.
+    Its checkpoints hold safetensors and JSON, and it resumes from them. Rows grouped by length get
+    their order from torch's random state at the start of an epoch. The library restores only the
+    checkpoint's random state, so the rest of a resumed epoch would have other rows; here the state
+    at the start of the epoch is restored too.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -119,8 +118,8 @@ class SafeCheckpoints:
         pass
 
     def _save_rng_state(self, output_dir: str) -> None:
-        # The last of the three that a checkpoint calls; the scheduler's state is numbers, its
-        # functions are made anew.
+        # The last of the three that a checkpoint calls. The scheduler's state is plain numbers; its
+        # functions are created again.
         schedule = {
             key: value
             for key, value in self.lr_scheduler.state_dict().items()
@@ -156,12 +155,13 @@ class SafeCheckpoints:
         super()._save(output_dir, state_dict)
         (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(
             missing_ok=True
-        )  # a pickle with machine paths
+        )  # a pickle that contains paths of this machine
 
 
 def check(checkpoint: Path, model: torch.nn.Module) -> None:
-    """Raise Qwen3labError unless a checkpoint was written by a run that trained weights of the same
-    names and shapes.
+    """Check that a checkpoint trained weights of the same names and shapes.
+
+    Raises Qwen3labError if it did not.
     """
     there, here = _progress(checkpoint)["trained"], _shapes(model)
     if there != here:
@@ -185,8 +185,9 @@ def _progress(checkpoint: str | Path) -> dict[str, Any]:
 
 
 def last_checkpoint(folder: str | Path) -> Path | None:
-    """The newest whole checkpoint in a run's folder; None where there is none. One that a kill cut
-    short is passed over.
+    """Find the newest complete checkpoint in a run's folder; None if there is none.
+
+    One that a kill truncated is skipped.
     """
     found = {
         int(match[1]): path

@@ -1,4 +1,4 @@
-"""Fine-tuning by TRL's SFTTrainer: LoRA, QLoRA or all weights, one call, one `Run` back."""
+"""Fine-tune a chat model with TRL's SFTTrainer: LoRA, QLoRA or all weights, one call, one `Run`."""
 
 from __future__ import annotations
 
@@ -33,35 +33,33 @@ if TYPE_CHECKING:
 
 
 METHODS = ("lora", "qlora", "full")
-# Learning rates by method. Released models: what Qwen's and the LoRA papers' users start from.
-# Models below
-# `models.SMALL_MODEL` parameters: found on the validation split of the company's knowledge; small
-# models bear more.
+# Learning rates by method. Released models: the usual starting points for Qwen and for LoRA. Models
+# below `models.SMALL_MODEL` parameters: chosen on the validation split of the company's knowledge;
+# small models tolerate higher rates.
 RATES = {"lora": 2e-4, "qlora": 2e-4, "full": 1e-5}
 SMALL_RATES = {"lora": 4e-3, "qlora": 4e-3, "full": 1e-3}
 
 
 @dataclass
 class Run:
-    """What comes back from every kind of training."""
+    """A training run: the model, its history, its cost and everything needed to repeat it."""
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
-    # One row a logged step: step, loss, learning_rate, grad_norm, accuracy, tokens, eval_loss, and
-    # what differs from
-    # machine to machine, `callbacks.COSTS`.
+    # One row per logged step: step, loss, learning_rate, grad_norm, accuracy, tokens, eval_loss,
+    # and what differs from machine to machine, `callbacks.COSTS`.
     history: pd.DataFrame
-    seconds: float  # of the optimiser steps alone
+    seconds: float  # the trainer's train_runtime
     tokens_per_second: float  # padding not counted
-    peak_bytes: int  # see monitoring.peak
+    peak_bytes: int  # see measure.peak
     output_dir: Path | None  # the saved adapter or model
     method: str
     steps: int
     tokens: int
     trained: int  # parameters
     parameters: int  # all of the model, the adapter's included
-    bytes: dict[str, int] = field(default_factory=dict)  # see monitoring.training_bytes
-    best_step: int | None = None  # with patience: the step whose weights came back
+    bytes: dict[str, int] = field(default_factory=dict)  # see measure.training_bytes
+    best_step: int | None = None  # with patience: the step whose weights were restored
     settings: dict[str, Any] = field(default_factory=dict)  # of `trl.SFTConfig`, as given
     adapter: dict[str, Any] = field(
         default_factory=dict
@@ -71,9 +69,7 @@ class Run:
     held_out: Any = None  # the same for validation, or None
 
     def summary(self) -> str:
-        """Return a line of what was trained and how long in steps and tokens; the same on every
-        machine.
-        """
+        """Summarise parameters, steps, tokens and loss in one line, equal on every machine."""
         return (
             f"{self.method}: {self.trained:,} of {self.parameters:,} parameters trained"
             f" ({self.trained / self.parameters:.1%}), {self.steps} steps, {self.tokens:,} tokens,"
@@ -81,7 +77,7 @@ class Run:
         )
 
     def cost(self) -> str:
-        """Return a line of what it cost on this machine, for `measure.note`."""
+        """Summarise time, throughput and peak memory in one line, for `measure.note`."""
         return (
             f"training: {self.seconds:.1f} s, {self.tokens_per_second:,.0f} tokens/s, memory peak"
             f" {self.peak_bytes / 1e6:,.0f} MB"
@@ -110,42 +106,46 @@ def fine_tune(
     callbacks: Sequence[Any] = (),
     **options: Any,
 ) -> Run:
-    """Train a chat model on rows of the course; the loss counts the last answer and its
-    `<|im_end|>` alone.
+    """Fine-tune a chat model with TRL's SFTTrainer, with the loss on the last answer alone.
+
+    The loss counts the last answer and its `<|im_end|>`.
 
     Args:
         model: a role, a name, a folder or a hub id, loaded anew; or a loaded model, which is
             changed in place.
         rows: dicts of `data/tasks` (messages up to the user, answer, thinking, optionally thoughts)
-            or `tiny.corpus.Row`s, or encoded rows (dicts of input_ids and labels), where something
-            else is to be trained.
+            or `world.corpus.Row`s, or encoded rows (dicts of input_ids and labels) to train
+            something else.
         method: "lora" (adapters on the model), "qlora" (on the model in NF4), "full" (every
             weight).
-        validation: rows whose loss is measured five times on the way (`eval_loss` of the history).
-        steps, epochs: how long; give one. Default: the profile's steps.
+        validation: rows whose loss is measured five times during training (`eval_loss` of the
+            history).
+        steps, epochs: duration; give one. Default: the profile's steps.
         learning_rate: default: by method and size of the model, see `default_rate`.
-        batch_size: rows a step; default: the profile's.
+        batch_size: rows per step; default: the profile's.
         lora: changes to the adapter's defaults (r 16, lora_alpha 32, no dropout, every linear
             layer, for a mixture of experts the attention's), by the names of `peft.LoraConfig`.
         output_dir: where the adapter or the model is saved at the end; nothing is saved without it.
-        seed: of the adapter's start and of the order of the rows. The same seed gives the same
-            numbers.
+        seed: for the adapter's initial weights and the order of the rows. The same seed gives the
+            same numbers.
         too_long: what to do when a row has more tokens than the profile's `max_length`: "raise", or
-            "drop" those rows and print how many. No row is ever cut: its answer would lose its end.
+            "drop" those rows and print how many. No row is ever truncated: its answer would lose
+            its end.
         tokenizer: for a loaded model; default: the one beside its weights.
-        patience: stop after so many evaluations (not epochs) without a lower `eval_loss`, and give
-            back the weights of the lowest. Needs `validation`.
-        save_every: write a checkpoint into `output_dir` every so many steps; the last two are kept.
-        resume: go on from the last checkpoint in `output_dir`, if there is one. The result equals
-            that of an uninterrupted run; model, rows and settings have to be the same.
+        patience: stop after this many evaluations (not epochs) without a lower `eval_loss`, and
+            restore the weights of the lowest. Needs `validation`.
+        save_every: write a checkpoint into `output_dir` every `save_every` steps; the last two are
+            kept.
+        resume: continue from the last checkpoint in `output_dir`, if there is one. The result
+            equals that of an uninterrupted run; model, rows and settings must be the same.
         logs: a folder for TensorBoard: what the history holds, step by step.
         callbacks: further `transformers.TrainerCallback`s, for example `callbacks.live_chart()`.
         options: go to `trl.SFTConfig`, for example `lr_scheduler_type`, `warmup_steps`,
             `weight_decay`, `optim`.
     Raises:
-        Qwen3labError: unknown method, no rows, rows that are too long, settings that need another
-            one, a loss that is not a number, a checkpoint of another run, and what `models.load`
-            and `chat.example` raise.
+        Qwen3labError: unknown method, no rows, rows that are too long, settings that contradict
+            each other or need another one, a loss that is not a number, a checkpoint of another
+            run, and what `models.load` and `chat.example` raise.
     """
     from trl import SFTConfig
 
@@ -187,11 +187,11 @@ def fine_tune(
         "train_sampling_strategy": "group_by_length",
         "save_strategy": "no",
         "report_to": "none",
-        "disable_tqdm": not measure.is_live(),  # a progress bar where somebody watches
+        "disable_tqdm": not measure.is_live(),  # a progress bar only in a live notebook
         "logging_nan_inf_filter": (
             False
-        ),  # else a loss that is not a number is logged as the mean of the others
-        # Recomputing activations saves memory, not time: not worth it for models that are small.
+        ),  # otherwise a nan loss is logged as the mean of the others
+        # Recomputing activations saves memory but costs time: not worth it for small models.
         "activation_checkpointing": not on_cpu,
         "use_cpu": on_cpu,
         "bf16": not on_cpu and profile.dtype == "bfloat16",
@@ -233,8 +233,8 @@ def fine_tune(
     finally:
         if (
             router is not None
-            # TRL asks for the balancing loss; in `generate` its mask no longer fits the one new
-            # token
+            # TRL switches the balancing loss on; in `generate` its mask would not fit the single
+            # new token
         ):
             model.config.output_router_logits = router
         if not output_dir:
@@ -243,12 +243,13 @@ def fine_tune(
 
 
 def load(model_id: str | Path, method: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model in the number format that the method trains: NF4 for QLoRA, float32 for all
-    weights, else the profile's.
+    """Load a model in the precision that the method trains.
+
+    NF4 for QLoRA, float32 for all weights, otherwise the profile's dtype.
     """
     if method == "qlora":
         return models_four_bit.load_4bit(model_id)
-    # In bfloat16 alone most updates of full fine-tuning would be smaller than a weight's last bit
+    # In pure bfloat16 most updates of full fine-tuning would be smaller than a weight's last bit
     # and be lost.
     return loading.load(model_id, dtype="float32" if method == "full" else None)
 
@@ -272,9 +273,7 @@ def _check_loaded(model: Any, method: str) -> None:
 
 
 def default_rate(method: str, model: PreTrainedModel) -> float:
-    """The learning rate to start from: higher for adapters than for all weights, and higher for
-    small models.
-    """
+    """Return the default learning rate: higher for adapters and for small models."""
     return (SMALL_RATES if model.num_parameters() < loading.SMALL_MODEL else RATES)[method]
 
 
@@ -284,11 +283,10 @@ def dataset(
     max_length: int,
     too_long: str = "raise",
 ):
-    """Encode rows into a `datasets.Dataset` of input_ids and labels, ready for SFTTrainer, which
-    leaves such rows as they are.
+    """Encode rows into a `datasets.Dataset` of input_ids and labels for SFTTrainer.
 
-    Raises Qwen3labError for no rows and, unless `too_long` is "drop", for rows of more than
-    `max_length` tokens.
+    SFTTrainer leaves such rows as they are. Raises Qwen3labError for no rows and, unless `too_long`
+    is "drop", for rows of more than `max_length` tokens.
     """
     from datasets import Dataset
 
@@ -309,9 +307,7 @@ def dataset(
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, row: Any) -> dict[str, list[int]]:
-    """Turn one row into input_ids and labels by `chat.example`; a row that has both already stays
-    as it is.
-    """
+    """Encode one row as input_ids and labels with `chat.example`; an encoded row is kept."""
     if isinstance(row, dict) and "labels" in row:
         return {"input_ids": list(row["input_ids"]), "labels": list(row["labels"])}
     if isinstance(row, dict):
@@ -330,7 +326,7 @@ def _trainer(model, tokenizer, data, held_out, method, lora, config):
         def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
             state = (
                 random_state()
-            )  # the loader draws a number; a run that is watched has to equal one that is not
+            )  # the loader draws a number; a run with evaluation must equal one without
             try:
                 return super().evaluate(*args, **kwargs)
             finally:
@@ -349,11 +345,11 @@ def _trainer(model, tokenizer, data, held_out, method, lora, config):
     head = trainer.model.get_output_embeddings()
     if not hasattr(
         head, "bias"
-    ):  # PEFT's wrapper around a head with trained tokens has none, and TRL's loss reads it
+    ):  # PEFT's wrapper around a head with trained tokens has no bias, and TRL's loss reads it
         head.bias = None
     if method == "qlora" and model.device.type == "cpu":
         # TRL casts the adapters of a 4-bit model to bfloat16, as the paper does for GPUs; a CPU
-        # only emulates it.
+        # only emulates bfloat16.
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
@@ -365,7 +361,7 @@ def _watchers(
 ) -> Iterator[Any]:
     from transformers import EarlyStoppingCallback
 
-    yield training_callbacks.cost()  # first: those after it see its numbers
+    yield training_callbacks.cost()  # first: later callbacks see its values
     if logs is not None:
         from torch.utils.tensorboard import SummaryWriter
         from transformers.integrations import TensorBoardCallback
@@ -424,8 +420,8 @@ def _head_on_trained_positions(on_cpu: bool) -> Iterator[None]:
     """Let TRL compute the output head only where a label is trained, as it does on a GPU.
 
     Elsewhere TRL 1.16 scores every position and masks afterwards (`trl/trainer/utils.py`,
-    `compact`), for the sake of devices that compile for fixed shapes. A CPU does not, and with one
-    trained token in ten the loss, which is the same, costs a tenth.
+    `compact`), for devices that compile for fixed shapes. A CPU does not, and with one trained
+    token in ten the loss, which is the same, costs a tenth.
     """
     import trl.trainer.utils as utils
 
@@ -433,7 +429,7 @@ def _head_on_trained_positions(on_cpu: bool) -> Iterator[None]:
     if on_cpu:
         utils._use_triton = lambda device: (
             True
-        )  # read there for this one choice; the kernels look at their own copy
+        )  # read there only for this choice; the kernels have their own copy
     try:
         yield
     finally:
