@@ -3,8 +3,8 @@
 `python benchmarks/coverage.py` takes Wilson's interval and the percentile bootstrap for the share
 of right answers, the paired bootstrap for the gain of a second system on the same questions, the
 bootstrap for the quadratic weighted kappa of two raters, and the simple interval (share ± 1.96
-standard errors) for comparison; beside each interval that depends only on the count stands the
-exact coverage, summed over all counts. The simulated raters see the same true grade (normal, mean
+standard errors) for comparison. For intervals that depend only on the count the exact coverage is
+added, summed over all counts. The simulated raters see the same true grade (normal, mean
 3, deviation 1) with errors of their own (0.7), rounded to 1 to 5. Two minutes; writes
 `data/benchmarks/coverage.json`.
 """

@@ -1,9 +1,9 @@
 """Run the LoRA ablation: one setting at a time, changed around the recipe of notebook 03.
 
 `python benchmarks/lora.py`, several seeds each. The rows are the company's knowledge; scored are
-the validation wordings, since settings are chosen on them. The test wordings play no part. Beside
-the score stands what was forgotten: the accuracy on the old tasks' validation rows. Continues an
-interrupted run; writes `data/benchmarks/lora.json`.
+the validation wordings, since settings are chosen on them. The test wordings play no part.
+Forgetting is measured too: the accuracy on the old tasks' validation rows. Continues an interrupted
+run; writes `data/benchmarks/lora.json`.
 """
 
 from __future__ import annotations

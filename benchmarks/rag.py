@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=paths.DATA / "benchmarks" / "rag.json")
     args = parser.parse_args()
     # Kept after the record is written, unlike in other benchmarks: it takes hours, and `--again`
-    # measures single parts of it anew.
+    # repeats single parts of it.
     started, so_far = time.perf_counter(), record.Parts("rag", keep=not args.questions)
     done = so_far.found
     for key in [key for key in done if key.startswith(tuple(args.again))]:

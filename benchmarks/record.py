@@ -52,7 +52,7 @@ class Parts:
         return self.found[key]
 
     def drop(self) -> None:
-        """Delete the parts once the record is written, so that the next run measures anew."""
+        """Delete the parts once the record is written, so that the next run starts over."""
         if self.keep:
             self.file.unlink(missing_ok=True)
 

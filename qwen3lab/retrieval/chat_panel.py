@@ -189,7 +189,7 @@ class ChatPanel:
         return self.turns[-1].answer
 
     def html(self) -> str:
-        """The talk: each question, its answer, where it stands, and what else was read."""
+        """Render the conversation: each question, its answer, source and what else was read."""
         return (
             "<div"
             f' style="max-width:52em">'
@@ -197,7 +197,7 @@ class ChatPanel:
         )
 
     def widget(self) -> Widget:
-        """The talk over a box, a button and a line for messages."""
+        """Build the widget: the conversation, an input box, two buttons and a line for messages."""
         import ipywidgets
 
         talk, message = ipywidgets.HTML(self.html()), ipywidgets.HTML()

@@ -233,7 +233,7 @@ class Guard:
 
     @property
     def address(self) -> str:
-        """Return the address that it listens on; OpenAI's API lies under /v1."""
+        """Return the address that it listens on; OpenAI's API is under /v1."""
         host, port = self._http.server_address[:2]
         return f"http://{host}:{port}"
 

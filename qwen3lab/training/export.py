@@ -21,7 +21,7 @@ ADAPTER = {
     "use_rslora": "use_rslora",
     "use_dora": "use_dora",
 }
-OURS = ("output_dir",)  # written anew
+OURS = ("output_dir",)  # overwritten by `config`
 # `fine_tune` restores the random state after an evaluation; `trl sft` does not.
 QUIET = (
     "# Evaluation on the way is off: in `trl sft` it draws random numbers, and the rows of later"

@@ -111,7 +111,7 @@ def fine_tune(
     The loss counts the last answer and its `<|im_end|>`.
 
     Args:
-        model: a role, a name, a folder or a hub id, loaded anew; or a loaded model, which is
+        model: a role, a name, a folder or a hub id, loaded fresh; or a loaded model, which is
             changed in place.
         rows: dicts of `data/tasks` (messages up to the user, answer, thinking, optionally thoughts)
             or `world.corpus.Row`s, or encoded rows (dicts of input_ids and labels) to train
