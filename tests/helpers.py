@@ -95,9 +95,11 @@ def launched(folder: Path, command: str, limits: tuple[int, ...] = (90, 200, 400
             except subprocess.TimeoutExpired:
                 # Each worker leads a session of its own (torch.distributed.elastic), so killing a
                 # process group would miss it.
-                for started in [*psutil.Process(process.pid).children(recursive=True), process]:
+                workers = psutil.Process(process.pid).children(recursive=True)
+                for started in [*workers, process]:
                     with suppress(psutil.NoSuchProcess):
                         started.kill()
+                psutil.wait_procs(workers, timeout=10)  # on a busy machine they end a little later
     else:
         pytest.fail(f"{command} was not done in {seconds} s, {len(limits)} times")
     assert process.returncode == 0, errors[-3000:]

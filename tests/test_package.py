@@ -180,10 +180,10 @@ def test_no_file_names_a_place_to_install_from():
         "|".join(
             [
                 "pypi" r"\.org",
-                "pythonhosted",
+                "python" + "hosted",
                 "download" r"\.pytorch",
-                "index-url",
-                "file:///",
+                "index" + "-url",
+                "file" + ":///",
                 "anaconda" r"\.org",
                 "registry" r"\.npm",
             ]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from qwen3lab import chat
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation.statistics import wilson
-from qwen3lab.models import loading
+from qwen3lab.models import batching
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +53,6 @@ def next_tokens(
         Qwen3labError: a word that is not one token; no prompts.
     """
     import numpy as np
-    import torch
 
     ids = [tokenizer.encode(word, add_special_tokens=False) for word in words]
     if any(len(tokens) != 1 for tokens in ids):
@@ -64,32 +63,19 @@ def next_tokens(
     if not prompts:
         raise Qwen3labError("There is nothing to judge. Give at least one question.")
     rows = [chat.encode(tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
-    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-    found = np.empty((len(rows), len(words)))
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode(), loading.more_threads(model.device):
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            width = len(rows[batch[-1]])
-            padded = torch.tensor(
-                [[0] * (width - len(rows[i])) + rows[i] for i in batch], device=model.device
-            )
-            mask = torch.tensor(
-                [[0] * (width - len(rows[i])) + [1] * len(rows[i]) for i in batch],
-                device=model.device,
-            )
+    found, columns = np.empty((len(rows), len(words))), [tokens[0] for tokens in ids]
+    with batching.reading(model):
+        for batch, padded, mask in batching.batches(
+            rows, batch_size, side="left", device=model.device
+        ):
             logits = model(
                 input_ids=padded,
                 attention_mask=mask,
-                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                position_ids=batching.positions(mask),
                 use_cache=False,
                 logits_to_keep=1,
             ).logits
-            found[batch] = (
-                logits[:, -1].double().softmax(-1)[:, [tokens[0] for tokens in ids]].cpu().numpy()
-            )
-    model.train(was_training)
+            found[batch] = logits[:, -1].double().softmax(-1)[:, columns].cpu().numpy()
     return found
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from qwen3lab import chat
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation import scoring
-from qwen3lab.models import loading
+from qwen3lab.models import batching
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,34 +32,16 @@ def token_losses(
 
     Returns float64 arrays [tokens - 1], in the order of the rows.
     """
-    import torch
     from torch.nn.functional import cross_entropy
 
-    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))  # less padding
     found: dict[int, np.ndarray] = {}
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode(), loading.more_threads(model.device):
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            width = len(rows[batch[-1]])
-            ids = torch.tensor(
-                [[*rows[place]] + [0] * (width - len(rows[place])) for place in batch],
-                device=model.device,
-            )
-            mask = torch.tensor(
-                [[1] * len(rows[place]) + [0] * (width - len(rows[place])) for place in batch],
-                device=model.device,
-            )
+    with batching.reading(model):
+        for batch, ids, mask in batching.batches(rows, batch_size, device=model.device):
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             for place, given, wanted in zip(batch, logits, ids):
                 count = len(rows[place]) - 1  # position t predicts token t + 1
-                found[place] = (
-                    cross_entropy(given[:count].double(), wanted[1 : count + 1], reduction="none")
-                    .cpu()
-                    .numpy()
-                )
-    model.train(was_training)
+                given, wanted = given[:count].double(), wanted[1 : count + 1]
+                found[place] = cross_entropy(given, wanted, reduction="none").cpu().numpy()
     return [found[place] for place in range(len(rows))]
 
 

@@ -15,7 +15,7 @@ from qwen3lab import chat
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation.statistics import wilson
-from qwen3lab.models import loading
+from qwen3lab.models import batching
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,36 +163,19 @@ def read_answers(
         Qwen3labError: no examples.
     """
     import pandas as pd
-    import torch
     from torch.nn.functional import cross_entropy
 
     if not examples:
         raise Qwen3labError("There are no examples to read. Give at least one.")
-    order = sorted(
-        range(len(examples)), key=lambda place: len(examples[place]["input_ids"])
-    )  # less padding
     lines: dict[int, dict] = {}
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode(), loading.more_threads(model.device):
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            rows = [examples[place] for place in batch]
-            width = len(rows[-1]["input_ids"])
-            ids, labels, mask = (
-                torch.tensor(
-                    [row + [fill] * (width - len(row)) for row in field], device=model.device
-                )
-                for field, fill in (
-                    ([row["input_ids"] for row in rows], 0),
-                    ([row["labels"] for row in rows], chat.IGNORED),
-                    ([[1] * len(row["input_ids"]) for row in rows], 0),
-                )
-            )
+    rows = [example["input_ids"] for example in examples]
+    with batching.reading(model):
+        for batch, ids, mask in batching.batches(rows, batch_size, device=model.device):
+            wanted_ids = [examples[place]["labels"] for place in batch]
+            labels, _ = batching.pad(wanted_ids, chat.IGNORED, device=model.device)
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            for place, given, wanted in zip(
-                batch, logits[:, :-1], labels[:, 1:]
-            ):  # position t predicts token t + 1
+            # Position t predicts token t + 1.
+            for place, given, wanted in zip(batch, logits[:, :-1], labels[:, 1:]):
                 scored = wanted != chat.IGNORED
                 given, wanted = given[scored].double(), wanted[scored]
                 lines[place] = {
@@ -200,7 +183,6 @@ def read_answers(
                     "nll": cross_entropy(given, wanted, reduction="sum").item(),
                     "right": bool((given.argmax(-1) == wanted).all()),
                 }
-    model.train(was_training)
     return pd.DataFrame([lines[place] for place in range(len(examples))])
 
 

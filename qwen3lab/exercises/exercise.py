@@ -117,8 +117,8 @@ class Exercise:
 
     @property
     def task(self) -> str:
-        """Return the task: the solution's docstring."""
-        return inspect.getdoc(self.answer) or ""
+        """Return the task, the solution's docstring, on one line."""
+        return " ".join((inspect.getdoc(self.answer) or "").split())
 
     @property
     def wants_function(self) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwen3lab import chat
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.models import loading
+from qwen3lab.models import batching
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -95,16 +95,22 @@ def generate_ids(
     return answers
 
 
+def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id to pad with: the tokenizer's, or its end token where it has none."""
+    pad = tokenizer.pad_token_id
+    return pad if pad is not None else tokenizer.eos_token_id
+
+
+def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids that end an answer: the end of a turn, and the padding after it."""
+    return sorted({tokenizer.eos_token_id, pad_token(tokenizer)} - {None})
+
+
 def _pass(
     model, tokenizer, rows: Sequence[list[int]], max_new_tokens: int, batch_size: int
 ) -> tuple[list[list[int]], list[bool]]:
     """Up to `max_new_tokens` new ids of each row, and whether the row came to its end."""
-    import torch
-
-    ends = {
-        token for token in (tokenizer.eos_token_id, tokenizer.pad_token_id) if token is not None
-    }
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    ends = set(end_tokens(tokenizer))
     # Sampling fields are set to None because released checkpoints carry some, which greedy search
     # would warn about.
     settings = {
@@ -116,34 +122,23 @@ def _pass(
         "max_length": None,
         "max_new_tokens": max_new_tokens,
         "eos_token_id": sorted(ends),
-        "pad_token_id": pad,
+        "pad_token_id": pad_token(tokenizer),
     }
-    order = sorted(
-        range(len(rows)), key=lambda i: len(rows[i]), reverse=True
-    )  # the largest batch first: it fails first
     answers: list[list[int]] = [[] for _ in rows]
     ended = [False] * len(rows)
-    was_training = model.training
-    model.eval()
-    try:
-        with loading.more_threads(model.device, most=2 if len(rows) >= 8 else 1):
-            for start in range(0, len(order), batch_size):
-                batch = order[start : start + batch_size]
-                width = len(rows[batch[0]])
-                ids = torch.tensor(
-                    [[pad] * (width - len(rows[i])) + rows[i] for i in batch], device=model.device
-                )
-                mask = torch.tensor(
-                    [[0] * (width - len(rows[i])) + [1] * len(rows[i]) for i in batch],
-                    device=model.device,
-                )
-                with torch.inference_mode():
-                    out = model.generate(input_ids=ids, attention_mask=mask, **settings)
-                for i, row in zip(batch, out[:, width:].tolist()):
-                    end = next((place for place, token in enumerate(row) if token in ends), None)
-                    answers[i], ended[i] = row[:end], end is not None
-    finally:
-        model.train(was_training)
+    with batching.reading(model, most_threads=2 if len(rows) >= 8 else 1):
+        for batch, ids, mask in batching.batches(
+            rows,
+            batch_size,
+            order="longest first",
+            fill=pad_token(tokenizer),
+            side="left",
+            device=model.device,
+        ):
+            out = model.generate(input_ids=ids, attention_mask=mask, **settings)
+            for place, row in zip(batch, out[:, ids.shape[1] :].tolist()):
+                end = next((at for at, token in enumerate(row) if token in ends), None)
+                answers[place], ended[place] = row[:end], end is not None
     return answers, ended
 
 
@@ -186,13 +181,8 @@ def draw(
         )
         for row in rows
     ]
-    places = sorted(
-        (place for place in range(len(rows)) for _ in range(n)),
-        key=lambda place: len(prompts[place]),
-        reverse=True,
-    )
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    ends = sorted({tokenizer.eos_token_id, pad})
+    owners = [place for place in range(len(rows)) for _ in range(n)]
+    ends = end_tokens(tokenizer)
     settings = {
         "do_sample": True,
         "temperature": temperature,
@@ -202,42 +192,25 @@ def draw(
         "max_length": None,
         "max_new_tokens": max_new_tokens,
         "eos_token_id": ends,
-        "pad_token_id": pad,
+        "pad_token_id": pad_token(tokenizer),
     }
     texts: dict[int, list[str]] = {place: [] for place in range(len(rows))}
-    was_training = model.training
-    model.eval()
-    with (
-        torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []),
-        torch.inference_mode(),
-        loading.more_threads(model.device),
-    ):
+    gpus = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus), batching.reading(model):
         torch.manual_seed(seed)
-        for start in range(0, len(places), batch_size):
-            batch = places[start : start + batch_size]
-            width = len(prompts[batch[0]])
-            ids = torch.tensor(
-                [[pad] * (width - len(prompts[place])) + prompts[place] for place in batch],
-                device=model.device,
-            )
-            mask = torch.tensor(
-                [
-                    [0] * (width - len(prompts[place])) + [1] * len(prompts[place])
-                    for place in batch
-                ],
-                device=model.device,
-            )
-            for place, row in zip(
-                batch,
-                model.generate(input_ids=ids, attention_mask=mask, **settings)[:, width:].tolist(),
-            ):
+        for batch, ids, mask in batching.batches(
+            [prompts[owner] for owner in owners],
+            batch_size,
+            order="longest first",
+            fill=pad_token(tokenizer),
+            side="left",
+            device=model.device,
+        ):
+            out = model.generate(input_ids=ids, attention_mask=mask, **settings)
+            for place, row in zip(batch, out[:, ids.shape[1] :].tolist()):
                 end = next((at for at, token in enumerate(row) if token in ends), None)
-                texts[place].append(
-                    chat.split_thinking(
-                        tokenizer.decode(row[:end], skip_special_tokens=True).strip()
-                    )[1]
-                )
-    model.train(was_training)
+                text = tokenizer.decode(row[:end], skip_special_tokens=True).strip()
+                texts[owners[place]].append(chat.split_thinking(text)[1])
     return pd.DataFrame(
         [
             {"id": row.get("id", place), "trial": trial, "prediction": text}

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.models import loading
+from qwen3lab.models import batching
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,24 +84,14 @@ def record(model: PreTrainedModel, rows: Sequence[Sequence[int]], batch_size: in
         return hook
 
     handles = [router.register_forward_hook(note(layer)) for layer, router in enumerate(routers)]
-    was_training = model.training
-    model.eval()
     try:
-        for start in range(0, len(rows), batch_size):
-            batch = [list(row) for row in rows[start : start + batch_size]]
-            width = max(map(len, batch))
-            ids = torch.tensor(
-                [row + [0] * (width - len(row)) for row in batch], device=model.device
-            )
-            mask = torch.tensor(
-                [[1] * len(row) + [0] * (width - len(row)) for row in batch], device=model.device
-            )
-            with torch.inference_mode(), loading.more_threads(model.device):
-                model.get_decoder()(
-                    input_ids=ids, attention_mask=mask, use_cache=False
-                )  # the head's logits are not needed
+        with batching.reading(model):
+            for _, ids, mask in batching.batches(
+                rows, batch_size, order="as given", device=model.device
+            ):
+                # The head's logits are not needed.
+                model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False)
     finally:
-        model.train(was_training)
         for handle in handles:
             handle.remove()
     ids = np.concatenate([np.asarray(row, dtype=int) for row in rows])

@@ -18,11 +18,10 @@ from qwen3lab import chat
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation.statistics import wilson
-from qwen3lab.models import loading
+from qwen3lab.models import batching, loading
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     Example = dict[str, list[int]]
@@ -82,7 +81,7 @@ def train(
             order += rng.sample(range(len(examples)), len(examples))
         batch, order = [examples[place] for place in order[:batch_size]], order[batch_size:]
         ids, labels = (
-            _padded([row[key] for row in batch], fill)
+            batching.pad([row[key] for row in batch], fill)[0]
             for key, fill in (("input_ids", 0), ("labels", chat.IGNORED))
         )
         # Padding is on the right, so causal attention never reads it and no mask is needed.
@@ -94,14 +93,6 @@ def train(
         schedule.step()
         optimizer.zero_grad()
     return model.eval()
-
-
-def _padded(rows: Iterable[Sequence[int]], fill: int) -> torch.Tensor:
-    import torch
-
-    rows = list(rows)
-    width = max(map(len, rows))
-    return torch.tensor([list(row) + [fill] * (width - len(row)) for row in rows])
 
 
 @lru_cache
@@ -129,9 +120,8 @@ def answers(
     import torch
 
     rows = [chat.encode(tokenizer, prompt, thinking=thinking) for prompt in prompts]
-    width, end = max(map(len, rows)), tokenizer.convert_tokens_to_ids("<|im_end|>")
-    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    ids, mask = batching.pad(rows, tokenizer.pad_token_id, "left")
     with torch.inference_mode():
         out = model.generate(
             input_ids=ids,
@@ -140,7 +130,7 @@ def answers(
             max_new_tokens=limit,
             eos_token_id=end,
             pad_token_id=tokenizer.pad_token_id,
-        )[:, width:].tolist()
+        )[:, ids.shape[1] :].tolist()
     return [row[: row.index(end) + 1] if end in row else row for row in out]
 
 

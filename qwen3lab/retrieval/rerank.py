@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from qwen3lab import chat
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.models import loading
+from qwen3lab.models import batching, generation, loading
 from qwen3lab.prompts import REFUSAL, context_prompt
 from qwen3lab.retrieval.answering import language_of
 from qwen3lab.retrieval.index import Hit
@@ -75,38 +75,24 @@ class Reranker:
         import torch
 
         rows = [self.ids(*pair) for pair in pairs]
-        order = sorted(
-            range(len(rows)), key=lambda i: -len(rows[i])
-        )  # rows of similar length share a batch
-        pad = (
-            self.tokenizer.pad_token_id
-            if self.tokenizer.pad_token_id is not None
-            else self.tokenizer.eos_token_id
-        )
         out: list[torch.Tensor] = [torch.empty(0)] * len(rows)
-        with (
-            loading.more_threads(self.model.device, most=2 if len(rows) >= 8 else 1),
-            torch.inference_mode(),
-        ):
-            for start in range(0, len(order), batch_size):
-                batch = order[start : start + batch_size]
-                width = len(rows[batch[0]])
-                ids = torch.tensor(
-                    [[pad] * (width - len(rows[i])) + rows[i] for i in batch],
-                    device=self.model.device,
-                )
-                mask = torch.tensor(
-                    [[0] * (width - len(rows[i])) + [1] * len(rows[i]) for i in batch],
-                    device=self.model.device,
-                )
-                places = (mask.cumsum(-1) - 1).clamp(
-                    min=0
-                )  # left padding must not shift the positions
+        with batching.reading(self.model, most_threads=2 if len(rows) >= 8 else 1):
+            for batch, ids, mask in batching.batches(
+                rows,
+                batch_size,
+                order="longest first",
+                fill=generation.pad_token(self.tokenizer),
+                side="left",
+                device=self.model.device,
+            ):
                 last = self.model(
-                    input_ids=ids, attention_mask=mask, position_ids=places, logits_to_keep=1
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=batching.positions(mask),
+                    logits_to_keep=1,
                 ).logits[:, -1]
-                for i, line in zip(batch, last.float().cpu()):
-                    out[i] = line
+                for place, line in zip(batch, last.float().cpu()):
+                    out[place] = line
         return torch.stack(out)
 
     def score(self, pairs: Sequence[tuple[str, str]], batch_size: int = 32) -> list[float]:

@@ -18,6 +18,7 @@ from qwen3lab import chat, measure
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation import scoring, statistics
+from qwen3lab.models import batching
 from qwen3lab.models.generation import generate_ids
 from qwen3lab.serving import llama_cpp
 
@@ -103,30 +104,14 @@ def read(
 
     Returns one float32 tensor [answer tokens, vocabulary] per example.
     """
-    import torch
-
     found: dict[int, torch.Tensor] = {}
-    order = sorted(range(len(examples)), key=lambda place: len(examples[place]["input_ids"]))
-    with torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            width = max(len(examples[place]["input_ids"]) for place in batch)
-            rows = [examples[place]["input_ids"] for place in batch]
-            ids, mask = (
-                torch.tensor(lines, device=model.device)
-                for lines in (
-                    [row + [0] * (width - len(row)) for row in rows],
-                    [[1] * len(row) + [0] * (width - len(row)) for row in rows],
-                )
-            )
+    rows = [example["input_ids"] for example in examples]
+    with batching.reading(model, most_threads=1):
+        for batch, ids, mask in batching.batches(rows, batch_size, device=model.device):
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             for place, given in zip(batch, logits):
-                found[place] = (
-                    given[[answer - 1 for answer in _answer(examples[place])]]
-                    .float()
-                    .log_softmax(-1)
-                    .cpu()
-                )
+                before = [answer - 1 for answer in _answer(examples[place])]
+                found[place] = given[before].float().log_softmax(-1).cpu()
     return [found[place] for place in range(len(examples))]
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwen3lab import chat
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.models import batching
 from qwen3lab.models.generation import generate_ids
 from qwen3lab.quiet import quiet
 from qwen3lab.training import lora
@@ -152,20 +153,9 @@ def match(
     _check(student, teacher, rows)
 
     def collate(batch: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        width = max(len(row["input_ids"]) for row in batch)
-        pad = {"input_ids": tokenizer.pad_token_id, "labels": chat.IGNORED}
-        tensors = {
-            key: torch.tensor([row[key] + [fill] * (width - len(row[key])) for row in batch])
-            for key, fill in pad.items()
-        }
-        return tensors | {
-            "attention_mask": torch.tensor(
-                [
-                    [1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"]))
-                    for row in batch
-                ]
-            )
-        }
+        ids, mask = batching.pad([row["input_ids"] for row in batch], tokenizer.pad_token_id)
+        labels, _ = batching.pad([row["labels"] for row in batch], chat.IGNORED)
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
     class Matcher(Trainer):
         def compute_loss(

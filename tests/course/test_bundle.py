@@ -290,7 +290,7 @@ def test_the_course_itself_hands_out_models_data_and_notebooks_and_names_no_plac
             [
                 r"(?<![\w.])/(wo" "rk|t" "mp|ro" "ot|home)/",
                 "pypi" r"\.org",
-                "pythonhosted",
+                "python" + "hosted",
                 "download" r"\.pytorch",
             ]
         )
