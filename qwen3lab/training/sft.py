@@ -143,8 +143,8 @@ def fine_tune(
         options: go to `trl.SFTConfig`, for example `lr_scheduler_type`, `warmup_steps`,
             `weight_decay`, `optim`.
     Raises:
-        Qwen3labError: unknown method, no rows, rows that are too long, settings that contradict
-            each other or need another one, a loss that is not a number, a checkpoint of another
+        Qwen3labError: unknown method, no rows, rows that are too long, settings that
+            contradict or require each other, a loss that is not a number, a checkpoint of another
             run, and what `models.load` and `chat.example` raise.
     """
     from trl import SFTConfig
