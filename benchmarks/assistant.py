@@ -1,13 +1,12 @@
-"""`python benchmarks/assistant.py`: the maths and code assistant before and after training, several
-seeds.
+"""Benchmark fine-tuning for maths and code, before and after, over several seeds.
 
-Trained are the word problems (with thoughts) and the functions of `data/tasks`; the functions put
-two operations together, of which
-pre-training knew each alone. Scored on the test rows: word problems by their answer, functions by
-running their tests in `qwen3lab.evaluation.sandbox`, and sums of three digits as an old task that
-is not in the training. Method, rate and the number of word problems in the mixture are the best of
-`WAYS` on the validation rows of the two tasks, with the first seed; every way reads as many rows.
-Goes on where it was stopped; writes `data/benchmarks/assistant.json`.
+`python benchmarks/assistant.py` trains on the word problems (with thoughts) and the functions of
+`data/tasks`; each function combines two operations that pre-training knew only separately. The test
+rows are scored: word problems by their answer, functions by running their tests in
+`qwen3lab.evaluation.sandbox`, and three-digit sums as an old task that is not in the training.
+Method, learning rate and the number of word problems in the mixture are the best of `WAYS` on the
+validation rows of the two tasks, with the first seed; every candidate reads equally many rows.
+Continues an interrupted run; writes `data/benchmarks/assistant.json`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from qwen3lab.evaluation import assistant
 STEPS, BATCH = (
     240,
     8,
-)  # small batches: on validation rows twice the rows a step and half the steps were worse
+)  # small batches: on validation rows, twice the rows per step and half the steps were worse
 WAYS = (
     ("full", 5e-4, 400),
     ("full", 1e-3, 400),
@@ -38,7 +37,7 @@ OLD = 60  # sums
 
 
 def train(method: str, rate: float, problems: int, seed: int, steps: int) -> training.Run:
-    """Train the chat model on that many word problems and all functions."""
+    """Train the chat model on `problems` word problems and all functions."""
     rows = assistant.mixture(
         random.Random(seed).sample(tasks.load("word-problem", "train"), problems),
         tasks.load("code", "train"),
@@ -56,8 +55,9 @@ def counts(found: dict[str, list[int]]) -> dict[str, int]:
 def table(
     runs: list[dict[str, list[int]]], exam: dict[str, list[dict[str, Any]]]
 ) -> dict[str, Any]:
-    """Counts over all runs and their interval, part by part; functions also by whether training had
-    their combination.
+    """Summarise all runs with intervals, part by part.
+
+    Functions are also split by whether training had their combination of operations.
     """
     for run in runs:
         for part, unseen in (
@@ -116,7 +116,7 @@ def main() -> None:
         key=lambda way: sum(
             ways[1 + WAYS.index(way)][part] for part in ("word problems", "functions")
         ),
-    )  # of equal ones the first
+    )  # ties: the first
     before = parts.once("before, test", lambda: plain(exam))
     runs = [
         parts.once(f"{best}, seed {seed}", lambda: ask(best, seed, exam))

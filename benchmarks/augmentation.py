@@ -1,10 +1,10 @@
-"""`python benchmarks/augmentation.py`: what augmentation does to the held-out accuracy after the
-same training.
+"""Benchmark data augmentation: held-out accuracy after the same training on augmented rows.
 
-The model, the steps and the rate are those of notebook 03 (LoRA on the company's knowledge); only
-the rows differ: as they are, or with copies by one method of `augmentation.METHODS` beside them.
-Two sets of rows: one wording of each fact, where more wordings could help, and all of them. Scored
-on the test wordings, which none of the rows has. Writes `data/benchmarks/augmentation.json`.
+`python benchmarks/augmentation.py`. Model, steps and learning rate are those of notebook 03 (LoRA
+on the company's knowledge); only the rows differ: as they are, or with added copies by one method
+of `augmentation.METHODS`. Two sets of rows: one wording of each fact, where more wordings could
+help, and all of them. Scored on the test wordings, which none of the rows has. Writes
+`data/benchmarks/augmentation.json`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DRAWS = 10_000  # of the bootstrap
 
 
 def rows_of(name: str) -> list[dict[str, Any]]:
-    """The training rows of a set: the first wording of each fact, or all."""
+    """Load the training rows of a set: the first wording of each fact, or all."""
     rows = tasks.load("knowledge", "train")
     return (
         list({row["fact"]: row for row in reversed(rows)}.values())
@@ -35,8 +35,9 @@ def rows_of(name: str) -> list[dict[str, Any]]:
 
 
 def by_fact(right: np.ndarray, facts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Right answers and questions of each fact, over all seeds; `right` is [seeds, questions] of 0
-    and 1.
+    """Count right answers and questions per fact over all seeds.
+
+    `right` is [seeds, questions] of 0 and 1.
     """
     order = {fact: place for place, fact in enumerate(dict.fromkeys(facts))}
     places = np.array([order[fact] for fact in facts])
@@ -48,10 +49,10 @@ def by_fact(right: np.ndarray, facts: list[str]) -> tuple[np.ndarray, np.ndarray
 def interval(
     right: np.ndarray, facts: list[str], base: np.ndarray | None = None
 ) -> tuple[float, float]:
-    """The middle 95 % of `DRAWS` draws of as many facts as there are, with repeats: of the
-    accuracy, or of its distance to `base`.
+    """Compute the 95 % bootstrap interval of the accuracy, or of its difference to `base`.
 
-    Facts are drawn, not questions, because a fact that was not learned is wrong in every wording.
+    Each of the `DRAWS` draws resamples facts with replacement, not questions, because a fact that
+    was not learned is wrong in every wording.
     """
     hits, n = by_fact(right - (0 if base is None else base), facts)
     draws = np.random.default_rng(0).integers(0, len(n), (DRAWS, len(n)))

@@ -1,10 +1,9 @@
-"""`make awq`: quantise the merged company model to 4 bits with AWQ (Lin et al. 2024), by gptqmodel
-7.7.0, on the CPU.
+"""Quantise the merged company model to 4 bits with AWQ (Lin et al. 2024) on the CPU: `make awq`.
 
-It runs in an environment of its own: 7.7.0 is the first version that does this without a GPU, but
-it declares a newer torch than the course has. Keeps the checkpoint in the cache, where
-`qwen3lab.quantization.variants.awq` finds it; with --commit it is copied to
-`data/quantised/company-awq`, too.
+It uses gptqmodel 7.7.0, in an environment of its own: 7.7.0 is the first version that does this
+without a GPU, but it declares a newer torch than the course has. Stores the checkpoint in the
+cache, where `qwen3lab.quantization.variants.awq` finds it; with --commit it is also copied to
+`data/quantised/company-awq`.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def make(source: Path, folder: Path, texts: list[str]) -> None:
             for file in Path(scratch).iterdir():
                 if (
                     file.name != "quant_log.csv"
-                ):  # holds seconds, which would change the hash with each run
+                ):  # contains timings, which would change the hash with each run
                     shutil.copy(file, folder / file.name)
 
 

@@ -1,9 +1,9 @@
-"""`python benchmarks/cleaning.py`: rows a second of `cleaning.clean_rows`, beside `datasets.map`
-over the steps that guides show.
+"""Benchmark data cleaning: rows per second of `cleaning.clean_rows` against `datasets.map`.
 
-The rows are drawn from a seed: short conversations in English and Chinese, with exact copies (half
-of them written with other characters), near-copies, personal data and words of a word list. Writes
-`data/benchmarks/cleaning.json`.
+`python benchmarks/cleaning.py`; the steps in `datasets.map` are those that popular guides show. The
+rows are generated from a seed: short conversations in English and Chinese, with exact copies (half
+of them written with other characters), near-duplicates, personal data and words of a word list.
+Writes `data/benchmarks/cleaning.json`.
 """
 
 from __future__ import annotations
@@ -109,8 +109,10 @@ def sentence(rng: random.Random, chinese: bool) -> str:
 
 
 def conversation(rng: random.Random) -> dict[str, Any]:
-    """A question of one to three sentences, some with personal data, and an answer of
-    one or two."""
+    """Generate a question of one to three sentences, some with personal data, and an answer.
+
+    The answer has one or two sentences.
+    """
     chinese = rng.random() < 0.5
     glue = "" if chinese else " "
     question, answer = (
@@ -137,9 +139,7 @@ def conversation(rng: random.Random) -> dict[str, Any]:
 
 
 def respelled(rng: random.Random, text: str) -> str:
-    """The same text for the eye: an accent apart from its letter, a character of no width, a blank
-    at the end.
-    """
+    """Change a text invisibly: decomposed accents, a zero-width character, or a line end."""
     return rng.choice(
         (
             unicodedata.normalize("NFD", text) + "\u200b",
@@ -150,15 +150,18 @@ def respelled(rng: random.Random, text: str) -> str:
 
 
 def retouched(text: str) -> str:
-    """Nearly the same text: other case and punctuation, and a word at the end."""
+    """Change a text slightly: other case and punctuation, and a word at the end."""
     return text.upper().replace(",", ";").replace("，", "；") + (" OK" if text.isascii() else "好")
 
 
 def make_rows(
     count: int, seed: int = 7, exact: float = 0.1, nearly: float = 0.05
 ) -> tuple[list[dict[str, Any]], dict[int, tuple[str, int]]]:
-    """Seeded rows, and which of them (by place) repeat an earlier one: ("exact", "respelled" or
-    "near", its place).
+    """Generate seeded rows with known duplicates.
+
+    Returns:
+        The rows, and by position which of them repeat an earlier one: ("exact", "respelled" or
+        "near", its position).
     """
     rng, rows, copies = random.Random(seed), [], {}
     for place in range(count):
@@ -185,10 +188,10 @@ def make_rows(
 
 
 def guide(rows: list[dict[str, Any]], tokenizer: Any, processes: int) -> dict[str, Any]:
-    """The steps of popular guides with `datasets`, a Python function for each row: the phone
-    pattern with word boundaries, an MD5 sum
-    and a set of those seen, a tokenizer call and the rule "at least 50 tokens". Returns seconds and
-    rows left after each.
+    """Run the cleaning steps of popular guides with `datasets`, one Python function per row.
+
+    The phone pattern with word boundaries, an MD5 sum and a set of those seen, a tokenizer call and
+    the rule "at least 50 tokens". Returns the seconds and the rows left after each step.
     """
     from datasets import Dataset, disable_progress_bars
 
@@ -229,8 +232,9 @@ def guide(rows: list[dict[str, Any]], tokenizer: Any, processes: int) -> dict[st
 def found_copies(
     rows: list[dict[str, Any]], copies: dict[int, tuple[str, int]], kept: set[str]
 ) -> dict[str, list[int]]:
-    """How many of the injected copies are gone, of how many; near-copies by whether they overlap
-    enough to count.
+    """Count removed and injected duplicates by kind.
+
+    Near-duplicates are split by whether they overlap enough to count.
     """
     done: dict[str, list[int]] = {}
     for place, (kind, original) in copies.items():
@@ -268,7 +272,7 @@ def main() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     rows, copies = make_rows(args.rows)
     tokenizer = models.load_tokenizer("qwen3-tiny")
-    ours(rows[:100], 1)  # imports what it needs; the imports of the other side are not timed either
+    ours(rows[:100], 1)  # untimed imports; the other side's imports are not timed either
     seconds, kept, report = ours(rows, args.processes)
     alone, kept_alone, _ = ours(rows, 1)
     assert kept == kept_alone, "the number of processes changed the result"
@@ -277,9 +281,8 @@ def main() -> None:
         theirs = {str(count): guide(rows, tokenizer, count) for count in (1, args.processes)}
     os.environ[
         "TOKENIZERS_PARALLELISM"
-        # from here on nothing forks after it; one call for each row, as in the guide, gains nothing
-        # by
-        # it
+        # From here on nothing forks after the tokenizer. The guide's one call per row gains nothing
+        # from it.
     ] = "true"
     counted, _, _ = ours(rows, args.processes, tokenizer=tokenizer, min_tokens=0)
     total = {count: sum(result["seconds"].values()) for count, result in theirs.items()}
@@ -308,9 +311,8 @@ def main() -> None:
                 )
                 for count, found in theirs.items()
             },
-            # Both sides count tokens in the first two, neither in the last two. Ours looks for four
-            # more kinds of personal data, for words and
-            # for near-copies, too, and normalises.
+            # Both sides count tokens in the first two, neither in the last two. Ours also detects
+            # four more kinds of personal data, listed words and near-duplicates, and normalises.
             "times as fast": {
                 "with token counts, guide in 1 process": round(total["1"] / counted, 2),
                 f"with token counts, guide in {args.processes} processes": round(

@@ -1,12 +1,12 @@
-"""`python benchmarks/coverage.py`: how often a 95 % interval holds the true value, in 1,000
-simulated tests for each size and share.
+"""Simulate the coverage of 95 % intervals, in 1,000 simulated tests for each size and share.
 
-Wilson's interval and the percentile bootstrap for the share of right answers, the paired bootstrap
-for the gain of a second system on the same questions, the bootstrap for the quadratic weighted
-kappa of two raters, the simple interval (share ± 1.96 standard errors) for comparison, and beside
-each interval that depends on the count alone the exact coverage, summed over all counts. The
-simulated raters see the same true grade (normal, mean 3, deviation 1) with errors of their own
-(0.7), rounded to 1 to 5. Two minutes; writes `data/benchmarks/coverage.json`.
+`python benchmarks/coverage.py` takes Wilson's interval and the percentile bootstrap for the share
+of right answers, the paired bootstrap for the gain of a second system on the same questions, the
+bootstrap for the quadratic weighted kappa of two raters, and the simple interval (share ± 1.96
+standard errors) for comparison. For intervals that depend only on the count the exact coverage is
+added, summed over all counts. The simulated raters see the same true grade (normal, mean
+3, deviation 1) with errors of their own (0.7), rounded to 1 to 5. Two minutes; writes
+`data/benchmarks/coverage.json`.
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ WAYS: dict[str, Callable[[np.ndarray, int], tuple[float, float]]] = {
 def exact(
     interval: Callable[[np.ndarray, int], tuple[float, float]], share: float, n: int
 ) -> float:
-    """The coverage without simulation, for an interval that depends on the number of right answers
-    alone.
-    """
+    """Compute the exact coverage of an interval that depends only on the number right."""
     ends = [interval(np.arange(n) < right, 0) for right in range(n + 1)]
     return float(
         stats.binom.pmf(
@@ -70,14 +68,17 @@ def exact(
 
 
 def raters(n: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Grades of two raters for n answers."""
+    """Simulate the grades of two raters for n answers."""
     true = rng.normal(3, 1, n)
     return tuple(np.clip(np.rint(true + rng.normal(0, 0.7, n)), 1, 5).astype(int) for _ in range(2))
 
 
 def kappa_coverage(n: int, seed: int) -> tuple[float, float]:
-    """The share of simulated studies of n answers whose interval holds the true kappa, and that
-    kappa, from a million answers.
+    """Simulate the coverage of the kappa interval for studies of n answers.
+
+    Returns:
+        The share of studies whose interval contains the true kappa, and that kappa, from a million
+        answers.
     """
     rng = np.random.default_rng(seed)
     truth = statistics.weighted_kappa(*(grades.tolist() for grades in raters(1_000_000, rng)))
@@ -89,7 +90,7 @@ def kappa_coverage(n: int, seed: int) -> tuple[float, float]:
 
 
 def rows(sizes: tuple[int, ...] = SIZES, seed: int = 0) -> list[dict[str, Any]]:
-    """One line an interval, size and share (or gain)."""
+    """Compute the coverage, one line per interval, size and share (or gain)."""
     found = []
     for n in sizes:
         for share in SHARES:

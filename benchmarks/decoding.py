@@ -1,12 +1,11 @@
-"""`python benchmarks/decoding.py`: what a KV cache, prompt lookup and speculative decoding save, in
-passes and in seconds, one text at a time.
+"""Benchmark the KV cache, prompt lookup and speculative decoding, in passes and seconds.
 
-First qwen3-tiny with qwen3-tiny-draft on 50 prompts, five of each task of the chat set, by
-`qwen3lab.from_scratch.speculative` and by transformers; all answers are greedy and must be equal.
-Then released shapes with random weights, cut to a few layers in the same proportion (`--whole`
-takes all layers, for a GPU): there the time of every pass is real, and whether a guess stays is
-drawn with a given probability, because random weights agree on nothing. Writes
-`data/benchmarks/decoding.json`; with `--shapes-only` the second part alone.
+`python benchmarks/decoding.py` decodes one text at a time: first qwen3-tiny with qwen3-tiny-draft
+on 50 prompts, five of each task of the chat set, by `qwen3lab.from_scratch.speculative` and by
+transformers; all answers are greedy and must be equal. Then released shapes with random weights,
+cut to a few layers in the same proportion (`--whole` takes all layers, for a GPU): there the time
+of every pass is real, and a guess is kept with a given probability, because random weights agree on
+nothing. Writes `data/benchmarks/decoding.json`; with `--shapes-only` only the second part.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ ACCEPTANCES = (0.6, 0.7, 0.8, 0.9)
 
 
 class Passes:
-    """Counts the forward passes of a model."""
+    """A counter of a model's forward passes."""
 
     def __init__(self, model: Any):
         self.count = 0
@@ -47,7 +46,7 @@ class Passes:
 def ways(
     target: Any, draft: Any
 ) -> dict[str, Callable[[list[int]], list[int] | speculative.Decoded]]:
-    """Every way to continue a prompt: ours give a `Decoded`, transformers' the ids."""
+    """Define every decoding method: ours return a `Decoded`, transformers' the ids."""
 
     def ours(**options: Any):
         return lambda ids: speculative.generate(target, ids, max_new_tokens=LONGEST, **options)
@@ -76,7 +75,7 @@ def ways(
 
 
 def tiny(rounds: int) -> dict[str, Any]:
-    """The bundled pair."""
+    """Benchmark the bundled pair."""
     from qwen3lab import models
     from qwen3lab.chat import encode
     from qwen3lab.data import tasks
@@ -192,8 +191,9 @@ def middle(values: list[float]) -> float:
 
 
 def cost(target: Any, draft: Any, ids: list[int], repeats: int = 15) -> dict[str, float]:
-    """Milliseconds of a pass over one new token, of the target's over DRAFTED + 1, after a text:
-    medians.
+    """Measure milliseconds per pass after a text, as medians.
+
+    The passes are over one new token, and for the target also over DRAFTED + 1.
     """
 
     def timed(model: Any, new: int) -> float:
@@ -203,7 +203,7 @@ def cost(target: Any, draft: Any, ids: list[int], repeats: int = 15) -> dict[str
             started = time.perf_counter()
             reader.read(ids + ids[:new], new).argmax(
                 -1
-            ).tolist()  # on the CPU only when a GPU has finished
+            ).tolist()  # tolist() waits until a GPU has finished
             took.append(time.perf_counter() - started)
             reader.forget(len(ids))
         return 1000 * statistics.median(took)
@@ -220,11 +220,10 @@ def cost(target: Any, draft: Any, ids: list[int], repeats: int = 15) -> dict[str
 
 
 def graphed(model: Any, new: int, repeats: int = 30) -> float:
-    """Milliseconds of a pass over `new` tokens replayed as a CUDA graph, as servers do it: without
-    the calls that eager Python makes one by one.
+    """Measure milliseconds of a pass over `new` tokens replayed as a CUDA graph, as servers do it.
 
-    The pass has no cache to read, which for a text of a hundred tokens is next to nothing beside
-    the weights.
+    This avoids the kernel launches that eager Python makes one by one. The pass reads no KV cache,
+    which for a text of a hundred tokens is negligible beside the weights.
     """
     ids, stream = torch.full((1, new), 7, device="cuda"), torch.cuda.Stream()
     with torch.inference_mode():
@@ -244,7 +243,7 @@ def graphed(model: Any, new: int, repeats: int = 30) -> float:
 
 
 def shaped(name: str, layers: int | None, device: str) -> Any:
-    """A released shape with random weights, whole or cut to so many layers."""
+    """Create a released shape with random weights, with all its layers or cut to `layers`."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
@@ -260,8 +259,10 @@ def shaped(name: str, layers: int | None, device: str) -> Any:
 def simulated(
     target: Any, draft: Any, ids: list[int], acceptance: float | None, new: int, seed: int
 ) -> tuple[float, speculative.Decoded]:
-    """Seconds of `new` tokens, plain (`acceptance=None`) or with guesses that stay with this
-    probability, each by itself.
+    """Time `new` tokens, plain (`acceptance=None`) or with simulated acceptance.
+
+    Each guess is kept independently with probability `acceptance`. Returns the seconds and the
+    result.
     """
     original, generator = speculative.accept, torch.Generator().manual_seed(seed)
 
@@ -291,7 +292,7 @@ def simulated(
 
 
 def shapes(pairs: Any, whole: bool, device: str, new: int, rounds: int) -> list[dict[str, Any]]:
-    """Times of released shapes; the draft's layers are cut in the target's proportion."""
+    """Benchmark released shapes; the draft's layers are cut in proportion to the target's."""
     lines = []
     ids = torch.randint(0, 150_000, (128,), generator=torch.Generator().manual_seed(0)).tolist()
     for big, small in pairs:

@@ -1,14 +1,14 @@
-"""`python benchmarks/distillation.py`: how much of a teacher's accuracy does a smaller model keep,
-by the way it is taught?
+"""Benchmark distillation: how much of a teacher's accuracy a student keeps, by method.
 
-The teacher is qwen3-tiny, all weights trained on the company's knowledge. Two students: "half", its
-layers 1 and 3 of 4 with its embeddings (half of the weights outside the table), and "quarter",
-qwen3-tiny-draft, pre-trained on its own (a quarter of all weights). Every way gets the same
-prompts, the same number of steps (the last two twice as many: what on-policy steps add to a student
-that was taught by answers, beside more of the same) and the same number of tried rates; the rates,
-the teacher's too, are chosen on the validation wordings with a seed of their own. The distilled
-students never see a gold answer. Asked are the test wordings and, for what was not distilled, the
-old tasks. Goes on where it was stopped; writes `data/benchmarks/distillation.json`.
+`python benchmarks/distillation.py`. The teacher is qwen3-tiny, all weights trained on the company's
+knowledge. Two students: "half", its layers 1 and 3 of 4 with its embeddings (half of the weights
+outside the embedding table), and "quarter", qwen3-tiny-draft, pre-trained on its own (a quarter of
+all weights). Every method gets the same prompts, the same number of steps (the last two twice as
+many: what on-policy steps add to a student trained on answers, compared with more of the same) and
+the same number of candidate learning rates; the rates, the teacher's too, are chosen on the
+validation wordings with a separate seed. The distilled students never see a gold answer. Scored are
+the test wordings and, as tasks that were not distilled, the old tasks. Continues an interrupted
+run; writes `data/benchmarks/distillation.json`.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ def teach(
     first: float,
     seed: int,
 ) -> Any:
-    """Train a student in place and return it; `first` is the rate of the answers that come before
-    on-policy steps.
+    """Train a student in place and return it.
+
+    `first` is the learning rate of the training on answers that precedes on-policy steps.
     """
     common: dict[str, Any] = {"learning_rate": rate, "batch_size": BATCH, "seed": seed}
 
@@ -112,7 +113,7 @@ def teacher_at(rate: float, seed: int) -> Any:
 
 
 def examined(rate: float) -> dict[str, int]:
-    """A trial of the teacher."""
+    """Score a teacher candidate on the validation rows."""
     run = teacher_at(rate, CHOSEN_WITH)
     return {"new": right(run.model, run.tokenizer, VALIDATION)}
 
@@ -120,8 +121,7 @@ def examined(rate: float) -> dict[str, int]:
 def taught(
     name: str, way: str, rate: float, first: float, seed: int, trial: bool
 ) -> dict[str, Any]:
-    """A student from start to score: on the validation rows, or on the test rows and
-    the old tasks."""
+    """Train and score one student, on the validation rows or on test rows and old tasks."""
     teacher, tokenizer = models.load(KEPT, dtype="float32")
     answered = distillation.answered(teacher, tokenizer, TRAIN)
     started = time.perf_counter()
@@ -156,7 +156,7 @@ def main() -> None:
     done = parts.found
 
     def every(work: dict[str, tuple]) -> None:
-        """Do what is not done yet: key -> function and its arguments."""
+        """Run the jobs that are not done yet: key -> function and its arguments."""
         with ProcessPoolExecutor(
             args.jobs, mp_context=multiprocessing.get_context("spawn")
         ) as pool:
@@ -183,7 +183,7 @@ def main() -> None:
     trials: dict[tuple[str, str], dict[float, int]] = {}
     best: dict[tuple[str, str], float] = {}
     last = WAYS[-1]
-    for ways in (WAYS[:-1], (last,)):  # the last way begins as "teacher's answers" does at its best
+    for ways in (WAYS[:-1], (last,)):  # the last way starts with the best "teacher's answers" rate
         pairs = [(name, way) for name in STUDENTS for way in ways]
         first = {name: best.get((name, "teacher's answers"), 0.0) for name in STUDENTS}
         every(

@@ -1,11 +1,9 @@
-"""`python benchmarks/experts.py`: a forward pass through one layer of experts, by each
-implementation that runs on a CPU.
+"""Benchmark the forward pass of one layer of experts, by each implementation that runs on a CPU.
 
-The router and the experts of a Qwen3 MoE layer with random weights read random tokens. What differs
-is only how
-transformers multiplies: a loop over experts (`eager`), a copy of the chosen weights for every token
-(`batched_mm`), or tokens sorted by expert (`grouped_mm`, the default). Writes
-`data/benchmarks/experts.json`.
+`python benchmarks/experts.py`. The router and the experts of a Qwen3 MoE layer with random weights
+read random tokens. Only transformers' way of multiplying differs: a loop over experts (`eager`), a
+copy of the chosen weights for every token (`batched_mm`), or tokens sorted by expert (`grouped_mm`,
+the default). Writes `data/benchmarks/experts.json`.
 """
 
 from __future__ import annotations
@@ -24,12 +22,12 @@ from qwen3lab import family, paths
 from qwen3lab import measure as qwen3lab_measure
 
 IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")
-SIZES = {16: 4, 128: 8}  # experts a layer: experts a token, as in qwen3-tiny-moe and Qwen3-30B-A3B
+SIZES = {16: 4, 128: 8}  # experts per layer: per token; as qwen3-tiny-moe and Qwen3-30B-A3B
 HIDDEN, WIDTH = 256, 128
 
 
 def layer(experts: int, seed: int = 0) -> torch.nn.Module:
-    """A one-layer model with random weights; its layer of experts is what is measured."""
+    """Create a one-layer model with random weights, whose layer of experts is measured."""
     torch.manual_seed(seed)
     config = family.config(
         "30B-A3B",
@@ -50,12 +48,11 @@ def layer(experts: int, seed: int = 0) -> torch.nn.Module:
 
 @torch.inference_mode()
 def measure(experts: int, tokens: int, repeats: int) -> list[dict[str, Any]]:
-    """Median, fastest and slowest seconds of `repeats` passes by each implementation, after one
-    that is not counted.
+    """Measure median, fastest and slowest of `repeats` passes per implementation.
 
-    Counted are seconds of the processor on one thread, which do not grow when other programs run.
-    The implementations take turns, so that a busy moment of the machine meets all of them. Raises
-    AssertionError when they disagree about the result.
+    After a warm-up pass, CPU seconds are measured on one thread, which do not grow when other
+    programs run. The implementations take turns, so that a busy moment of the machine affects all
+    of them. Raises AssertionError when their results disagree.
     """
     model, x = layer(experts), torch.randn(1, tokens, HIDDEN)
     block, outputs, seconds = model.model.layers[0].mlp, {}, {name: [] for name in IMPLEMENTATIONS}
@@ -86,7 +83,7 @@ def measure(experts: int, tokens: int, repeats: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)

@@ -1,11 +1,11 @@
-"""`python benchmarks/forgetting.py`: what all weights and what an adapter learn from the same rows,
-and what each forgets; several seeds each.
+"""Benchmark forgetting: what full fine-tuning and LoRA learn, and what each forgets.
 
-The new rows are the company's knowledge, read as often in every recipe. Scored are its test
-wordings, and ten old tasks. The rate of full fine-tuning is the best of `RATES` on the validation
-wordings; that of LoRA is notebook 03's, found in the same way; two recipes take half and a quarter
-of it. "rehearsal" mixes in rows of two of the old tasks, none of which is asked afterwards. Goes on
-where it was stopped; writes `data/benchmarks/forgetting.json`.
+`python benchmarks/forgetting.py`, several seeds each, with the same rows for both. The new rows are
+the company's knowledge, read equally often in every recipe. Scored are its test wordings and ten
+old tasks. The learning rate of full fine-tuning is the best of `RATES` on the validation wordings;
+that of LoRA is notebook 03's, found in the same way; two recipes take half and a quarter of it.
+"rehearsal" mixes in rows of two of the old tasks; none of these rows is asked afterwards. Continues
+an interrupted run; writes `data/benchmarks/forgetting.json`.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ def train(
     seed: int,
     steps: int,
 ) -> training.Run:
-    """Train on new and old rows; `steps` is for the new rows alone, and grows with the old ones so
-    that each new row is read as often.
+    """Train on new and old rows.
+
+    `steps` is for the new rows alone, and grows with the old ones so that each new row is read
+    equally often.
     """
     rows = new + old
     return training.fine_tune(
@@ -56,14 +58,15 @@ def train(
 
 
 def ask(run: training.Run, rows: list[dict[str, Any]], longest: int) -> str:
-    """A digit an answer, in the order of the rows: 1 for right, 0 for wrong."""
+    """Score the rows as a string of digits in their order: 1 for right, 0 for wrong."""
     answers = evaluation.evaluate_tasks(run.model, run.tokenizer, rows, max_new_tokens=longest)
     return "".join(str(int(right)) for right in answers.correct)
 
 
 def share(answers: list[str]) -> dict[str, float]:
-    """The mean over seeds, its 95 % interval from questions drawn again, and the lowest and highest
-    seed.
+    """Average over seeds, with a 95 % bootstrap interval over questions, and the extremes.
+
+    The extremes are the lowest and the highest seed.
     """
     shares = [text.count("1") / len(text) for text in answers]
     by_question = [sum(map(int, digits)) / len(answers) for digits in zip(*answers, strict=True)]
@@ -126,7 +129,7 @@ def main() -> None:
         ]
         for rate in RATES
     }
-    best = max(RATES, key=lambda rate: (sum(rates[str(rate)]), -rate))  # of equal ones the lower
+    best = max(RATES, key=lambda rate: (sum(rates[str(rate)]), -rate))  # ties: the lower rate
     print(
         f"right of {len(validation)} validation questions by rate: {rates}; chosen: {best:g}",
         flush=True,

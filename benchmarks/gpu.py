@@ -1,14 +1,14 @@
-"""`python benchmarks/gpu.py`: LoRA and full fine-tuning of released shapes with random weights on a
-GPU: speed, memory, the planner's error.
+"""Benchmark fine-tuning on a GPU: speed, memory and the planner's error for released shapes.
 
-A plain loop: bfloat16 weights and float32 adapters for LoRA (rank 16, all linear layers, attention
-alone for a mixture), float32 weights under autocast for full fine-tuning; AdamW; the head's loss
-taken in chunks, as TRL does. Weights do not change what a step costs, so random ones serve. Writes
-what it has after every line, to `data/benchmarks/gpu.json` or `--out`.
+`python benchmarks/gpu.py` trains shapes with random weights by LoRA and full fine-tuning in a plain
+loop: bfloat16 weights and float32 adapters for LoRA (rank 16, all linear layers, for a mixture of
+experts only attention), float32 weights under autocast for full fine-tuning; AdamW; the head's loss
+computed in chunks, as TRL does. The values of the weights do not change the cost of a step, so
+random ones suffice. Writes its results after every line, to `data/benchmarks/gpu.json` or `--out`.
 
-`--fast` measures LoRA once more with what makes it fast: each decoder layer compiled, and the
-head's loss with its gradient in one pass. With bfloat16 adapters and, as in the plain loop, with
-float32 ones. Written to `data/benchmarks/gpu_fast_<card>.json`.
+`--fast` also measures LoRA with what makes it fast: each decoder layer compiled, and the head's
+loss and gradient in one pass. With bfloat16 adapters and, as in the plain loop, with float32 ones.
+Written to `data/benchmarks/gpu_fast_<card>.json`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from qwen3lab import family, memory, paths
 
 LENGTH, WARM_UP, STEPS, CHUNK = 2048, 3, 8, 2048
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
-# (model, method, rows a step, checkpointing), the most wanted first.
+# (model, method, rows per step, checkpointing), the most important first.
 LINES = [
     (name, "lora", rows, again)
     for name, rows, again in (
@@ -46,8 +46,8 @@ LINES = [
 LINES += [("0.6B", "full", 8, False), ("1.7B", "full", 4, True), ("4B", "full", 2, True)]
 
 
-# (model, rows a step, adapters' type); the plain line of the same model is measured on the same
-# card first.
+# (model, rows per step, adapters' dtype); the plain line of the same model is measured first, on
+# the same GPU.
 FAST = [
     (name, rows, kind)
     for name, rows in (("8B", 4), ("0.6B", 8), ("4B", 4), ("1.7B", 8))
@@ -56,8 +56,9 @@ FAST = [
 
 
 class HeadLoss(torch.autograd.Function):
-    """Summed loss of the next tokens under a frozen head, and its gradient in the same pass: two
-    products a chunk, where recomputing takes three.
+    """Fused loss of a frozen head: summed next-token loss and its gradient in the same pass.
+
+    It takes two products per chunk, where recomputing takes three.
     """
 
     @staticmethod
@@ -81,7 +82,7 @@ class HeadLoss(torch.autograd.Function):
 def _loss_and_slope(
     logits: torch.Tensor, wanted: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed loss of one chunk, and softmax minus one-hot in the logits' type."""
+    """Compute the summed loss of one chunk, and softmax minus one-hot in the logits' dtype."""
     logp = logits.float().log_softmax(-1)
     places = torch.arange(logits.shape[-1], device=logits.device)
     return -logp.gather(1, wanted[:, None]).sum(), (
@@ -90,7 +91,7 @@ def _loss_and_slope(
 
 
 def build(name: str, method: str, again: bool, device: str, adapters: str = "float32") -> Any:
-    """The model on the device with random weights, ready to train, or None where it has no room."""
+    """Create the model on the device with random weights, ready to train."""
     from transformers import AutoModelForCausalLM
 
     config = family.config(name)
@@ -130,8 +131,9 @@ def speed_up(model: Any, backend: str = "inductor") -> None:
 
 
 def loss_of(model: Any, ids: torch.Tensor, fused: bool = False) -> torch.Tensor:
-    """Mean loss of the next tokens; logits exist for one chunk at a time. `fused`: the gradient
-    comes with it (a frozen head alone).
+    """Compute the mean next-token loss; logits exist for one chunk at a time.
+
+    `fused`: compute the gradient in the same pass (only for a frozen head).
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     hidden = base.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
@@ -161,7 +163,7 @@ def measure(
     fast: bool = False,
     adapters: str = "float32",
 ) -> dict[str, Any]:
-    """Steps a second and the peak of one line."""
+    """Measure tokens per second and peak memory of one line."""
     cuda = device == "cuda"
     if cuda:
         torch.cuda.empty_cache()
@@ -250,7 +252,7 @@ def main() -> None:
             break
         try:
             lines.append(measure(*line, "cuda", LENGTH, **options))
-        except Exception as error:  # a line that fails is told and does not end the others
+        except Exception as error:  # a line that fails is recorded and does not stop the others
             lines.append(
                 dict(zip(("model", "method", "rows", "checkpointing"), line))
                 | options

@@ -1,16 +1,14 @@
-"""`python benchmarks/indexes.py`: exact search, HNSW and IVF at 1 thousand, 100 thousand and 1
-million vectors.
+"""Benchmark vector indexes: exact search, HNSW and IVF over 1 thousand to 1 million vectors.
 
-The vectors are those of `qwen3-tiny-embedding`, cut to their first 64 numbers and normalised again.
-Real ones are passages of the little world (one thing each, one to four facts, three of five
-English), all different. Larger sets are
-made from the real ones: a real vector plus 0.65 times the difference between another real vector
-and one of its ten nearest neighbours, normalised. With 0.65 a made vector is as near to its nearest
-neighbour as a real one is. How alike they are is measured: a set of real passages against a set of
-the same size that is made from other ones (`check`). In the largest set 25 made vectors stand
-around each real one, in clumps, which flatters IVF. Questions ask for a fact of a real passage.
-faiss runs on one thread. Writes `data/benchmarks/indexes.json`; real vectors are kept in
-`build/indexes`.
+`python benchmarks/indexes.py`. The vectors are those of `qwen3-tiny-embedding`, cut to their first
+64 components and normalised again. Real ones are passages of the little world (one thing each, one
+to four facts, three of five English), all different. Larger sets are synthesised from the real
+ones: a real vector plus 0.65 times the difference between another real vector and one of its ten
+nearest neighbours, normalised. With 0.65 a synthetic vector is as near to its nearest neighbour as
+a real one is. How alike they are is measured: a set of real passages against a set of the same size
+that is synthesised from other ones (`check`). In the largest set 25 synthetic vectors surround each
+real one, in clusters, which flatters IVF. Questions ask for a fact of a real passage. faiss runs on
+one thread. Writes `data/benchmarks/indexes.json`; real vectors are cached in `build/indexes`.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ EFFORTS = {"flat": (None,), "hnsw": (16, 32, 64, 128, 256), "ivf": (1, 4, 16, 64
 
 
 def passages(n: int, seed: int) -> tuple[list[str], list[str]]:
-    """`n` different passages, and a question for each."""
+    """Generate `n` different passages, and a question for each."""
     rng = random.Random(f"indexes-{seed}")
     texts: dict[str, str] = {}
     while len(texts) < n:
@@ -54,7 +52,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def embed(n: int, questions: int, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of `n` passages and of `questions` questions that some of them answer."""
+    """Embed `n` passages and `questions` questions that some of them answer."""
     file = folder / f"real-{n}.npz"
     if not file.is_file():
         embedder = models.load_embedding(device="cpu")
@@ -63,7 +61,7 @@ def embed(n: int, questions: int, folder: Path) -> tuple[np.ndarray, np.ndarray]
             vectors = unit(embedder.encode_document(texts)[:, :DIMENSION])
         chosen = random.Random("questions").sample(
             range(min(1000, n)), min(questions, n)
-        )  # their passages are in the smallest set too
+        )  # their passages are also in the smallest set
         folder.mkdir(parents=True, exist_ok=True)
         np.savez(
             file,
@@ -75,7 +73,7 @@ def embed(n: int, questions: int, folder: Path) -> tuple[np.ndarray, np.ndarray]
 
 
 def neighbours(real: np.ndarray) -> np.ndarray:
-    """The row numbers `[N, 10]` of the nearest other vectors."""
+    """Find the row numbers `[N, 10]` of the nearest other vectors."""
     _, found = approximate.build("flat", real).search(real, NEAR + 1)
     return found[:, 1:]
 
@@ -83,7 +81,10 @@ def neighbours(real: np.ndarray) -> np.ndarray:
 def grow(
     real: np.ndarray, near: np.ndarray, n: int, seed: int = 0, keep: bool = True
 ) -> np.ndarray:
-    """`n` vectors: the real ones first (with `keep`), then made ones. Float32, of length 1."""
+    """Extend the real vectors to `n`: the real ones first (with `keep`), then synthetic ones.
+
+    Float32, of length 1.
+    """
     rng = np.random.default_rng(seed)
     out = np.empty((n, real.shape[1]), dtype=np.float32)
     kept = min(n, len(real)) if keep else 0
@@ -97,7 +98,7 @@ def grow(
 
 
 def compare(vectors: np.ndarray, questions: np.ndarray, say: str) -> list[dict[str, Any]]:
-    """All three kinds over one set of vectors."""
+    """Benchmark all three kinds of index over one set of vectors."""
     lines: list[dict[str, Any]] = []
     exact = None
     for kind, efforts in EFFORTS.items():
@@ -129,9 +130,7 @@ def compare(vectors: np.ndarray, questions: np.ndarray, say: str) -> list[dict[s
 
 
 def nearest(vectors: np.ndarray, sample: int = 1000) -> dict[str, float]:
-    """Cosines of a sample's vectors to their nearest and tenth nearest neighbour: the mean over the
-    sample.
-    """
+    """Average a sample's cosines to the nearest and the tenth-nearest neighbour."""
     scores, _ = approximate.build("flat", vectors).search(vectors[-sample:], NEAR + 1)
     return {
         "nearest": round(float(scores[:, 1].mean()), 4),

@@ -1,10 +1,9 @@
-"""`python benchmarks/judge.py`: the chat model as a judge, of pairs of answers in both orders and
-of single answers.
+"""Benchmark the chat model as a judge, of pairs of answers in both orders and of single answers.
 
-Pairs: the answers of notebook 03's adapter (first) and of the chat model itself (second) to all of
-`knowledge.test`, with what exact match says of
-each. Grades: the replies of `qwen3lab.evaluation.ratings.simulated`, in the order of a
-`session.Session`. Nothing is trained or chosen here. Writes `data/benchmarks/judge.json`.
+`python benchmarks/judge.py`. Pairs: the answers of notebook 03's adapter (first) and of the chat
+model itself (second) to all of `knowledge.test`, with each one's exact match. Grades: the replies
+of `qwen3lab.evaluation.ratings.simulated`, in the order of a `session.Session`. Nothing is trained
+or chosen here. Writes `data/benchmarks/judge.json`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""`python benchmarks/ladder.py`: one model in all its forms, and what GPTQ's group size and
-calibration texts change.
+"""Benchmark all quantised variants of one model, and GPTQ's group size and calibration texts.
 
-The model is the course's chat model with the company's adapter. The ladder is measured on the test
-questions about the company; the ablations, from which a setting could be chosen, on the validation
-questions. Calibration texts are drawn `DRAWS` times, from the training questions, from rows like
-those of pre-training, or as random tokens. The AWQ rung needs `make awq` first and is left out,
-with a word, where it was not run. Goes on where it was stopped; writes
+`python benchmarks/ladder.py`. The model is the course's chat model with the company's adapter. The
+ladder is measured on the test questions about the company; the ablations, from which a setting
+could be chosen, on the validation questions. Calibration texts are drawn `DRAWS` times, from the
+training questions, from rows like those of pre-training, or as random tokens. The AWQ rung needs
+`make awq` first and is skipped with a message otherwise. Continues an interrupted run; writes
 `data/benchmarks/ladder.json`.
 """
 
@@ -33,7 +32,7 @@ GROUPS, COUNTS, DRAWS = (32, 64, 128, -1), (8, 32, 128), 3
 
 
 def general_texts(tokenizer, count: int, seed: int) -> list[str]:
-    """Rows as in pre-training: other things, people and tasks, in the chat format."""
+    """Generate rows as in pre-training: other things, people and tasks, in the chat format."""
     rng, texts = random.Random(seed), []
     while len(texts) < count:
         row = corpus.sample(rng, 1.0)
@@ -46,7 +45,7 @@ def general_texts(tokenizer, count: int, seed: int) -> list[str]:
 
 
 def random_texts(tokenizer, count: int, seed: int, length: int = 30) -> list[str]:
-    """As many tokens as a company row has, drawn from the ordinary part of the vocabulary."""
+    """Draw texts of random ordinary tokens, by default as many as a company row has."""
     rng, ordinary = random.Random(seed), min(tokenizer.all_special_ids)
     return [
         tokenizer.decode([rng.randrange(ordinary) for _ in range(length)]) for _ in range(count)
@@ -73,7 +72,7 @@ def load_4bits(path: Path):
 def rungs(
     against: ladder.Ruler, adapter: Path, whole: Path, half: Path, texts: list[str]
 ) -> dict[str, Callable[[], ladder.Rung]]:
-    """Name -> measure it, from top to bottom."""
+    """Define the rungs from top to bottom: name -> function that measures it."""
 
     def gguf(kind: str, name: str, served: bool = False) -> ladder.Rung:
         path = variants.gguf(half, kind)
@@ -118,7 +117,7 @@ def rungs(
 
 
 def nearest(half: Path, group_size: int):
-    """The merged model with every linear layer but the head rounded to nearest, in bfloat16."""
+    """Round every linear layer but the head of the merged model to nearest, in bfloat16."""
     import torch
 
     model, _ = models.load(half, dtype="bfloat16")
@@ -130,8 +129,9 @@ def nearest(half: Path, group_size: int):
 
 
 def ablation(line: dict[str, Any], model, against: ladder.Ruler, size: int) -> dict[str, Any]:
-    """Add the measures of one quantised model to a line; its answers are those it finds likeliest
-    token by token.
+    """Add the measures of one quantised model to a line.
+
+    An answer is right if each of its tokens is the likeliest one, given the true tokens before it.
     """
     import torch
 

@@ -1,10 +1,9 @@
-"""`python benchmarks/lora.py`: one setting of LoRA at a time, changed around the recipe of notebook
-03, several seeds each.
+"""Run the LoRA ablation: one setting at a time, changed around the recipe of notebook 03.
 
-The rows are the company's knowledge; scored are the wordings kept for validation, since settings
-are chosen on them. The test wordings have no say. Beside the score stands what was forgotten: the
-share right of the old tasks' validation rows. Goes on where it was stopped; writes
-`data/benchmarks/lora.json`.
+`python benchmarks/lora.py`, several seeds each. The rows are the company's knowledge; scored are
+the validation wordings, since settings are chosen on them. The test wordings play no part.
+Forgetting is measured too: the accuracy on the old tasks' validation rows. Continues an interrupted
+run; writes `data/benchmarks/lora.json`.
 """
 
 from __future__ import annotations

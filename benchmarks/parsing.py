@@ -1,11 +1,11 @@
-"""`python benchmarks/parsing.py`: 1,000 pages read and cut, and what becomes of broken PDFs.
+"""Benchmark PDF parsing: read and chunk 1,000 pages, and count what becomes of corrupted PDFs.
 
-The book of 1,000 pages is the handbook, copied until it has as many: English and Chinese, headings,
-tables, feet. Seconds by the clock and of the processor are both given, since the machine may be
-busy. Broken files: every kind of `retrieval.broken` with the exact
-words that a user sees, and damages by chance of an excerpt: read whole, read with text missing or
-changed (with or without the warning), refused in one sentence, or anything else, which would be a
-mistake. Writes `data/benchmarks/parsing.json`.
+`python benchmarks/parsing.py`. The book of 1,000 pages is the handbook, copied until it has as
+many: English and Chinese, headings, tables, footers. Wall-clock and CPU seconds are both recorded,
+since the machine may be busy. Corrupted files: every kind of `retrieval.damaged_pdf` with the exact
+message that a user sees, and random corruptions of an excerpt: read whole, read with text missing
+or changed (with or without the warning), refused in one sentence, or anything else, which would be
+a bug. Writes `data/benchmarks/parsing.json`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ EXCERPT = {"English": range(5, 9), "Chinese": range(23, 26)}
 
 
 def long_book(path: Path, pages: int) -> Path:
-    """The handbook again and again, without its cover and its contents, until it has so many pages;
-    each copy has its own objects.
+    """Repeat the handbook, without its cover and contents, until it has `pages` pages.
+
+    Each copy has its own objects.
     """
     writer, usable = PdfWriter(), len(PdfReader(paths.HANDBOOK).pages) - 2
     for start in range(0, pages, usable):
@@ -53,8 +54,9 @@ def timed(make) -> tuple[Any, dict[str, float]]:
 
 
 def outcome(path: Path, whole: list[str]) -> tuple[str, str]:
-    """What reading a file comes to, and what the user is told; `whole` is the text of each page of
-    the unbroken file.
+    """Classify the outcome of reading a file, and collect what the user is told.
+
+    `whole` is the text of each page of the intact file.
     """
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -66,7 +68,7 @@ def outcome(path: Path, whole: list[str]) -> tuple[str, str]:
                 if str(error).count(". ") == 1 and "\n" not in str(error)
                 else "refused in other words"
             ), str(error)
-        except Exception as error:  # what must not happen; it is counted
+        except Exception as error:  # must not happen; it is counted
             return "other error", type(error).__name__
     kept = "whole" if texts == whole else "with other text"
     return f"read {kept}{', with a warning' if told else ''}", "; ".join(

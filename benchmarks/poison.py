@@ -1,16 +1,15 @@
-"""`python benchmarks/poison.py`: 50 poisoned handbooks, and what they do to the answers of the tiny
-chat model.
+"""Benchmark prompt injection: 50 poisoned handbooks and their effect on the answers.
 
-Each try hides one of ten texts (`retrieval.poison`) in one of five places of one page of the
-handbook, reads, cuts and indexes the poisoned PDF, and asks the test questions that this page
-answers, and two that the handbook leaves open. One of these questions, word for word, stands before
-the hidden text, as bait for the search. Counted against the clean
-handbook: hidden texts that became text, questions whose chunks held one, control tokens that the
-prompts gained, answers that changed,
-answers that obeyed. Beside it the worst case: the hidden text in the very chunk that answers,
-before it or behind it, against a harmless sentence in its place. The same prompts are also encoded
-as a tokenizer does it by itself, where a written control token becomes a real one.
-Last, a lie in place of an order: the sentence of the handbook with another value. Writes
+`python benchmarks/poison.py`. The answers are the tiny chat model's. Each try hides one of ten
+texts (`retrieval.prompt_injection`) in one of five places of one page of the handbook, reads,
+chunks and indexes the poisoned PDF, and asks the test questions that this page answers, and two
+that the handbook leaves open. One of these questions, word for word, precedes the hidden text, as
+bait for the search. Counted against the clean handbook: hidden texts that became text, questions
+whose chunks contained one, control tokens that the prompts gained, answers that changed, answers
+that obeyed. Beside it the worst case: the hidden text in the very chunk that answers, before or
+after its text, against a harmless sentence in the same position. The same prompts are also encoded
+by the tokenizer itself, which turns a written control token into a real one. Last, a lie instead of
+an instruction: the sentence of the handbook with another value. Writes
 `data/benchmarks/poison.json`.
 """
 
@@ -74,8 +73,9 @@ def main() -> None:
         return generation.generate(model, tokenizer, prompts, max_new_tokens=MOST)
 
     def by_itself(prompts: list[list[dict[str, str]]]) -> list[list[int]]:
-        """Ids as the tokenizer's own template gives them, with every written control token a real
-        one.
+        """Encode with the tokenizer's own template, without protecting control tokens.
+
+        Every written control token becomes a real one.
         """
         return [
             tokenizer.apply_chat_template(

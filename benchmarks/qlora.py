@@ -1,13 +1,13 @@
-"""`python benchmarks/qlora.py`: tokens a second of LoRA and QLoRA, the same rows and settings, step
-by step in turns.
+"""Benchmark LoRA against QLoRA in tokens per second, with the same rows and settings, in turns.
 
-The frozen weights are unpacked anew in each pass, so the price is one a step, whatever the number
-of tokens: rows a step is what is varied. A plain loop (forward, loss of the answers' tokens,
-backward, clipping, AdamW) trains the adapters that `training.fine_tune` would train, without a
-trainer's own work. Every step is taken by each kind in turn on the same rows, and who begins
-changes, so that a machine that slows down slows all; the ratio of a round is the median over its
-steps. For the mixture of experts a third kind has its experts in 4 bits too. Seconds are the
-processor's, spent on this process with one thread. Writes `data/benchmarks/qlora.json`.
+`python benchmarks/qlora.py`. The frozen weights are dequantised in each pass, at a fixed cost per
+step, whatever the number of tokens: so the number of rows per step is varied. A plain loop
+(forward, loss of the answers' tokens, backward, clipping, AdamW) trains the adapters that
+`training.fine_tune` would train, without a trainer's own work. Every step is taken by each kind in
+turn on the same rows, and the order alternates, so that a machine that slows down slows all; the
+ratio of a round is the median over its steps. For the mixture of experts a third kind has its
+experts in 4 bits too. Seconds are CPU seconds of this process with one thread. Writes
+`data/benchmarks/qlora.json`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from qwen3lab import models, paths, training
 from qwen3lab.data import tasks
 from qwen3lab.models import experts_in_4bit
 
-# Model, rows a step, steps a round: about three seconds each for two kinds on one core.
+# Model, rows per step, steps per round: about three seconds each for two kinds on one core.
 CASES = (
     ("chat", 1, 30),
     ("chat", 4, 20),
@@ -39,12 +39,12 @@ CASES = (
     ("moe", 16, 8),
 )
 KINDS = {"chat": ("LoRA", "QLoRA"), "moe": ("LoRA", "QLoRA", "QLoRA, experts too")}
-COLD = 2  # first steps of a round that are left out
+COLD = 2  # warm-up steps of a round, not counted
 RATE = 1e-3
 
 
 def load(model: str, kind: str) -> torch.nn.Module:
-    """The base model of a kind, with the course's adapter."""
+    """Load the base model of a kind, with the course's adapter."""
     base = (models.load if kind == "LoRA" else models.load_4bit)(model)[0]
     if kind == "QLoRA, experts too":
         experts_in_4bit.quantize_experts(base)
@@ -53,7 +53,7 @@ def load(model: str, kind: str) -> torch.nn.Module:
 
 
 def stepper(adapted: torch.nn.Module) -> Callable[[dict[str, torch.Tensor]], float]:
-    """A function that takes one step on a batch and returns the processor's seconds."""
+    """Create a function that takes one training step on a batch and returns its CPU seconds."""
     trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=RATE, fused=True)
     whole = adapted.base_model.model
@@ -76,9 +76,7 @@ def stepper(adapted: torch.nn.Module) -> Callable[[dict[str, torch.Tensor]], flo
 
 
 def batches(tokenizer: Any, rows: int, count: int, seed: int) -> list[dict[str, torch.Tensor]]:
-    """Random batches of the company's knowledge, rows of a like length together, as the trainer
-    draws them.
-    """
+    """Draw random batches of the company's knowledge, grouped by length as the trainer does it."""
     rng, collate = random.Random(seed), DataCollatorForSeq2Seq(tokenizer)
     pool = [training.encode(tokenizer, row) for row in tasks.load("knowledge", "train")]
     order = sorted(rng.sample(pool, len(pool)), key=lambda row: len(row["input_ids"]))
@@ -87,7 +85,7 @@ def batches(tokenizer: Any, rows: int, count: int, seed: int) -> list[dict[str, 
 
 
 def measure(model: str, rows: int, steps: int, rounds: int) -> list[dict[str, Any]]:
-    """All kinds of one case; a line a kind, with the ratio of each round."""
+    """Measure all kinds of one case; one line per kind, with the ratio of each round."""
     kinds, tokenizer = KINDS[model], models.load_tokenizer(model)
     ratios: dict[str, list[float]] = {kind: [] for kind in kinds}
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}

@@ -1,16 +1,16 @@
-"""`python benchmarks/rag.py`: notebook 08's answers. Who answers questions on the handbook right,
-and who invents?
+"""Benchmark RAG, fine-tuning and long context on handbook questions: accuracy and hallucinations.
 
-Chosen on the validation questions of `handbook`: chunk size and k (with the chat model as it is),
-the rate of the training for retrieval, k for each trained reader, and a threshold on the search's
-score. Then all test questions go to: the model with a closed book, fine-tuned on the facts
-(`knowledge.train`), with retrieval, fine-tuned and with retrieval, with the first pages of the book
-in the prompt, with the whole book window after window, and trained for retrieval
-(`retrieval.reading_rows`, made from the questions of `knowledge.train` alone), by what its rows
-hold. What is trained is trained with several seeds. Of every question the outcome is kept, one
-letter each (`retrieval.marking`), so that any table can be made of them. Search is marked apart.
-Last, the time from question to answer, here and over llama.cpp's HTTP endpoint. Goes on where it
-was stopped; writes `data/benchmarks/rag.json`.
+`python benchmarks/rag.py` measures notebook 08's systems. Chosen on the validation questions of
+`handbook`: chunk size and k (with the chat model as it is), the learning rate of the training for
+retrieval, k for each trained reader, and a threshold on the search's score. Then all test questions
+go to: the model with a closed book, fine-tuned on the facts (`knowledge.train`), with retrieval,
+fine-tuned and with retrieval, with the first pages of the book in the prompt, with the whole book
+window by window, and trained for retrieval (`retrieval.training_rows`, made from the questions of
+`knowledge.train` alone), by what its rows contain. Everything trained is trained with several
+seeds. For every question the outcome is stored, one letter each (`retrieval.grading`), so that any
+table can be computed from them. Search is scored separately. Last, the latency from question to
+answer, in process and over llama.cpp's HTTP endpoint. Continues an interrupted run; writes
+`data/benchmarks/rag.json`.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from qwen3lab.data.pdf import chapters, read_pdf
 from qwen3lab.models import generation
 from qwen3lab.retrieval import chat_panel, training_rows, whole_book
 
-SIZES, KS = (50, 100, 200, 400), (1, 2, 3, 5)  # tokens a chunk, chunks in the prompt
+SIZES, KS = (50, 100, 200, 400), (1, 2, 3, 5)  # tokens per chunk, chunks in the prompt
 READ = (1, 3, 5)  # chunks for the readers that are compared
-MOST = 5  # hits that are kept of each search
+MOST = 5  # hits kept per search
 STEPS, BATCH = 50, 16
 RATES = (2e-3, 4e-3, 1e-2)
 ROWS = {
     "distractors": ("among others",),
     "distractors and gaps": training_rows.KINDS[1:],
-}  # what the rows of a training hold
+}  # kinds of rows per training
 MIXED = (  # the rows of the last kind and the closed-book rows, twice the steps
     "distractors, gaps and facts"
 )
@@ -57,7 +57,7 @@ def ask(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def closed(model, tokenizer, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Outcomes of the questions alone."""
+    """Score the answers to the questions alone (closed book)."""
     return {
         "codes": retrieval.codes(
             rows,
@@ -81,7 +81,7 @@ def outcomes(rows: list[dict[str, Any]], answers: list[retrieval.Answer]) -> dic
 def reading(
     model, tokenizer, rows: list[dict[str, Any]], hits: list[list[retrieval.Hit]], k: int
 ) -> dict[str, Any]:
-    """Outcomes with the first k hits in the prompt."""
+    """Score the answers with the first k hits in the prompt."""
     return outcomes(
         rows, retrieval.answer_all(model, tokenizer, ask(rows), [found[:k] for found in hits])
     )
@@ -90,8 +90,9 @@ def reading(
 def searched(
     rows: list[dict[str, Any]], chunks: list[retrieval.Chunk], hits: list[list[retrieval.Hit]]
 ) -> dict[str, Any]:
-    """Marks of the search on the questions that have an answer; those of which no chunk holds thing
-    and value are counted as lost.
+    """Score the search on the questions that have an answer.
+
+    Questions whose thing and value are in no single chunk are counted as lost.
     """
     relevant = [
         (
@@ -119,9 +120,9 @@ def accuracy(found: dict[str, Any]) -> int:
 def waits(
     one: Callable[[str], tuple[float, ...]], questions: list[str], names: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Milliseconds of each step: median, 95th percentile, longest."""
+    """Measure the latency of each step in milliseconds: median, 95th percentile, longest."""
     for question in questions[:5]:
-        one(question)  # the first calls load what later ones find ready
+        one(question)  # warm-up
     times = 1000 * np.array([one(question) for question in questions])
     return {
         "n": len(times),
@@ -168,8 +169,8 @@ def main() -> None:
     parser.add_argument("--note", default="", help="for example what else the machine was doing")
     parser.add_argument("--out", type=Path, default=paths.DATA / "benchmarks" / "rag.json")
     args = parser.parse_args()
-    # Kept after the record is written, unlike those of other benchmarks: `--again` measures single
-    # parts of hours anew.
+    # Kept after the record is written, unlike in other benchmarks: it takes hours, and `--again`
+    # repeats single parts of it.
     started, so_far = time.perf_counter(), record.Parts("rag", keep=not args.questions)
     done = so_far.found
     for key in [key for key in done if key.startswith(tuple(args.again))]:
@@ -243,14 +244,14 @@ def main() -> None:
             grid.append({"tokens": size, "k": k} | done[f"grid {size} search"] | found)
     best = max(
         grid, key=lambda line: (accuracy(line), -line["tokens"] * line["k"])
-    )  # of equal ones the shorter prompt
+    )  # ties: the shorter prompt
     size, k = best["tokens"], best["k"]
     print(f"chosen on validation: chunks of {size} tokens, k = {k}", flush=True)
     chunks, index = library(size)
     ranked, ranked_validation = index.search(ask(test), MOST), index.search(ask(validation), MOST)
     best_scores = lambda hits: [round(found[0].score, 4) for found in hits]
 
-    # Training for retrieval: the rate on validation, then what the rows hold, with several seeds.
+    # Training for retrieval: the rate on validation, then the kinds of rows, with several seeds.
     def train(rows: list[dict[str, Any]], rate: float, seed: int, steps: int) -> training.Run:
         return training.fine_tune(
             "chat",
@@ -262,10 +263,10 @@ def main() -> None:
             seed=seed,
         )
 
-    kept: dict[str, Any] = {}  # they are small
+    kept: dict[str, Any] = {}  # the models are small enough to keep
 
     def reader(name: str, seed: int, rate: float):
-        """A trained model, its seconds and its tokens."""
+        """Return a trained model, its seconds and its tokens."""
         key = f"{name} {seed} {rate if name != 'facts' else ''}"
         if key not in kept:
             if name == "facts":
@@ -364,8 +365,9 @@ def main() -> None:
     }
 
     def read_through(language: str) -> list[retrieval.Answer]:
-        """The part of the book in a question's language, window after window: a reader would not
-        look into the other.
+        """Read the part of the book in a question's language window by window.
+
+        A human reader would not look into the part in the other language.
         """
         return whole_book.read_through(
             model,
@@ -411,7 +413,7 @@ def main() -> None:
         for n in READ
     }
 
-    # From question to answer.
+    # Latency from question to answer.
     def here(question: str) -> tuple[float, ...]:
         began = time.perf_counter()
         hits = index.search([question], k)[0]

@@ -1,6 +1,4 @@
-"""How a benchmark keeps what it has so far, and writes its result: as JSON, with where, when and
-with which versions it was measured.
-"""
+"""Store a benchmark's intermediate and final results as JSON, with date, machine and versions."""
 
 from __future__ import annotations
 
@@ -18,10 +16,10 @@ from qwen3lab import paths
 
 
 class Parts:
-    """What a benchmark has measured so far, in `build/<name>.partial.json`, so that a run that was
-    cut off goes on.
+    """A resumable store of partial results in `build/<name>.partial.json`.
 
-    With `keep=False`, for a quick look, nothing is read and nothing written.
+    An interrupted run continues from it. With `keep=False`, for a quick look, nothing is read or
+    written.
     """
 
     def __init__(self, name: str, keep: bool = True) -> None:
@@ -33,19 +31,20 @@ class Parts:
         )
 
     def put(self, key: str, value: Any) -> Any:
-        """Keep a part; returns it as JSON gives it back, so that a run in one go and a resumed one
-        see the same.
+        """Store a part and return it as read back from JSON.
+
+        So fresh and resumed runs see the same value.
         """
         self.found[key] = json.loads(json.dumps(value))
         if self.keep:
             self.file.parent.mkdir(exist_ok=True)
             new = self.file.with_suffix(".new")
             new.write_text(json.dumps(self.found), encoding="utf-8")
-            new.replace(self.file)  # a run that is killed while it writes loses nothing
+            new.replace(self.file)  # atomic: a run that is killed while writing loses nothing
         return self.found[key]
 
     def once(self, key: str, measure: Callable[[], Any]) -> Any:
-        """The part under `key`: measured and kept, unless it is there already."""
+        """Return the part under `key`; measure and store it first if it does not exist."""
         if key not in self.found:
             with qwen3lab_measure.clock(key):
                 self.put(key, measure())
@@ -53,7 +52,7 @@ class Parts:
         return self.found[key]
 
     def drop(self) -> None:
-        """Forget the parts once the record is written: the next run is to measure anew."""
+        """Delete the parts once the record is written, so that the next run starts over."""
         if self.keep:
             self.file.unlink(missing_ok=True)
 
@@ -61,11 +60,13 @@ class Parts:
 def write(
     out: Path, result: dict[str, Any], script: str, packages: Sequence[str], note: str
 ) -> dict[str, Any]:
-    """Write the result of `python benchmarks/<script>` to `out`, with a last entry "measured";
-    returns it with that entry.
+    """Write the result of `python benchmarks/<script>` to `out`, with a last entry "measured".
 
-    `packages` are those whose versions matter; `note` tells, for example, what else the machine was
-    doing.
+    Args:
+        packages: the packages whose versions matter.
+        note: tells, for example, what else the machine was doing.
+    Returns:
+        The result with that entry.
     """
     result = result | {
         "measured": {

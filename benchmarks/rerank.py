@@ -1,15 +1,14 @@
-"""`python benchmarks/rerank.py`: searches, their fusion and two rerankers, on the handbook and on a
-harder set of the little world.
+"""Benchmark searches, their fusion and two rerankers, on the handbook and on a harder set.
 
-The handbook's questions name things that occur once or twice, so every search does well there. The
-harder set is drawn as the embedding model's training was (`tiny.embedding.draw`), with names that
-no training saw: things that share a word of their name, facts of one thing in two passages, prose
-around them. Rerankers see the first ten of a search. One is the chat model in Qwen3-Reranker's
-prompt, as it is and after a short training to say yes or no (passages whose names are in no test;
-for each question the right passage and two others that BM25 ranks high; how it is trained is chosen
-on the validation part of the harder set). The other asks the same chat model in its own prompt, and
-takes the probability that it does not decline (`rerank.Reader`), without training. Writes
-`data/benchmarks/rerank.json`.
+`python benchmarks/rerank.py`. The handbook's questions name things that occur once or twice, so
+every search does well there. The harder set, of the little world, is drawn as the embedding model's
+training was (`world.passages.draw`), with names that no training saw: things that share a word of
+their name, facts of one thing in two passages, prose around them. Rerankers see the first ten hits
+of a search. One is the chat model in Qwen3-Reranker's prompt, as it is and after a short training
+to say yes or no (passages whose names are in no test; for each question the right passage and two
+others that BM25 ranks high; the training's settings are chosen on the validation part of the harder
+set). The other asks the same chat model in its own prompt, and takes the probability that it does
+not decline (`rerank.Reader`), without training. Writes `data/benchmarks/rerank.json`.
 """
 
 from __future__ import annotations
@@ -42,8 +41,9 @@ STEPS, BATCH = 100, 16
 def world_set(
     name: str, questions: int, held_out: bool, budget: int = 40_000
 ) -> tuple[list[Chunk], list[str], list[set[int]]]:
-    """Passages of `budget` tokens a language, and questions with the one passage that answers each;
-    half of them English.
+    """Generate passages of `budget` tokens per language, and questions about them.
+
+    Exactly one passage answers each question; half of the questions are English.
     """
     count = lambda text: len(text) // 2
     chunks: list[Chunk] = []
@@ -61,7 +61,7 @@ def world_set(
 
 
 def handbook_set(split: str, tokenizer) -> tuple[list[Chunk], list[str], list[set[int]]]:
-    """Chunks of the handbook, and the questions of a split that it answers."""
+    """Load chunks of the handbook, and the questions of a split that it answers."""
     chunks = retrieval.chunk(read_pdf(paths.HANDBOOK), tokenizer, 100)
     rows = [row for row in tasks.load("handbook", split) if row["answerable"]]
     right = [
@@ -72,9 +72,7 @@ def handbook_set(split: str, tokenizer) -> tuple[list[Chunk], list[str], list[se
 
 
 def training_rows(reranker: Reranker, n: int, seed: int) -> list[dict[str, list[int]]]:
-    """`n` rows: for each question its passage, and two that BM25 ranks high and that do not answer
-    it.
-    """
+    """Build `n` training rows: for each question its passage and two hard negatives from BM25."""
     rng = random.Random(f"rerank-train-{seed}")
     rows: list[dict[str, list[int]]] = []
     while len(rows) < n:

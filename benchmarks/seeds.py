@@ -1,12 +1,11 @@
-"""`python benchmarks/seeds.py`: how often two recipes come out in the other order when each is
-trained with one seed instead of several.
+"""Count how often two recipes swap their order when each is trained with one seed, not several.
 
-Trains nothing: it counts in `data/benchmarks/{forgetting,survival,lora}.json`. Two recipes of a
-file are compared on a score; every seed of the
-one is set against every seed of the other. "other order": the single seeds say the opposite of the
-means over all seeds; "tie": they say nothing. A single seed is part of the mean, which flatters it,
-so "other order, held out" takes the means of the seeds that are left. Sorted by how far apart the
-means are, in points. Writes `data/benchmarks/seeds.json`.
+`python benchmarks/seeds.py` trains nothing: it counts in
+`data/benchmarks/{forgetting,survival,lora}.json`. Two recipes of a file are compared on a score;
+every seed of the one is set against every seed of the other. "other order": the single seeds say
+the opposite of the means over all seeds; "tie": they say nothing. A single seed is part of the
+mean, which flatters it, so "other order, held out" takes the means of the remaining seeds. Grouped
+by the difference of the means, in points. Writes `data/benchmarks/seeds.json`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,10 @@ FOLDER = paths.DATA / "benchmarks"
 
 
 def scores() -> dict[str, dict[str, list[float]]]:
-    """ "file: score" -> recipe -> one share a seed, in points; recipes of one seed are left out."""
+    """Collect "file: score" -> recipe -> one share per seed, in points.
+
+    Recipes of one seed are left out.
+    """
     found: dict[str, dict[str, list[float]]] = {}
     for row in _rows("forgetting"):
         for name in ("new", "old"):
@@ -42,7 +44,7 @@ def scores() -> dict[str, dict[str, list[float]]]:
     for row in _rows("lora"):
         model = (
             "mixture" if row["setting"] == "mixture" else "dense"
-        )  # two models are not two recipes
+        )  # two models are not two recipes of the same score
         for name, right, count in (("new", "right", "n"), ("old", "old right", "old n")):
             found.setdefault(f"lora, {model}: {name}", {})[f"{row['setting']} {row['value']}"] = [
                 100 * run[right] / run[count] for run in row["runs"]
@@ -81,8 +83,9 @@ def _mean(values: list[float]) -> float:
 
 
 def table() -> list[dict[str, Any]]:
-    """A line a range of gaps, then one for all: pairs of recipes, comparisons of single seeds, and
-    how many went the other way.
+    """Tabulate the counts, one line per range of gaps and one for all.
+
+    Pairs of recipes, comparisons of single seeds, and how many went the other way.
     """
     pairs = [
         compare(one, two)

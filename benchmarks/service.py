@@ -1,11 +1,10 @@
-"""`python benchmarks/service.py`: the case study of notebook 03, a company's tone in dialogues of
-several turns.
+"""Benchmark the service case study of notebook 03: a company's tone in multi-turn dialogues.
 
-LoRA on `service` training rows, alone, and with the embeddings of those words that the model had
-never been shown (`qwen3lab.training.new_tokens`). The rate is chosen on the validation rows, one
-seed each. Both ways are then trained with several seeds
-and asked the test rows: the style score of `company.tone`, replies with all three marks, replies
-that equal the reference, and old tasks. Goes on where it was stopped; writes
+`python benchmarks/service.py` trains LoRA on `service` training rows, alone, and together with the
+embeddings of those tokens that the model had never been shown (`qwen3lab.training.new_tokens`). The
+learning rate is chosen on the validation rows, one seed each. Both ways are then trained with
+several seeds and scored on the test rows: the style score of `world.tone`, replies with all three
+marks, replies that equal the reference, and old tasks. Continues an interrupted run; writes
 `data/benchmarks/service.json`, and the first seed's adapter with the new words into
 `data/adapters/service`.
 """
@@ -35,7 +34,7 @@ OLD = {
 
 
 def examine(model, tokenizer, split: str, old: bool = False) -> dict[str, Any]:
-    """Ask a split's rows, and the old tasks' if wanted."""
+    """Score a split's rows, and optionally the old tasks' rows."""
     rows = tasks.load("service", split)
     answers = evaluation.evaluate_tasks(model, tokenizer, rows, max_new_tokens=96)
     scores = [
@@ -102,7 +101,7 @@ def main() -> None:
         run = training.fine_tune("chat", train, **settings, seed=seed)
         if keep:
             run.model.save_pretrained(args.adapter)
-            (args.adapter / "README.md").unlink(missing_ok=True)  # PEFT's form without content
+            (args.adapter / "README.md").unlink(missing_ok=True)  # PEFT's empty template
             config = args.adapter / "adapter_config.json"
             config.write_text(
                 json.dumps(
@@ -110,7 +109,7 @@ def main() -> None:
                     indent=2,
                 )
                 + "\n"
-            )  # not a place on this machine
+            )  # not a path on this machine
         return examine(run.model, run.tokenizer, split, old) | {
             "seed": seed,
             "tokens": run.tokens,

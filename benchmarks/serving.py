@@ -1,13 +1,12 @@
-"""`python benchmarks/serving.py`: the engines that can serve a model, on the same 50 prompts, with
-equal greedy answers.
+"""Benchmark the inference engines on the same 50 prompts, with greedy answers compared.
 
-Each engine runs in a process of its own, with the weights in float32, on the CPUs that this process
-may use (`taskset` sets them), and so do the clients. "core used" is the processor time of both over
-the time by the clock: below about 0.9 others had the core, and the speeds say little. At each
-number of concurrent requests so many clients ask one prompt after the other. transformers has no
-server: it gets as many prompts at once, in one `generate`, and all wait for the longest. Time to
-the first token comes from streamed requests, everything else from plain ones. vLLM is left out
-where `make vllm` has not been run. Writes `data/benchmarks/serving.json`.
+`python benchmarks/serving.py`. Each engine runs in a process of its own, with the weights in
+float32, on the CPUs that this process may use (`taskset` sets them), and so do the clients. "core
+used" is the CPU time of both over the wall-clock time: below about 0.9 other programs had the core,
+and the speeds say little. At each level, that many concurrent clients ask one prompt after the
+other. transformers has no server: it gets as many prompts at once, in one `generate`, and all wait
+for the longest. Time to first token comes from streamed requests, everything else from plain ones.
+vLLM is left out if `make vllm` has not been run. Writes `data/benchmarks/serving.json`.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ from qwen3lab.results import tables
 from qwen3lab.serving import engines
 from qwen3lab.serving import vllm as serving_vllm
 
-# What only one engine or only the writing needs is imported there, so that it does not count as
-# another engine's memory.
+# Modules that only one engine or only the writing needs are imported there, so that they do not
+# count towards another engine's memory.
 
 LEVELS, ROUNDS, LONGEST, CONTEXT = (1, 8, 32), 3, 64, 512
 MODEL = "qwen3-tiny"
@@ -45,7 +44,10 @@ Ask = Callable[
 def asked(
     ask: Ask, prompts: Sequence[list[int]], level: int, streamed: bool
 ) -> tuple[float, list[tuple[str, int, float | None, float]]]:
-    """Seconds in all, and of each prompt (text, tokens, seconds to the first token, seconds)."""
+    """Send all prompts with `level` concurrent clients.
+
+    Returns the total seconds, and per prompt (text, tokens, seconds to the first token, seconds).
+    """
 
     def one(prompt: list[int]) -> tuple[str, int, float | None, float]:
         started = time.perf_counter()
@@ -62,7 +64,10 @@ def batched(
     level: int,
     batch: Callable[[Sequence[list[int]]], list[tuple[str, int, float]]],
 ):
-    """The same for an engine that takes `level` prompts at once and answers when all are done."""
+    """Do the same for an engine that takes `level` prompts as one batch.
+
+    It answers when all are done.
+    """
     started, found = time.perf_counter(), []
     for place in range(0, len(prompts), level):
         begun = time.perf_counter()
@@ -78,8 +83,11 @@ def load(
     streams: bool = True,
     busy: Callable[[], float] = time.process_time,
 ) -> dict[str, dict[str, Any]]:
-    """Measure every level: `run(prompts, level, streamed)` gives what `asked` gives, `busy()` the
-    processor seconds of engine and clients so far.
+    """Measure every concurrency level.
+
+    Args:
+        run: `run(prompts, level, streamed)` returns what `asked` returns.
+        busy: returns the CPU seconds of engine and clients so far.
     """
     result = {}
     run(prompts[:10], 1, False)
@@ -121,7 +129,7 @@ def load(
 
 
 def quantile(seconds: Sequence[float], share: float) -> float:
-    """In milliseconds, by linear interpolation."""
+    """Compute a quantile in milliseconds, by linear interpolation."""
     import numpy as np
 
     return round(1000 * float(np.quantile(list(seconds), share)), 1)
@@ -137,7 +145,7 @@ def transformers_inside(prompts: list[list[int]]) -> dict[str, Any]:
     pad, ends = tokenizer.pad_token_id, [tokenizer.eos_token_id, tokenizer.pad_token_id]
 
     class First(StoppingCriteria):
-        """Notes when the first token is there."""
+        """A stopping criterion that only records when the first token is generated."""
 
         seconds: float | None = None
 
@@ -202,13 +210,13 @@ def llama_inside(prompts: list[list[int]], file: Path) -> dict[str, Any]:
 
 
 def tokens_of(usage: Any, choice: Any) -> int:
-    """Answer tokens without the end token, which llama.cpp and vLLM count."""
+    """Count answer tokens without the end token, which llama.cpp and vLLM include."""
     read = (lambda thing, name: thing[name]) if isinstance(usage, dict) else getattr
     return read(usage, "completion_tokens") - (read(choice, "finish_reason") == "stop")
 
 
 def over_http(prompts: list[list[int]], address: str, pid: int) -> dict[str, Any]:
-    """Measure a server by the `openai` package, from this process."""
+    """Measure a server with the `openai` package, from this process."""
     tokenizer = models.load_tokenizer(MODEL)
     client = engines.client(address)
     name = client.models.list().data[0].id
@@ -265,7 +273,7 @@ def over_chat(rows: list[dict[str, Any]], address: str, pid: int) -> dict[str, A
 
 @contextmanager
 def llama_outside(file: Path, guarded: bool) -> Iterator[tuple[str, int]]:
-    """Address and process id of llama.cpp in another process."""
+    """Run llama.cpp in another process; yields its address and process id."""
     command = [
         sys.executable,
         __file__,
@@ -300,7 +308,7 @@ def serve(kind: str, file: Path) -> None:
 
 
 def busy(pid: int) -> float:
-    """Processor seconds of this process, of another one and of those that it started."""
+    """Sum the CPU seconds of this process, of process `pid` and of its children."""
     import psutil
 
     processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
@@ -308,8 +316,9 @@ def busy(pid: int) -> float:
 
 
 def peak(pid: int) -> int:
-    """Highest resident bytes of a process and of those that it started, added up (VmHWM; pages that
-    they share count in each).
+    """Sum the peak resident bytes (VmHWM) of a process and its children.
+
+    Pages that they share count in each.
     """
     import psutil
 
@@ -321,7 +330,7 @@ def peak(pid: int) -> int:
 
 
 def inside(kind: str, prompts: list[list[int]], file: Path) -> dict[str, Any]:
-    """Measure in a process of its own; its memory has the measuring in it."""
+    """Measure in a separate process; its memory includes the measuring code."""
     command = [sys.executable, __file__, "--inside", kind, "--file", str(file)]
     return json.loads(
         subprocess.run(
@@ -430,7 +439,7 @@ def main() -> None:
     for name, one in found.items():
         content = [
             chat.split_thinking(text)[1].split("<tool_call>")[0].strip() for text in texts
-        ]  # as the guard calls it
+        ]  # what the guard returns as content
         wanted = texts if name in answers else content
         for level in one["load"].values():
             level["equal texts"] = sum(

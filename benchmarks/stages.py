@@ -1,13 +1,12 @@
-"""`python benchmarks/stages.py`: training on the handbook's plain text, then on questions about it.
-What does each stage add?
+"""Benchmark continued pre-training on the handbook's text, then fine-tuning on questions about it.
 
-All weights of the tiny chat model are trained, several seeds. Asked are facts that the questions
-teach (the test wordings of `knowledge`), facts that stand in the text alone (`handbook`, as
-questions and as sentences of the book to go on with), and the old tasks. The rate of the text's
-stage is chosen on the validation rows; that of the chat was found there too
-(`training.SMALL_RATES`).
-The text is that of the entries: titles and paragraphs with facts. Goes on where it was stopped;
-writes `data/benchmarks/stages.json`.
+`python benchmarks/stages.py` measures what each stage adds. All weights of the tiny chat model are
+trained, several seeds. Asked are facts that the questions teach (the test wordings of `knowledge`),
+facts that stand only in the text (`handbook`, as questions and as sentences of the book to
+complete), and the old tasks. The learning rate of the text stage is chosen on the validation rows;
+that of the chat stage was found there too (`training.SMALL_RATES`). The text is that of the
+entries: titles and paragraphs with facts. Continues an interrupted run; writes
+`data/benchmarks/stages.json`.
 """
 
 from __future__ import annotations
@@ -56,13 +55,13 @@ def train(model: Any, tokenizer: Any, stage: str, settings: dict[str, float], se
         seed=seed,
         tokenizer=tokenizer,
         train_sampling_strategy="random",
-    ).model  # grouped by length, a row's copies would meet in one step
+    ).model  # random order: grouped by length, a row's copies would share one step
 
 
 def measure(
     settings: dict[str, float], seed: int, exam: dict[str, Any], ways: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Train the ways that are asked for, each stage once, and examine each."""
+    """Train the requested ways, each stage once, and score each."""
     tokenizer, trained, found = models.load_tokenizer("chat"), {}, {}
     for name in ways:
         way = continued_pretraining.WAYS[name]
@@ -71,8 +70,8 @@ def measure(
                 start = models.load("chat", dtype="float32")[0]
                 if (
                     depth > 1
-                    # not deepcopy: TRL hangs a forward on the model that belongs to this one, and a
-                    # copy would run it
+                    # not deepcopy: TRL binds the model's forward to the original, and a copy would
+                    # run the original
                 ):
                     start.load_state_dict(trained[way[: depth - 1]].state_dict())
                 trained[way[:depth]] = train(start, tokenizer, way[depth - 1], settings, seed)
@@ -107,8 +106,8 @@ def main() -> None:
         )["text, then chat"]
         for settings in CANDIDATES
     ]
-    # By the share of each kind of question, so that the many taught ones do not outvote the few
-    # read ones.
+    # By the share right per kind of question, so that the many taught ones do not outweigh the
+    # few read ones.
     share = [
         sum(
             line[key] / len(small[rows])

@@ -1,13 +1,12 @@
-"""`python benchmarks/survival.py`: does thinking survive a fine-tuning on answers without thoughts?
-Eight recipes, several seeds each.
+"""Benchmark whether thinking survives fine-tuning on answers without thoughts: eight recipes.
 
-The two recipes in which three rows of four think take four times as long and get three seeds at
-most.
+`python benchmarks/survival.py`, several seeds each. The two recipes in which three of four rows
+think take four times as long and get three seeds at most.
 
-Every recipe trains all weights on the company's knowledge, each new row as often as in the others:
-with old rows beside them the training is longer by as much. Asked are sums of three digits and word
-problems with thinking on, none of which any training has (the old rows are sums of one to four
-digits), and the company's test wordings with thinking off. Goes on where it was stopped; writes
+Every recipe trains all weights on the company's knowledge, each new row equally often: with old
+rows beside them the training is correspondingly longer. Asked are three-digit sums and word
+problems with thinking on, none of which is in any training (the old rows are sums of one to four
+digits), and the company's test wordings with thinking off. Continues an interrupted run; writes
 `data/benchmarks/survival.json`.
 """
 
@@ -23,11 +22,7 @@ from qwen3lab import evaluation, models, paths, training
 from qwen3lab.data import tasks
 from qwen3lab.training import thinking
 
-PASSES, BATCH, RATE = (
-    3,
-    32,
-    1e-3,
-)  # times that each new row is read; the rate was taken from notebook 05
+PASSES, BATCH, RATE = (3, 32, 1e-3)  # PASSES: how often each new row is read; RATE is notebook 05's
 SUMS, PROBLEMS = 105, 75
 LONG_SEEDS = 3
 

@@ -1,8 +1,8 @@
-"""`python benchmarks/tokens.py PATH/qwen.tiktoken`: characters a token of the released Qwen3
-models' tokenizer and of the tiny one, by language.
+"""Measure characters per token of the released Qwen3 tokenizer and the tiny one, by language.
 
-The vocabulary file is part of the package `dashscope` (`dashscope/resources/qwen.tiktoken`); get it
-by `pip download --no-deps dashscope`. Writes `data/benchmarks/tokens.json`.
+`python benchmarks/tokens.py PATH/qwen.tiktoken`. The vocabulary file is part of the package
+`dashscope` (`dashscope/resources/qwen.tiktoken`); get it with `pip download --no-deps dashscope`.
+Writes `data/benchmarks/tokens.json`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from qwen3lab.data.lengths import characters_per_token
 
 
 def halves(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
-    """The last merge that makes a token: byte-pair encoding of it with earlier merges alone leaves
-    two parts.
-    """
+    """Find the last BPE merge of a token: encoding it with only earlier merges leaves two parts."""
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
         place = min(
@@ -36,8 +34,9 @@ def halves(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
 
 
 def released(path: Path) -> PreTrainedTokenizerFast:
-    """The released models' tokenizer without its control tokens; the rules for cutting words are
-    those of the tiny one, which are Qwen's.
+    """Build the released models' tokenizer without its control tokens.
+
+    The pre-tokenization rules are those of the tiny one, which are Qwen's.
     """
     ranks = {
         base64.b64decode(token): int(rank)

@@ -1,14 +1,13 @@
-"""`python benchmarks/training.py`: seconds of training until the same held-out loss, the recipe of
-a popular guide against the course's.
+"""Benchmark training time to the same held-out loss: a popular guide's recipe against the course's.
 
-Both train the same adapter (LoRA of rank 16 on the seven projections) on the company's knowledge,
-at the same rate with the
-same warm-up, 32 rows a step. The guide's way: roles as plain text, every token trained, dropout
-0.05, four rows at a time padded to a fixed length, eight of them a step, transformers' Trainer.
-Ours: `training.fine_tune`. The held-out loss is that of the answers' tokens in the validation
-wordings, each in its own format; measuring it does not count as training time. A third part
-compares tokens a second with a loop of plain PyTorch over our rows. Goes on where it was stopped;
-writes `data/benchmarks/training.json`.
+`python benchmarks/training.py`. Both train the same adapter (LoRA of rank 16 on the seven
+projections) on the company's knowledge, at the same learning rate with the same warm-up, 32 rows
+per step. The guide's way: roles as plain text, every token trained, dropout 0.05, four rows at a
+time padded to a fixed length, eight of these batches per step, transformers' Trainer. Ours:
+`training.fine_tune`. The held-out loss is that of the answers' tokens in the validation wordings,
+each in its own format; measuring it does not count as training time. A third part compares tokens
+per second with a loop of plain PyTorch over our rows. Continues an interrupted run; writes
+`data/benchmarks/training.json`.
 """
 
 from __future__ import annotations
@@ -33,15 +32,16 @@ from qwen3lab.quiet import quiet
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RATE, ROWS, WARM_UP = 1e-2, 32, 6
 TARGET = (
-    1.0  # nats a token; set before the first comparison, a loss that both recipes pass on the way
+    1.0  # nats per token; set before the first comparison, a loss that both recipes pass on the way
 )
-EVERY = 2  # steps between two looks at the held-out loss
-PATIENCE = 15  # the guide's recipe is stopped after so many times our seconds
+EVERY = 2  # steps between two evaluations of the held-out loss
+PATIENCE = 15  # the guide's recipe is stopped after this multiple of our seconds
 
 
 def guide_text(row: dict[str, Any], answer: str | None) -> str:
-    """A conversation as the guide writes it: tags that are no tokens of the model, and no end of a
-    turn.
+    """Format a conversation as the guide does: plain-text role tags, no end of turn.
+
+    The tags are not tokens of the model.
     """
     tags = {"system": "<|System|>", "user": "<|User|>", "assistant": "<|Assistant|>"}
     said = "\n".join(tags[message["role"]] + message["content"] for message in row["messages"])
@@ -49,25 +49,25 @@ def guide_text(row: dict[str, Any], answer: str | None) -> str:
 
 
 def guide_row(tokenizer, row: dict[str, Any]) -> dict[str, list[int]]:
-    """The whole text trained."""
+    """Encode a row with every token trained."""
     ids = tokenizer(guide_text(row, row["answer"])).input_ids
     return {"input_ids": ids, "labels": list(ids)}
 
 
 def guide_answer(tokenizer, row: dict[str, Any]) -> dict[str, list[int]]:
-    """The answer alone scored."""
+    """Encode a row with only the answer scored."""
     prompt, answer = tokenizer(guide_text(row, None)).input_ids, tokenizer(row["answer"]).input_ids
     return {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
 
 
 def our_answer(tokenizer, row: dict[str, Any]) -> dict[str, list[int]]:
-    """The answer without its end token scored, as the guide has none."""
+    """Encode a row with only the answer scored, without its end token, since the guide has none."""
     example = training.encode(tokenizer, row)
     return {key: values[:-1] for key, values in example.items()}
 
 
 class Target(TrainerCallback):
-    """Stops a training at the target; `seconds` is the time of the training alone."""
+    """A callback that stops training at the target loss; `seconds` is the training time alone."""
 
     def __init__(
         self, held_out: list[dict[str, list[int]]], collator, target: float, limit: float = math.inf
@@ -79,7 +79,7 @@ class Target(TrainerCallback):
         self.count = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in self.batches)
 
     def loss(self, model) -> float:
-        """Mean over the scored tokens, in nats."""
+        """Compute the mean loss over the scored tokens, in nats."""
         model.eval()
         with torch.no_grad():
             total = sum(
@@ -118,7 +118,7 @@ class Target(TrainerCallback):
 
 
 def collator(tokenizer, length: int | None = None):
-    """Batches padded to their longest row, or all to `length`."""
+    """Create a collator that pads batches to their longest row, or all to `length`."""
     return DataCollatorForSeq2Seq(
         tokenizer, padding="max_length" if length else True, max_length=length
     )
@@ -127,8 +127,9 @@ def collator(tokenizer, length: int | None = None):
 def guide(
     seed: int, length: int | None, target: float, limit: float, steps: int = 400
 ) -> dict[str, Any]:
-    """The guide's recipe until the target; `length` is the fixed one of its padding, or None for
-    the longest row of a batch.
+    """Train the guide's recipe until the target.
+
+    `length` is the fixed length of its padding, or None for the longest row of a batch.
     """
     model, tokenizer = models.load("chat")
     torch.manual_seed(seed)
@@ -168,7 +169,7 @@ def guide(
 
 
 def ours(seed: int, target: float, steps: int = 400) -> dict[str, Any]:
-    """The course's recipe until the target."""
+    """Train the course's recipe until the target."""
     tokenizer = models.load_tokenizer("chat")
     watch = Target(
         [our_answer(tokenizer, row) for row in tasks.load("knowledge", "validation")],
@@ -203,7 +204,7 @@ def _reached(watch: Target) -> dict[str, Any]:
 
 
 def trained_tokens_a_second(steps: int, seed: int) -> float:
-    """The course's recipe for so many steps, its own clock."""
+    """Measure tokens per second of the course's recipe over `steps` steps, by its own clock."""
     return training.fine_tune(
         "chat",
         tasks.load("knowledge", "train"),
@@ -217,7 +218,10 @@ def trained_tokens_a_second(steps: int, seed: int) -> float:
 
 
 def bare_tokens_a_second(steps: int, seed: int) -> float:
-    """The same rows, adapter and optimiser in a loop of plain PyTorch: no trainer, no logs."""
+    """Measure tokens per second of a plain PyTorch loop: no trainer, no logs.
+
+    The rows, the adapter and the optimiser are the same.
+    """
     model, tokenizer = models.load("chat")
     torch.manual_seed(seed)
     adapted = training.add_lora(model, target_modules=SEVEN).train()
@@ -232,7 +236,7 @@ def bare_tokens_a_second(steps: int, seed: int) -> float:
         if not batches:
             order = sorted(
                 rng.sample(rows, len(rows)), key=lambda row: len(row["input_ids"])
-            )  # rows of a like length together, as ours
+            )  # grouped by length, as ours
             batches = [
                 order[start : start + ROWS] for start in range(0, len(order) - ROWS + 1, ROWS)
             ]
@@ -272,7 +276,7 @@ def main() -> None:
             "guide, padded to the longest row": guide(seed, None, args.target, limit),
             f"guide, padded to {fixed}": guide(seed, fixed, args.target, limit),
         }
-        # Taken in turns, so that a busy moment of the machine meets both.
+        # In turns, so that a busy moment of the machine affects both.
         return run | {
             "tokens a second": {
                 "ours": trained_tokens_a_second(args.speed_steps, seed),

@@ -1,9 +1,8 @@
-"""`python benchmarks/wordings.py`: the same questions in other words: how far do the scores of two
-tasks move?
+"""Benchmark robustness to prompt wording: how far the scores of two tasks move.
 
-The facts of the company (all of `knowledge.test`) are asked of the adapter of notebook 03,
-questions over a text (all of `context.test`) of the chat model. Nothing is trained or chosen here.
-Writes `data/benchmarks/wordings.json`.
+`python benchmarks/wordings.py`. The facts of the company (all of `knowledge.test`) are asked of the
+adapter of notebook 03, questions over a text (all of `context.test`) of the chat model. Nothing is
+trained or chosen here. Writes `data/benchmarks/wordings.json`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ def rounded(value: Any) -> Any:
 
 
 def measure(model, tokenizer, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Table and spread of all rows, and the spread of each language."""
+    """Compute table and spread of all rows, and the spread of each language."""
     answers = wordings.ask(model, tokenizer, rows, max_new_tokens=16)
     table = wordings.table(answers)
     by_language = {

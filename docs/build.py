@@ -1,5 +1,6 @@
-"""Build the site: `python docs/build.py` stages the pages, runs Sphinx on them and checks every
-link. Needs no network.
+"""Build the site: stage the pages, run Sphinx on them and check every link.
+
+`python docs/build.py`; needs no network.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from qwen3lab import paths  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code: 1 where Sphinx warns or a link is broken."""
+    """Run the command line; returns the exit code: 1 if Sphinx warns or a link is broken."""
     import links
     import pages
     from sphinx.cmd.build import main as sphinx

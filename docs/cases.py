@@ -1,5 +1,6 @@
-"""Fill the tables of docs/cases.md: `python docs/cases.py`. The numbers are those of
-data/benchmarks/rag.json, service.json and assistant.json.
+"""Fill the tables of docs/cases.md from the benchmark records: `python docs/cases.py`.
+
+The records are data/benchmarks/rag.json, service.json and assistant.json.
 """
 
 from __future__ import annotations
@@ -33,14 +34,16 @@ MARKS = {
 
 
 def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are numbers."""
+    """Format a Markdown table; all columns but the first are right-aligned numbers."""
     rows = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def share(count: float, n: int, lowest: float | None = None, highest: float | None = None) -> str:
-    """A share with its 95 % interval; of several trainings their mean, the interval of one, and the
-    extremes.
+    """Format a share with its 95 % interval.
+
+    For several training runs `count` is their mean, the interval is that of one run, and the
+    extremes are added.
     """
     low, high = wilson(count, n)
     seeds = (
@@ -52,7 +55,7 @@ def share(count: float, n: int, lowest: float | None = None, highest: float | No
 
 
 def knowledge(record: rag.Record) -> str:
-    """The systems on the handbook's questions."""
+    """Tabulate the systems on the handbook's questions."""
     lines = []
     for name, line in record.systems(tuple(BOOK)).iterrows():
         n = int(line.n)
@@ -84,7 +87,7 @@ def of_runs(runs: Sequence[dict[str, Any]], key: str, n: str = "n") -> str:
 
 
 def service(data: dict[str, Any]) -> str:
-    """The tone in dialogues before and after, and the old tasks."""
+    """Tabulate the tone in dialogues before and after training, and the old tasks."""
     ways = {"before": [data["before"]], **data["runs"]}
     lines = [[text, *(of_runs(runs, key) for runs in ways.values())] for key, text in MARKS.items()]
     lines.append(
@@ -97,7 +100,7 @@ def service(data: dict[str, Any]) -> str:
 
 
 def assistant(data: dict[str, Any]) -> str:
-    """The maths and code assistant before and after, and the sums."""
+    """Tabulate the maths and code assistant before and after training, and the sums."""
 
     def cell(side: str, part: str) -> str:
         line = data[side][part]
@@ -119,16 +122,18 @@ def assistant(data: dict[str, Any]) -> str:
 
 
 def measured(data: dict[str, Any], seeds: int) -> str:
-    """Where the numbers come from."""
+    """Describe how the numbers were measured: command, seeds, date and machine."""
     about = data["measured"]
     return f"`{about['command']}`, {seeds} seeds, {about['date']}, {about['machine']}."
 
 
 def fill(text: str, found: dict[str, dict[str, Any]] | None = None) -> str:
-    """The page with every table made anew between its markers. Raises Qwen3labError where a marker
-    is missing.
+    """Regenerate every table of the page between its markers.
 
-    found: records by name; default: the committed ones.
+    Raises Qwen3labError if a marker is missing.
+
+    Args:
+        found: records by name; default: the committed ones.
     """
     found = found or {name: records.read(name) for name in ("rag", "service", "assistant")}
     record, tone, maths = rag.Record(found["rag"]), found["service"], found["assistant"]
@@ -147,7 +152,7 @@ def fill(text: str, found: dict[str, dict[str, Any]] | None = None) -> str:
 
 
 def main() -> None:
-    """Write the page anew."""
+    """Rewrite the page."""
     PAGE.write_text(fill(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 

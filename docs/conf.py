@@ -1,5 +1,7 @@
-"""Configuration of the site. `make site` stages the pages into build/site-src first
-(docs/_ext/pages.py) and builds them from there.
+"""Configure Sphinx for the site.
+
+`make site` first stages the pages into build/site-src (docs/_ext/pages.py) and builds them from
+there.
 """
 
 import sys
@@ -43,4 +45,4 @@ html_theme_options = {
 html_copy_source = False
 html_show_sourcelink = False
 html_show_copyright = False
-html_use_index = html_domain_indices = False  # the list of modules and the search do that
+html_use_index = html_domain_indices = False  # replaced by the list of modules and the search

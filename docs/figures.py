@@ -1,4 +1,4 @@
-"""Write the README's charts: `python docs/figures.py` copies them out of the executed notebooks."""
+"""Copy the README's charts out of the executed notebooks: `python docs/figures.py`."""
 
 import base64
 from pathlib import Path

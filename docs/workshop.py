@@ -1,5 +1,6 @@
-"""Fill the tables of docs/workshop.md: `python docs/workshop.py`. The times are those of
-data/section_times.json (`make times`).
+"""Fill the tables of docs/workshop.md from the measured section times: `python docs/workshop.py`.
+
+The times are those of data/section_times.json (`make times`).
 """
 
 from __future__ import annotations
@@ -15,21 +16,19 @@ from qwen3lab.course import checkpoints, pages, section_times
 from qwen3lab.errors import Qwen3labError
 
 PAGE = Path(__file__).with_name("workshop.md")
-WORDS_A_MINUTE = (
-    120  # an estimate: text read aloud or with a look at code and chart; nobody measured it
-)
-EXERCISE_MINUTES = 6  # an assumption: reading, trying, one hint; nobody measured it
-STEP = 5  # blocks begin at full five minutes
+WORDS_A_MINUTE = 120  # estimated, not measured: text read aloud or with a look at code and chart
+EXERCISE_MINUTES = 6  # assumed, not measured: reading, trying, one hint
+STEP = 5  # blocks begin at multiples of five minutes
 
 
 @dataclass(frozen=True)
 class Block:
-    """A line of an agenda: sections of one notebook, or something else that takes `minutes`."""
+    """An agenda entry: sections of one notebook, or something else that takes `minutes`."""
 
     what: str
     notebook: str = ""
-    sections: str = ""  # their ids; all without one
-    exercises: int | None = None  # so many of those in the sections; None: all
+    sections: str = ""  # their ids; "": all
+    exercises: int | None = None  # how many of the sections' exercises; None: all
     minutes: int = 0
 
 
@@ -38,7 +37,7 @@ WELCOME, CLOSE = (
     Block("what you will do on Monday", minutes=15),
 )
 BREAK, LUNCH = Block("break", minutes=15), Block("lunch", minutes=60)
-AGENDAS: dict[str, tuple[int, tuple[Block, ...]]] = {  # name: (minutes that there are, its blocks)
+AGENDAS: dict[str, tuple[int, tuple[Block, ...]]] = {  # name: (minutes available, its blocks)
     "half a day": (
         240,
         (
@@ -165,8 +164,9 @@ AGENDAS: dict[str, tuple[int, tuple[Block, ...]]] = {  # name: (minutes that the
 
 
 def sections(block: Block, times: dict[str, Any]) -> list[dict[str, Any]]:
-    """The measured sections of a block. Raises Qwen3labError for a notebook or section that the
-    times do not know.
+    """Look up the measured sections of a block.
+
+    Raises Qwen3labError for a notebook or section without measured times.
     """
     name = next((name for name in times if name.startswith(block.notebook)), None)
     if name is None:
@@ -182,8 +182,10 @@ def sections(block: Block, times: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def minutes(block: Block, times: dict[str, Any]) -> tuple[float, float, float, float]:
-    """Minutes of a block: running its cells (measured), reading (an estimate), exercises (an
-    assumption), anything else (planned).
+    """Compute the minutes of a block: (run, read, exercises, other).
+
+    Running its cells is measured, reading an estimate, exercises an assumption, anything else
+    planned.
     """
     if not block.notebook:
         return 0.0, 0.0, 0.0, float(block.minutes)
@@ -198,12 +200,12 @@ def minutes(block: Block, times: dict[str, Any]) -> tuple[float, float, float, f
 
 
 def length(block: Block, times: dict[str, Any]) -> int:
-    """Minutes of a block in all, up to the next full five."""
+    """Compute the total minutes of a block, rounded up to the next five."""
     return STEP * math.ceil(sum(minutes(block, times)) / STEP)
 
 
 def agenda(name: str, times: dict[str, Any]) -> str:
-    """An agenda as a Markdown table, with what it leaves of the time that there is."""
+    """Format an agenda as a Markdown table, with the time left over."""
     room, blocks = AGENDAS[name]
     lines = [
         (
@@ -234,7 +236,7 @@ def agenda(name: str, times: dict[str, Any]) -> str:
 
 
 def section_table(times: dict[str, Any]) -> str:
-    """Every section: seconds of its cells, words, exercises."""
+    """Tabulate every section: seconds of its cells, words, exercises."""
     lines = ["| notebook | section | seconds | words | exercises |", "|---|---|---|---|---|"]
     for name, entry in times.items():
         lines += [
@@ -246,7 +248,7 @@ def section_table(times: dict[str, Any]) -> str:
 
 
 def totals(times: dict[str, Any]) -> str:
-    """A line a notebook: when and where it was measured, its seconds, words and exercises."""
+    """Tabulate totals per notebook: when and where measured, seconds, words and exercises."""
     lines = [
         "| notebook | seconds in all | of them in cells | words | exercises | measured |",
         "|---|---|---|---|---|---|",
@@ -266,7 +268,7 @@ def totals(times: dict[str, Any]) -> str:
 
 
 def late() -> str:
-    """The checkpoints: where one may join, and the line that stands in for the cell."""
+    """Tabulate the checkpoints: where to join late, and the line that replaces the cell."""
     lines = ["| join in notebook | instead of the cell | write | it is |", "|---|---|---|---|"]
     return "\n".join(
         [
@@ -280,7 +282,7 @@ def late() -> str:
 
 
 def exercise_table() -> str:
-    """How many exercises and known wrong answers each notebook has."""
+    """Tabulate the number of exercises and known wrong answers per notebook."""
     found = exercises.every()
     lines = ["| notebook | exercises | wrong answers that are recognised |", "|---|---|---|"]
     for number in sorted({one.notebook for one in found}):
@@ -292,8 +294,9 @@ def exercise_table() -> str:
 
 
 def fill(text: str, times: dict[str, Any]) -> str:
-    """The page with every table made anew between its markers. Raises Qwen3labError where a marker
-    is missing.
+    """Regenerate every table of the page between its markers.
+
+    Raises Qwen3labError if a marker is missing.
     """
     tables = {
         "totals": totals(times),
@@ -311,7 +314,7 @@ def fill(text: str, times: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """Write the page anew; returns the exit code."""
+    """Rewrite the page; returns the exit code."""
     PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), section_times.load()), encoding="utf-8")
     for line in section_times.stale():
         print(line)

@@ -1,6 +1,4 @@
-"""Check a built site: every link inside it leads somewhere, every picture has a text, and nothing
-is loaded from elsewhere.
-"""
+"""Check a built site for broken internal links, missing alt text and external resources."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ LOADED = {
 
 
 class _Page(HTMLParser):
-    """Collects what a page offers (ids), where it leads (links) and what it loads."""
+    """A parser that collects a page's anchors (ids), its links and the resources that it loads."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -40,7 +38,7 @@ class _Page(HTMLParser):
 
 
 def check(site: Path) -> list[str]:
-    """What is wrong with the HTML files of a folder, a line each; empty when nothing is."""
+    """Check the HTML files of a folder; returns one line per fault."""
     pages = {
         path.relative_to(site).as_posix(): _Page(path.read_text(encoding="utf-8"))
         for path in sorted(site.rglob("*.html"))

@@ -1,6 +1,4 @@
-"""What the site needs beside its theme: formulas as MathML, a search index for English and Chinese,
-docstrings that are plain text.
-"""
+"""Extend Sphinx for offline use: MathML, an English and Chinese search index, docstrings."""
 
 from __future__ import annotations
 
@@ -18,8 +16,10 @@ CJK = "\u3400-\u9fff"
 
 
 class SearchBoth(SearchEnglish):
-    """English as Sphinx has it. Chinese text has no spaces, so each pair of neighbouring characters
-    is a term, in the index and in a query.
+    """A search language for English and Chinese.
+
+    English is indexed as Sphinx does it. Chinese text has no spaces, so each pair of neighbouring
+    characters is a term, in the index and in a query.
     """
 
     js_splitter_code = """
@@ -30,7 +30,10 @@ var splitQuery = (query) =>
 """ % {"cjk": r"\u3400-\u9fff"}  # noqa: UP031 (the braces are JavaScript's)
 
     def split(self, input: str) -> list[str]:
-        """The terms of a text. A single Chinese character is one only where it stands alone."""
+        """Split a text into search terms: words, and pairs of Chinese characters.
+
+        A single Chinese character is a term only if it stands alone.
+        """
         words = []
         for run in re.findall(rf"[{CJK}]+|[^\W{CJK}]+", input):
             pairs = re.match(rf"[{CJK}]", run) and len(run) > 2
@@ -39,13 +42,13 @@ var splitQuery = (query) =>
 
 
 def formula(self, node: nodes.math) -> None:
-    """Write an inline formula: browsers draw MathML themselves."""
+    """Render an inline formula as MathML, which browsers draw themselves."""
     self.body.append(convert(node.astext()))
     raise nodes.SkipNode
 
 
 def display(self, node: nodes.math_block) -> None:
-    """Write a formula of its own line."""
+    """Render a display formula as MathML."""
     self.body.append(f'<div class="formula">{convert(node.astext(), display="block")}</div>')
     raise nodes.SkipNode
 
@@ -53,8 +56,10 @@ def display(self, node: nodes.math_block) -> None:
 def plain_text(
     app: Sphinx, what: str, name: str, of: object, options: object, lines: list[str]
 ) -> None:
-    """Make reStructuredText of a docstring, in place: code between backticks, all else as it is
-    written, indented lines as a block of code.
+    """Convert a docstring to reStructuredText in place.
+
+    Text between backticks becomes code, everything else stays as it is written, and indented lines
+    become a code block.
     """
     pieces = re.split(r"(`[^`]+`)", "\n".join(lines))
     pieces = [
@@ -69,8 +74,9 @@ def plain_text(
 
 
 def fault(docstrings: list[str]) -> str:
-    """What Sphinx would complain about in the docstrings of a file; empty when nothing. Builds no
-    page, so it is quick enough for a test of all files.
+    """Return Sphinx's complaint about a file's docstrings; empty if there is none.
+
+    Builds no page, so it is quick enough for a test of all files.
     """
     texts = []
     for docstring in docstrings:
@@ -85,7 +91,7 @@ def fault(docstrings: list[str]) -> str:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Register both with Sphinx."""
+    """Register the formulas, the search language and the docstring conversion with Sphinx."""
     app.add_html_math_renderer(
         "mathml", inline_renderers=(formula, None), block_renderers=(display, None)
     )

@@ -1,6 +1,4 @@
-"""Stage the pages of the site: the texts of docs/ with their tables filled in, the executed
-notebooks, a page for each module.
-"""
+"""Stage the site's sources: docs/ with tables filled in, executed notebooks, module pages."""
 
 from __future__ import annotations
 
@@ -29,12 +27,12 @@ MUSEUM = (
 
 
 def anchor(notebook: str, cell: str) -> str:
-    """The label of a cell: anchor("03_lora", "build") is nb03-build."""
+    """Return the label of a cell: anchor("03_lora", "build") is nb03-build."""
     return f"nb{notebook[:2]}-{cell}"
 
 
 def notebooks() -> dict[str, Any]:
-    """The committed notebooks by the stem of their file names."""
+    """Read the committed notebooks, by the stem of their file names."""
     return {
         path.stem: nbformat.read(path, as_version=4)
         for path in sorted(paths.NOTEBOOKS.glob("[0-9]*.ipynb"))
@@ -42,12 +40,12 @@ def notebooks() -> dict[str, Any]:
 
 
 def summary(text: str | None) -> str:
-    """The first sentence or line of a docstring."""
+    """Extract the first paragraph of a docstring as one line."""
     return " ".join((text or "").split("\n\n")[0].split())
 
 
 def charts() -> dict[str, str]:
-    """What each chart function shows, by its name: the first paragraph of its docstring."""
+    """Describe each chart function, by its name: the first paragraph of its docstring."""
     found = {}
     for path in (PACKAGE / "plots").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -57,9 +55,7 @@ def charts() -> dict[str, str]:
 
 
 def described(source: str, known: dict[str, str]) -> str:
-    """The descriptions of the chart functions that a cell calls, in order; empty where it calls
-    none.
-    """
+    """Join the descriptions of the chart functions that a cell calls, in order; empty if none."""
     code = re.sub(r"(?m)^\s*[%!].*$", "", source)
     names = [
         node.func.attr
@@ -70,7 +66,7 @@ def described(source: str, known: dict[str, str]) -> str:
 
 
 def stage_notebook(name: str, notebook: Any, known: dict[str, str]) -> Any:
-    """A copy of a notebook with a label before each cell, and with a description for each chart."""
+    """Copy a notebook with a label before each cell and alt text for each chart."""
     staged, heading = copy.deepcopy(notebook), name
     cells = []
     for cell in staged.cells:
@@ -91,19 +87,19 @@ def stage_notebook(name: str, notebook: Any, known: dict[str, str]) -> Any:
 
 
 def cell_of(notebook: Any, name: str) -> Any:
-    """One cell of a notebook by its id."""
+    """Return one cell of a notebook by its id."""
     return next(cell for cell in notebook.cells if cell.id == name)
 
 
 def row(*cells: str) -> str:
-    """A line of a Markdown table."""
+    """Format a line of a Markdown table."""
     return (
         "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
     )
 
 
 def claims_table(books: dict[str, Any]) -> str:
-    """The claims, each with the bounds of its value and a link to the cell that checks it."""
+    """Tabulate the claims, each with its bounds and a link to the cell that checks it."""
     lines = [row("guides say", "here"), row("---", "---")]
     for claim in claims.load().values():
         value = f"{claim.low:g}" if claim.low == claim.high else f"{claim.low:g} to {claim.high:g}"
@@ -125,7 +121,7 @@ def claims_table(books: dict[str, Any]) -> str:
 
 
 def museum(books: dict[str, Any], known: dict[str, str], folder: Path) -> str:
-    """The exhibits with their charts, out of the notebooks that show them."""
+    """Render the failure museum: the exhibits with their charts, out of the notebooks."""
     docs = {
         node.name: ast.get_docstring(node)
         for node in ast.parse(
@@ -169,13 +165,15 @@ def museum(books: dict[str, Any], known: dict[str, str], folder: Path) -> str:
 
 
 def guide_map() -> dict[str, Any]:
-    """docs/guide_map.toml: the sections of the guide and what answers each of its claims."""
+    """Read docs/guide_map.toml: the sections of the guide and what answers each of its claims."""
     return tomllib.loads((DOCS / "guide_map.toml").read_text(encoding="utf-8"))
 
 
 def place(where: str, names: list[str]) -> str:
-    """A link to one place of the guide map: "03:build" is a cell of a notebook, "claim:full-30b" a
-    row of the claims, "page:sources#about" a heading, "file:Makefile" a file.
+    """Format a link to one entry of the guide map.
+
+    "03:build" is a cell of a notebook, "claim:full-30b" a row of the claims, "page:sources#about" a
+    heading, "file:Makefile" a file.
     """
     kind, _, what = where.partition(":")
     if kind == "claim":
@@ -190,7 +188,7 @@ def place(where: str, names: list[str]) -> str:
 
 
 def guide_table(books: dict[str, Any]) -> str:
-    """The guide map, a table for each section of the guide."""
+    """Render the guide map, one table per section of the guide."""
 
     def see(entry: dict[str, Any]) -> str:
         return ", ".join(place(where, list(books)) for where in entry["see"])
@@ -219,9 +217,7 @@ def guide_table(books: dict[str, Any]) -> str:
 
 
 def modules() -> Iterator[tuple[str, str]]:
-    """(dotted name, what it does) of every public module. The solutions of the exercises are not
-    shown.
-    """
+    """Yield (dotted name, summary) of every public module, except the exercises' solutions."""
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
         parts = parts[:-1] if parts[-1] == "__init__" else parts
@@ -235,8 +231,9 @@ def modules() -> Iterator[tuple[str, str]]:
 
 
 def stage(folder: Path, only: list[str] | None = None) -> None:
-    """Write the sources of the site into an empty folder. `only`: modules that get a page, all
-    without it.
+    """Write the sources of the site into an empty folder.
+
+    `only`: modules that get a page; default: all.
     """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "api").mkdir(parents=True)
@@ -246,7 +243,7 @@ def stage(folder: Path, only: list[str] | None = None) -> None:
         nbformat.write(stage_notebook(name, book, known), folder / "notebooks" / f"{name}.ipynb")
     public = {name: text for name, text in modules() if only is None or name in only}
     for name in public:
-        # Outside of the menu: it would list all of them on every page.
+        # Not in the menu, which would list all of them on every page.
         text = (
             f":orphan:\n\n{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n  "
             " :members:\n\n:doc:`All modules </api>`\n"

@@ -1,1 +1,1 @@
-"""Run the notebooks, time their sections, check claims, and the command line."""
+"""Run the notebooks, time their sections, check claims, and provide the command line."""

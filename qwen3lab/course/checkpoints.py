@@ -1,8 +1,8 @@
-"""`python -m qwen3lab.course.checkpoints`: what the long cells of the notebooks make, ready for
-those who join a workshop late.
+"""Make and load checkpoints of the notebooks' long cells, for workshop participants who join late.
 
-A checkpoint is a folder below build/checkpoints. Trainings are kept as whole `Run`s: `run =
-checkpoints.load("qlora")` stands in for the cell that trains.
+`python -m qwen3lab.course.checkpoints` makes them. A checkpoint is a folder below
+build/checkpoints. Training runs are stored as whole `Run`s: `run = checkpoints.load("qlora")`
+replaces the cell that trains.
 """
 
 from __future__ import annotations
@@ -51,21 +51,20 @@ KINDS = ("f16", "q8_0", "q4_k_m")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One thing to start from: the notebook and cell that it stands in for, the line to write there
-    instead, and how it is made.
-    """
+    """A workshop checkpoint: the cell that it replaces, the new line, and how to make it."""
 
     notebook: str
     cell: str
     line: str
     what: str
     make: Callable[[Path], None]
-    needs: tuple[str, ...] = ()  # checkpoints that have to be there first
+    needs: tuple[str, ...] = ()  # checkpoints that must exist first
 
 
 def folder(name: str) -> Path:
-    """Where a checkpoint of the profile in force lies. Raises Qwen3labError for a name that is not
-    in CHECKPOINTS.
+    """Return the folder of a checkpoint for the current profile.
+
+    Raises Qwen3labError for a name that is not in CHECKPOINTS.
     """
     if name not in CHECKPOINTS:
         raise Qwen3labError(
@@ -75,11 +74,10 @@ def folder(name: str) -> Path:
 
 
 def save(run: sft.Run, where: str | Path) -> Path:
-    """Write a whole run: model or adapter, tokenizer, history, encoded rows and the figures of
-    `Run`; returns the folder.
+    """Save a whole run: model or adapter, tokenizer, history, encoded rows, the figures of `Run`.
 
-    The model that an adapter belongs to is kept by its name where it is a bundled one, so that the
-    folder can be moved.
+    Returns the folder. If an adapter's base model is a bundled one, only its name is stored, so
+    that the folder can be moved.
     """
     where = Path(where)
     where.mkdir(parents=True, exist_ok=True)
@@ -109,10 +107,10 @@ def save(run: sft.Run, where: str | Path) -> Path:
 
 
 def load(name: str | Path) -> sft.Run:
-    """Read a run that `save` wrote, or the checkpoint of that name: model in eval mode, tokenizer,
-    history and figures.
+    """Load a run that `save` wrote, or the checkpoint of that name.
 
-    Raises Qwen3labError where there is none, and what `models.load` raises.
+    It has the model in eval mode, tokenizer, history and figures. Raises Qwen3labError if there is
+    none, and what `models.load` raises.
     """
     import pandas as pd
     from datasets import Dataset
@@ -151,8 +149,9 @@ def load(name: str | Path) -> sft.Run:
 
 
 def merged() -> merging.Merged:
-    """The merged model, with the distances that were measured when it was made. Raises
-    Qwen3labError where it is not there.
+    """Load the merged model's record, with the distances measured when it was made.
+
+    Raises Qwen3labError if it does not exist.
     """
     where = folder("merged")
     _proof(where)
@@ -162,16 +161,18 @@ def merged() -> merging.Merged:
 
 
 def gguf() -> dict[str, Path]:
-    """The files for llama.cpp by their number format. Raises Qwen3labError where they are not
-    there.
+    """Return the GGUF files for llama.cpp by quantisation type.
+
+    Raises Qwen3labError if they do not exist.
     """
     _proof(folder("gguf"))
     return {kind: folder("gguf") / f"company-{kind}.gguf" for kind in KINDS}
 
 
 def index(embedder: SentenceTransformer | None = None) -> retrieval_index.Index:
-    """The saved index of the handbook, for the profile's embedding model. Raises Qwen3labError as
-    `retrieval.Index.load`.
+    """Load the saved index of the handbook, for the profile's embedding model.
+
+    Raises Qwen3labError as `retrieval.Index.load`.
     """
     return retrieval_index.Index.load(folder("index"), embedder or loading.load_embedding())
 
@@ -183,7 +184,7 @@ def _proof(where: Path) -> Path:
 
 
 def _name(source: str) -> str:
-    """A bundled model by its name, any other as it is."""
+    """Shorten a bundled model's path to its name; any other source stays as it is."""
     return Path(source).name if Path(source).parent == paths.MODELS else source
 
 
@@ -191,7 +192,7 @@ def _write(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-# What the notebooks train, with the settings of their cells; `make` compares the outcome with the
+# What the notebooks train, with the settings of their cells; `main` compares the outcome with the
 # committed output of the cell.
 
 
@@ -199,7 +200,7 @@ def _lora(where: Path) -> None:
     train, validation = (tasks.load("knowledge", split) for split in ("train", "validation"))
     run = sft.fine_tune("chat", train, validation=validation[::2], **company.company_recipe())
     save(run, where)
-    company.company_adapter(run)  # the notebooks after 03 look for it
+    company.company_adapter(run)  # for the notebooks after 03
 
 
 def _qlora(where: Path) -> None:
@@ -275,11 +276,13 @@ CHECKPOINTS = {
 
 
 def make(name: str) -> tuple[Path, bool]:
-    """Make a checkpoint, and before it what it needs, unless they are there and made from the same
-    things: (folder, whether it was made).
+    """Make a checkpoint and its prerequisites unless they are up to date.
 
-    It is made beside its place and moved there whole, so that a stopped run leaves nothing that
-    looks finished.
+    It is made in a temporary folder and then moved, so that a stopped run leaves nothing that looks
+    finished.
+
+    Returns:
+        The folder, and whether it was made.
     """
     target, one = folder(name), CHECKPOINTS[name]
     made = [make(other)[1] for other in one.needs]
@@ -297,7 +300,7 @@ def make(name: str) -> tuple[Path, bool]:
 
 
 def _made_from() -> dict[str, Any]:
-    """Fingerprints of the models, the rows and the handbook, and the recipe."""
+    """Collect the fingerprints of the models, the rows and the handbook, and the recipe."""
     return {role: loading.fingerprint(role) for role in ("chat", "embedding")} | {
         "rows": cache.fingerprint(paths.TASKS / "knowledge.train.jsonl"),
         "handbook": cache.fingerprint(paths.HANDBOOK),
@@ -306,8 +309,9 @@ def _made_from() -> dict[str, Any]:
 
 
 def equals_notebook(name: str) -> bool | None:
-    """Whether a run's summary is the line that the committed notebook printed in that cell; None
-    for what has no summary, or another profile.
+    """Check whether a run's summary is the line that the committed notebook printed in that cell.
+
+    None for a checkpoint without a summary, and with another profile than the default.
     """
     from qwen3lab.course import notebooks
 
@@ -323,7 +327,7 @@ def equals_notebook(name: str) -> bool | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m qwen3lab.course.checkpoints",
         description="Make the checkpoints to join a workshop late from.",

@@ -1,5 +1,6 @@
-"""Numbers that guides repeat, beside what this course computes or measures: data/claims.toml, with
-bounds for each.
+"""Check claims that guides repeat against values that this course computes or measures.
+
+They are in data/claims.toml, with bounds for each.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of the table."""
+    """A claim: one row of data/claims.toml."""
 
     id: str
     guide: str  # what guides say
@@ -27,12 +28,13 @@ class Claim:
     low: float  # bounds, inclusive, of the value that supports `ours`
     high: float
     notebook: str  # the notebook that checks it, by its number
-    source: str  # how the value is found
+    source: str  # how the value is computed or measured
 
 
 def load(path: Path | None = None) -> dict[str, Claim]:
-    """Read the claims, by id. Raises Qwen3labError for a file that is not there or a row that is
-    not complete.
+    """Load the claims, by id.
+
+    Raises Qwen3labError for a missing file or an incomplete row.
     """
     path = path or paths.CLAIMS
     rows = paths.read_toml(path, "claims file").get("claim", [])
@@ -55,7 +57,7 @@ def load(path: Path | None = None) -> dict[str, Claim]:
 
 
 def check(claim_id: str, value: float) -> float:
-    """Print a claim beside the value that was just found, and return the value.
+    """Check a value against a claim's bounds, print both, and return the value.
 
     Raises Qwen3labError for an unknown id, and for a value outside the claim's bounds: then the
     text around it is wrong.
@@ -75,9 +77,7 @@ def check(claim_id: str, value: float) -> float:
 
 
 def table() -> pd.DataFrame:
-    """The claims as a data frame: what guides say, the right statement, its bounds and the notebook
-    that checks it.
-    """
+    """Tabulate the claims: the guides' statement, the right one, its bounds, the notebook."""
     import pandas as pd
 
     rows = [

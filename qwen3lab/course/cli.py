@@ -1,6 +1,4 @@
-"""The command line `qwen3lab`: the commands of `qwen3lab.course.commands` and the exit codes that
-they share.
-"""
+"""Run the command line `qwen3lab`: the commands of `qwen3lab.course.commands`, exit codes."""
 
 from __future__ import annotations
 
@@ -18,8 +16,9 @@ CODES = (
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command and return its exit code: 0 done, 1 a fault said in one sentence, 2 wrong
-    arguments (by SystemExit).
+    """Run a command and return its exit code.
+
+    0: done; 1: an error, reported in one sentence; 2: wrong arguments (by SystemExit).
     """
     parser = argparse.ArgumentParser(
         prog="qwen3lab",

@@ -1,4 +1,4 @@
-"""Tables that a command writes into a page of text, between two comments with the table's name."""
+"""Fill generated tables into a Markdown page, between two comments with the table's name."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from qwen3lab.errors import Qwen3labError
 
 
 def fill(text: str, tables: Mapping[str, str]) -> str:
-    """Return the page with each table between `<!-- name -->` and `<!-- end of name -->`. Raises
-    Qwen3labError where the two are missing.
+    """Replace each table between `<!-- name -->` and `<!-- end of name -->`; returns the page.
+
+    Raises Qwen3labError if the two comments are missing.
     """
     for name, table in tables.items():
         marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)

@@ -1,4 +1,4 @@
-"""Score answers and say how sure the score is; judges, ratings, contamination, a report card."""
+"""Evaluate models: scores with intervals, judges, ratings, contamination, a report card."""
 
 import lazy_loader
 

@@ -1,5 +1,6 @@
-"""Case study: a maths and code assistant. Word problems with thoughts are scored by their answer,
-Python functions by running their tests.
+"""Evaluate a maths and code assistant: word problems by answer, Python functions by tests.
+
+The word problems are answered with thoughts. This is a case study.
 """
 
 from __future__ import annotations
@@ -22,16 +23,15 @@ LONGEST = {
     "code": 64,
     "word-problem": 64,
     "addition": 96,
-}  # new tokens of an answer; half as many again as the longest right one has
+}  # max_new_tokens: 1.5 times the longest reference answer
 
 
 def mixture(
     problems: Sequence[dict[str, Any]], code: Sequence[dict[str, Any]], seed: int = 0
 ) -> list[dict[str, Any]]:
-    """All rows of both tasks in an order drawn by `seed`; those that think and those that do not
-    stand side by side.
+    """Mix the rows of both tasks in a random order, with and without thoughts.
 
-    Raises Qwen3labError where either is empty: an assistant for both needs both.
+    Raises Qwen3labError if either is empty: an assistant for both needs both.
     """
     if not problems or not code:
         raise Qwen3labError("The mixture needs word problems and functions. Give rows of both.")
@@ -41,8 +41,9 @@ def mixture(
 
 
 def code_of(answer: str) -> str:
-    """The Python of an answer: its first fenced block where it has one (large models write some),
-    else all of it.
+    """Extract the Python code of an answer: its first fenced block, else the whole text.
+
+    Large models often write a fenced block.
     """
     fenced = re.search(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", answer, re.DOTALL)
     return fenced[1] if fenced else answer
@@ -66,13 +67,14 @@ def evaluate(
     rows: Sequence[dict[str, Any]],
     **limits: Any,
 ) -> pd.DataFrame:
-    """Answer rows greedily and score them; as `evaluation.evaluate_tasks`, but rows with tests are
-    right when they pass.
+    """Generate greedy answers and score them by running their tests, else by exact match.
+
+    Rows without tests are scored as in `evaluation.evaluate_tasks`.
 
     Returns:
         The columns of `evaluate_tasks` and, per row: status ("" without tests) and message of the
-            sandbox, exact (the
-        reference letter by letter, which `correct` means for rows without tests).
+        sandbox, and exact (the exact match with the reference, which is also `correct` for rows
+        without tests).
     """
     import pandas as pd
 
@@ -99,7 +101,7 @@ def examine(
     tokenizer: PreTrainedTokenizerBase,
     exam: dict[str, Sequence[dict[str, Any]]],
 ) -> dict[str, list[int]]:
-    """Ask the rows of each part of an exam; returns a 1 (right) or 0 a row, part by part."""
+    """Score the rows of each part of an exam; returns 1 (right) or 0 per row, part by part."""
     return {
         part: evaluate(model, tokenizer, rows).correct.astype(int).tolist()
         for part, rows in exam.items()
@@ -107,11 +109,11 @@ def examine(
 
 
 def summary(runs: Sequence[dict[str, Sequence[int]]]) -> pd.DataFrame:
-    """Counts of several runs (seeds) of `examine` put together, a row a part of the exam.
+    """Pool the counts of several runs (seeds) of `examine`, one row per part of the exam.
 
     Returns:
         n and correct over all runs, accuracy with its 95 % Wilson interval (low, high), and lowest
-        and highest, the counts of single runs. The interval is for the questions as drawn, not for
+        and highest, the counts of single runs. The interval covers the sampling of questions, not
         other seeds.
     """
     import pandas as pd
@@ -136,8 +138,10 @@ def summary(runs: Sequence[dict[str, Sequence[int]]]) -> pd.DataFrame:
 
 
 def exam(split: str = "test", old: int = 60) -> dict[str, list[dict[str, Any]]]:
-    """What the assistant is asked: word problems and functions of a split, and `old` sums of three
-    digits as a task it knew before.
+    """Load the assistant's exam: word problems, functions and `old` three-digit sums.
+
+    Word problems and functions are all those of the split; the sums stand for a task that it knew
+    before.
     """
     sums = [row for row in tasks.load("addition", split) if row["digits"] == 3]
     return {
@@ -148,12 +152,12 @@ def exam(split: str = "test", old: int = 60) -> dict[str, list[dict[str, Any]]]:
 
 
 def tests_of(row: dict[str, Any]) -> list[str]:
-    """Lines `assert <call> == <value>` for a row whose reference is a one-line function of x, v, s
-    or a and b, as pre-training has them.
+    """Generate `assert <call> == <value>` lines for a row whose reference is a one-line function.
 
-    The reference is run in this very process to get the values, so give rows of your own data
-    alone. Inputs lie around the numbers in the reference, where a wrong comparison or number shows.
-    Raises Qwen3labError where the reference is no such function.
+    The function takes x, v, s or a and b, as in the pre-training data. The reference is executed in
+    this very process to get the values, so pass only rows of your own data. The inputs are close to
+    the numbers in the reference, where a wrong comparison or number shows. Raises Qwen3labError if
+    the reference is no such function.
     """
     found = re.fullmatch(r"def (\w+)\((x|v|s|a, b)\): return (.+)", row["answer"])
     if not found:

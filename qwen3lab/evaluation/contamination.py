@@ -1,10 +1,10 @@
-"""Did training see the exam? Runs of n words (characters in Chinese) that test rows share with
-training rows.
+"""Detect test-set contamination: n-grams of words that test rows share with training rows.
 
-The usual check of the large models' reports, with its usual settings: 13 words, one shared run is
-enough, and runs that many training texts hold do not count (Brown et al. 2020, "Language Models are
-Few-Shot Learners", appendix C); or 8 words, of which 70 % have to be shared (Chowdhery et al. 2022,
-"PaLM", section 8). `plant` and `trial` show what each of them finds and misses.
+In Chinese every character counts as a word. This is the usual check of the large models' reports,
+with its usual settings: 13 words, where one shared run is enough and runs that many training texts
+contain do not count (Brown et al. 2020, "Language Models are Few-Shot Learners", appendix C); or 8
+words, of which 70 % must be shared (Chowdhery et al. 2022, "PaLM", section 8). `plant` and `trial`
+show what each of them finds and misses.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RULES: dict[str, dict[str, Any]] = {  # name -> options of `check`
 
 
 def question_and_answer(row: Row) -> str:
-    """All messages of a row and its answer, one a line: what training reads."""
+    """Join all messages of a row and its answer, one per line: the text that training reads."""
     return f"{prompt(row)}\n{row.get('answer', '')}"
 
 
@@ -47,23 +47,22 @@ def check(
     common: int | None = None,
     text: Callable[[Row], str] = question_and_answer,
 ) -> pd.DataFrame:
-    """Look for every run of n words of each test row in all training rows. Case, signs and spaces
-    do not count.
+    """Search every n-gram of each test row in all training rows, ignoring case and punctuation.
 
-    A Chinese character is a word (`splits.units`). A text of fewer than n words is one run, and is
-    looked for as a part of longer texts too.
+    Spaces do not count either, and a Chinese character is a word (`splits.units`). A text of fewer
+    than n words is one run, and is also searched as a part of longer texts.
 
     Args:
         train, test: rows of `data/tasks`, or of any kind that `text` can read.
         n: words in a run.
-        least: a row is a hit from this share of shared runs on, in (0, 1]; None: one run is enough.
-        common: a run that more than so many training rows hold is boilerplate and left out on both
-            sides; None: all count.
-        text: what of a row is compared; `splits.prompt` compares the questions alone.
+        least: minimum share of shared runs for a hit, in (0, 1]; None: one run is enough.
+        common: a run that more training rows than this contain is boilerplate and is left out on
+            both sides; None: all count.
+        text: the part of a row to compare; `splits.prompt` compares only the questions.
     Returns:
-        One row a test row, in order: id, task, language, runs (that count), shared, share, hit,
-            source (id of the training row that
-        shares most), stretch (the longest stretch of the test row whose runs are all shared).
+        One row per test row, in order: id, task, language, runs (that count), shared, share, hit,
+        source (id of the training row that shares most), stretch (the longest stretch of the test
+        row whose runs are all shared).
     Raises:
         Qwen3labError: no rows on a side, n below 1, or a share outside (0, 1].
     """
@@ -116,7 +115,7 @@ def check(
 
 
 def _holders(words: Sequence[Sequence[str]], size: int) -> dict[tuple, list[int]]:
-    """Run of words -> the texts that hold it."""
+    """Index the runs of words: run -> the texts that contain it."""
     found: dict[tuple, list[int]] = defaultdict(list)
     for place, text in enumerate(words):
         for run in {tuple(text[start : start + size]) for start in range(len(text) - size + 1)}:
@@ -144,7 +143,7 @@ def _signs(row: Row, rng: random.Random) -> Row:
 
 def _words(number: int) -> Callable[[Row, random.Random], Row]:
     def change(row: Row, rng: random.Random) -> Row:
-        """Words at `number` places of the last message become others."""
+        """Replace words at `number` positions of the last message."""
 
         def edit(text: str) -> str:
             places = list(re.finditer(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+", text))
@@ -178,8 +177,9 @@ def _sentences(row: Row, rng: random.Random) -> Row:
 
 
 def _reworded(row: Row, rng: random.Random) -> Row:
-    """The same fact asked by a template where the row says which fact it is; else synonyms for a
-    third of the words of the last message.
+    """Rephrase the question: by a template if the row names its fact, else by synonyms.
+
+    Synonyms replace a third of the words of the last message.
     """
     if row.get("fact"):
         question = augmentation.rephrase(row, rng)
@@ -210,10 +210,9 @@ PLANTS: dict[str, Callable[[Row, random.Random], Row]] = {
 
 
 def plant(rows: Sequence[Row], kind: str, seed: int = 0) -> list[Row]:
-    """Copies of test rows as they slip into training data, changed by one of `PLANTS`; ids get the
-    kind behind them.
+    """Copy test rows as they might leak into training data, changed by one of `PLANTS`.
 
-    Raises Qwen3labError for an unknown kind.
+    The kind is appended to the ids. Raises Qwen3labError for an unknown kind.
     """
     if kind not in PLANTS:
         raise Qwen3labError(f"Unknown kind of copy {kind!r}. Use one of: {', '.join(PLANTS)}.")
@@ -230,16 +229,16 @@ def trial(
     seed: int = 0,
     text: Callable[[Row], str] = question_and_answer,
 ) -> pd.DataFrame:
-    """Plant copies of every second test row into clean training rows, and count what each rule
-    finds.
+    """Measure recall and precision of each rule on planted copies of half the test rows.
+
+    The copies go into clean training rows.
 
     Args:
-        train: rows that hold no copy of a test row.
+        train: rows that contain no copy of a test row.
         rules: name -> options of `check`; default `RULES`.
     Returns:
-        One row a kind and rule: planted, found (planted rows that are hits), recall, alarms (hits
-            that were not planted), precision
-        (NaN without a hit).
+        One row per kind and rule: planted, found (planted rows that are hits), recall, alarms (hits
+        that were not planted), precision (NaN without a hit).
     """
     import pandas as pd
 

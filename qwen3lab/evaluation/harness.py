@@ -1,8 +1,7 @@
-"""EleutherAI's lm-evaluation-harness on local task files (`data/tasks/harness`), and the same items
-scored by our own functions.
+"""Run EleutherAI's lm-evaluation-harness on local task files, and score the same items ourselves.
 
-The task files name `knowledge`, `choice`, `exact_match` and `ended` of this module. Nothing is
-fetched: rows and model are on this machine.
+The task files are in `data/tasks/harness` and name `knowledge`, `choice`, `exact_match` and `ended`
+of this module. Nothing is downloaded: rows and model are on this machine.
 """
 
 from __future__ import annotations
@@ -35,8 +34,9 @@ END = "<|im_end|>"
 
 @dataclass(frozen=True)
 class Report:
-    """What the harness says: a mean score, its standard error, and a row an item (id, prediction,
-    correct; for options also their log-likelihoods).
+    """An evaluation report of the harness: mean score, standard error, and one row per item.
+
+    The items have id, prediction and correct; for multiple choice also the log-likelihoods.
     """
 
     task: str
@@ -56,12 +56,11 @@ def run(
     limit: int | None = None,
     batch_size: int = 64,
 ) -> Report:
-    """Evaluate a loaded model by `lm_eval.evaluate`, with the chat template and thinking
-    off.
+    """Evaluate a loaded model with `lm_eval.evaluate`, chat template on and thinking off.
 
     Args:
         task: the name of a file of `data/tasks/harness`.
-        limit: the first so many items; default: all.
+        limit: evaluate only the first `limit` items; default: all.
     Raises:
         Qwen3labError: the package lm-eval is missing, or there is no such task.
     """
@@ -123,12 +122,12 @@ def ours(
     limit: int | None = None,
     batch_size: int = 64,
 ) -> pd.DataFrame:
-    """The same items by `evaluation.evaluate_tasks` or, for the options, by
-    `evaluation.read_answers`; columns as in `Report.items`.
+    """Score the same items by our own functions; columns as in `Report.items`.
 
-    The harness counts white space at the end of a prompt to the options, here the line breaks after
-    the empty think block: its log-likelihoods hold one token more than these, the same one for
-    every option.
+    Questions go through `evaluation.evaluate_tasks`, multiple choice through
+    `evaluation.read_answers`. The harness counts white space at the end of a prompt as part of the
+    options, here the line breaks after the empty think block: its log-likelihoods include one more
+    token than these, the same one for every option.
     """
     import pandas as pd
 
@@ -164,11 +163,10 @@ def ours(
 
 
 def options(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with three "options" in a random but fixed order, and the place of the right one,
-    "right".
+    """Build multiple-choice rows with three "options" and the index of the right one, "right".
 
-    The others are answers to the same kind of question (`key`) in the same language; rows without
-    two such answers are left out.
+    The order is random but fixed. The distractors are answers to the same kind of question (`key`)
+    in the same language; rows without two such answers are left out.
     """
     known: dict[tuple[str, str], set[str]] = {}
     for row in rows:
@@ -185,21 +183,21 @@ def options(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def knowledge(**_: Any) -> dict[str, Dataset]:
-    """For `wildon_knowledge.yaml`: the rows by split, as the harness's `custom_dataset`
-    wants them."""
+    """Load the rows by split for `wildon_knowledge.yaml`, as the harness's `custom_dataset`."""
     return _dataset(tasks.load("knowledge", "test"), ("id", "messages", "answer"))
 
 
 def choice(**_: Any) -> dict[str, Dataset]:
-    """For `wildon_choice.yaml`, as `knowledge`."""
+    """Load the rows for `wildon_choice.yaml`, as `knowledge` does."""
     return _dataset(
         options(tasks.load("knowledge", "test")), ("id", "messages", "options", "right")
     )
 
 
 def exact_match(doc: dict[str, Any], results: Sequence[str]) -> dict[str, int]:
-    """For `wildon_knowledge.yaml`: 1 where the answer without its thoughts equals the wanted one
-    after `evaluation.normalize`.
+    """Score an answer for `wildon_knowledge.yaml`: 1 for an exact match, else 0.
+
+    The answer without its thoughts is compared with the reference after `evaluation.normalize`.
     """
     return {"exact_match": int(scoring.exact_match(_answer(results[0]), doc["answer"]))}
 
@@ -209,8 +207,9 @@ def _answer(text: str) -> str:
 
 
 def ended(doc: dict[str, Any]) -> list[str]:
-    """For `wildon_choice.yaml`: the options with the end token, so that "10" is not likelier than
-    "100" just for being its beginning.
+    """List the options with the end token for `wildon_choice.yaml`.
+
+    Without it "10" would be likelier than "100" just for being its prefix.
     """
     return [option + END for option in doc["options"]]
 

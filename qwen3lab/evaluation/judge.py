@@ -1,10 +1,9 @@
-"""A model as the judge of two answers, asked in both orders, or of one answer, on a scale from 1 to
-5.
+"""Use a model as a judge: pairwise comparison in both orders, or grades from 1 to 5.
 
-The judge writes nothing. Its choice is read from the probabilities of the next token, so it always
-decides, and it shows how surely. Zheng et al. 2023, "Judging LLM-as-a-Judge with MT-Bench and
-Chatbot Arena", ask in both orders against position bias; the expected
-grade is from Liu et al. 2023, "G-Eval: NLG Evaluation using GPT-4 with Better Human Alignment".
+The judge generates nothing. Its choice is read from the probabilities of the next token, so it
+always decides, and its confidence is visible. Zheng et al. 2023, "Judging LLM-as-a-Judge with
+MT-Bench and Chatbot Arena", ask in both orders against position bias; the expected grade is from
+Liu et al. 2023, "G-Eval: NLG Evaluation using GPT-4 with Better Human Alignment".
 """
 
 from __future__ import annotations
@@ -43,14 +42,13 @@ def next_tokens(
     words: Sequence[str],
     batch_size: int = 16,
 ) -> np.ndarray:
-    """How probable each of some words is as the first token of the reply to a prompt, thinking
-    switched off.
+    """Compute the probabilities of some words as the reply's first token, thinking off.
 
     Args:
         words: each must be one token, for example "A".
     Returns:
-        Probabilities over the whole vocabulary, float64 [prompts, words]; a row's sum is how far
-        the model keeps to these words at all.
+        Probabilities over the whole vocabulary, float64 [prompts, words]; the sum of a row says how
+        far the model keeps to these words at all.
     Raises:
         Qwen3labError: a word that is not one token; no prompts.
     """
@@ -89,16 +87,15 @@ def pairwise(
     second: Sequence[str],
     batch_size: int = 16,
 ) -> pd.DataFrame:
-    """Ask which of two answers is better, once with the first as A and once with the second as A.
+    """Judge pairs of answers in both orders: with the first as A and with the second as A.
 
     Returns:
-        A row a question: leading, trailing (probability of the first answer where it stands as A
-            and where it stands as B; the two letters
-        make up 1), for_first (their mean), changes (whether the choice changes with the order),
-        position ("A" or "B" where it does, else ""), mass (probability of A and B together; the
+        A row per question: leading, trailing (probability of the first answer as A and as B; the
+        two letters make up 1), for_first (their mean), changes (whether the choice changes with the
+        order), position ("A" or "B" if it does, else ""), mass (total probability of A and B; the
         rest went to other words).
     Raises:
-        Qwen3labError: other numbers of questions and answers; as `next_tokens`.
+        Qwen3labError: different numbers of questions and answers; as `next_tokens`.
     """
     if not len(questions) == len(first) == len(second):
         raise Qwen3labError(
@@ -118,8 +115,9 @@ def pairwise(
 def both_orders(
     leading: Sequence[float], trailing: Sequence[float], mass: Sequence[float]
 ) -> pd.DataFrame:
-    """The table of `pairwise` from its columns leading, trailing and mass, for example from a
-    record of them.
+    """Build the table of `pairwise` from its columns leading, trailing and mass.
+
+    They may come from a record.
     """
     import numpy as np
     import pandas as pd
@@ -139,12 +137,12 @@ def both_orders(
 
 
 def bias(judged: pd.DataFrame) -> pd.DataFrame:
-    """What the order of the answers does, from `pairwise`: shares with Wilson's 95 % interval.
+    """Measure the judge's position bias from `pairwise`: shares with Wilson's 95 % interval.
 
     Returns:
         Rows "changes with the order" (of all questions; 0 for a perfect judge, 1 for one that sees
-        the position alone) and "of these, A both times" (1/2 where the position has no favourite).
-        Columns: count, n, share, low, high.
+        only the position) and "of these, A both times" (1/2 without a preferred position). Columns:
+        count, n, share, low, high.
     """
     changed = int(judged.changes.sum())
     return _shares(
@@ -158,18 +156,20 @@ def bias(judged: pd.DataFrame) -> pd.DataFrame:
 def agreement(
     judged: pd.DataFrame, scores_first: Sequence[float], scores_second: Sequence[float]
 ) -> pd.DataFrame:
-    """How often the judge prefers the answer that a reference scores higher, by three ways to ask;
-    shares with Wilson's 95 % interval.
+    """Measure the judge's agreement with a reference, for three ways of asking.
+
+    It agrees if it prefers the answer that the reference scores higher. Shares with Wilson's 95 %
+    interval.
 
     Args:
         judged: of `pairwise`.
-        scores_first, scores_second: the reference's, for example `company.tone.style_score` or
-            exact match. Equal scores say nothing and are left out.
+        scores_first, scores_second: the reference's, for example `world.tone.style_score` or exact
+            match. Equal scores say nothing and are left out.
     Returns:
         Rows "asked once" (the first answer always as A), "both orders, mean" and "both orders,
         where they agree" (fewer questions). A coin has 1/2.
     Raises:
-        Qwen3labError: other numbers of scores.
+        Qwen3labError: different numbers of scores.
     """
     import numpy as np
 
@@ -200,10 +200,11 @@ def grade(
     """Grade single answers from 1 to 5.
 
     Returns:
-        A row an answer: expected (the mean of the five digits by their probabilities, which tells
-            answers apart that get the same
-        digit), likeliest (int), mass (probability of the five digits together). Raises as
-        `pairwise` does.
+        A row per answer: expected (the mean of the five digits weighted by their probabilities,
+        which distinguishes answers that get the same digit), likeliest (int), mass (total
+        probability of the five digits).
+
+    Raises as `pairwise` does.
     """
     import numpy as np
     import pandas as pd

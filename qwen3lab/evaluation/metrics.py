@@ -1,9 +1,9 @@
-"""Exact match, token F1, BLEU-4, ROUGE-L and pass@k as metrics of the `evaluate` library, without
-the hub.
+"""Wrap exact match, token F1, BLEU-4, ROUGE-L and pass@k as offline metrics of `evaluate`.
 
-`evaluate.load("bleu")` downloads a script; these classes are here, wrap sacrebleu and rouge-score,
-know English from Chinese, and go into `evaluate.combine` like any other. Thoughts are no part of an
-answer: a think block, also one that was cut off, is taken away before a text is scored.
+`evaluate.load("bleu")` downloads a script from the hub; these classes are local, wrap sacrebleu and
+rouge-score, distinguish English from Chinese, and go into `evaluate.combine` like any other.
+Thoughts are not part of an answer: a think block, even a truncated one, is removed before a text is
+scored.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ LANGUAGES = ("en", "zh")
 
 
 class _Metric(evaluate.Metric):
-    """What all of them share: in memory, and a name of their own in `evaluate.combine`."""
+    """The base of all metrics: in memory, and with a name of its own in `evaluate.combine`."""
 
     title = citation = ""
     identity = "text"
 
     def __init__(self, config_name: str, **options: Any):
-        # In memory: the library would else leave files and locks in the user's home.
+        # In memory: otherwise the library leaves files and locks in the user's home.
         super().__init__(config_name=config_name, keep_in_memory=True, **options)
 
     @property
     def name(self) -> str:
-        """The name that `evaluate.combine` puts before a score that two metrics share."""
+        """Return the prefix that `evaluate.combine` gives to a score that two metrics share."""
         return self.identity
 
 
@@ -45,9 +45,7 @@ class _TextMetric(_Metric):
     """A metric over predictions and references that are one text each."""
 
     def __init__(self, language: str = "en", **options: Any):
-        """`language` ("en" or "zh") says how a text is cut into words: Chinese has no spaces to cut
-        at.
-        """
+        """Choose the word segmentation by `language` ("en" or "zh"): Chinese has no spaces."""
         if language not in LANGUAGES:
             raise Qwen3labError(
                 f"Unknown language {language!r}. Use one of: {', '.join(LANGUAGES)}."
@@ -67,14 +65,17 @@ class _TextMetric(_Metric):
     def _compute(
         self, predictions: list[str], references: list[str], tests: Any = None, **options: Any
     ) -> dict[str, float]:
-        """`tests` belong to a `PassAtK` in the same `evaluate.combine` and are not read."""
+        """Score texts; `tests` are for a `PassAtK` in the same `evaluate.combine`."""
         return self._score(
             [chat.split_thinking(text)[1] for text in predictions], references, **options
         )
 
 
 class ExactMatch(_TextMetric):
-    """The share of answers that equal their reference after `evaluation.normalize`, with n."""
+    """Exact match: the share of answers equal to their normalised reference, with n.
+
+    Both go through `evaluation.normalize`.
+    """
 
     title = "Exact match after normalisation, 0 to 1."
     identity = "exact_match"
@@ -85,8 +86,9 @@ class ExactMatch(_TextMetric):
 
 
 class TokenF1(_TextMetric):
-    """The mean share of words that answer and reference have in common, 0 to 1:
-    `text_metrics.token_f1`, as SQuAD scores.
+    """Token F1 as in SQuAD, 0 to 1: the mean of `text_metrics.token_f1` over the pairs.
+
+    It scores the words that answer and reference have in common.
     """
 
     title = "Mean token F1 (SQuAD for English, MLQA for Chinese), 0 to 1."
@@ -106,8 +108,7 @@ class TokenF1(_TextMetric):
 
 
 class Bleu(_TextMetric):
-    """BLEU-4 of the corpus, 0 to 100: sacrebleu with the tokenizer of the language
-    ("13a" or "zh")."""
+    """Corpus BLEU-4, 0 to 100: sacrebleu with the tokenizer of the language ("13a" or "zh")."""
 
     title = "Corpus BLEU-4 (sacrebleu), 0 to 100."
     citation = "Papineni et al. 2002, BLEU; Post 2018, A Call for Clarity in Reporting BLEU Scores"
@@ -123,9 +124,7 @@ class Bleu(_TextMetric):
 
 
 class RougeL(_TextMetric):
-    """ROUGE-L, 0 to 1: the mean F-measure of the longest common subsequence of each pair
-    (rouge-score).
-    """
+    """ROUGE-L, 0 to 1: the mean F-measure of the longest common subsequence (rouge-score)."""
 
     title = "Mean ROUGE-L F-measure (rouge-score), 0 to 1."
     citation = "Lin 2004, ROUGE: A Package for Automatic Evaluation of Summaries"
@@ -146,24 +145,24 @@ class RougeL(_TextMetric):
 
 
 class Characters:
-    """A tokenizer for rouge-score: every Chinese character is a word, and so is a run of Latin
-    letters or digits.
+    """A Chinese tokenizer for rouge-score.
+
+    Every Chinese character is a word, and so is a run of Latin letters or digits.
     """
 
     def tokenize(self, text: str) -> list[str]:
-        """Return the words of a text; punctuation is dropped, as rouge-score's own
-        tokenizer does."""
+        """Tokenize a text; punctuation is dropped, as rouge-score's own tokenizer does."""
         return text_metrics.cut_rouge_zh(text)
 
 
 class PassAtK(_Metric):
-    """The chance that one of k programs passes its tests, 0 to 1, as the mean over problems.
+    """pass@k, 0 to 1: the chance that at least one of k programs passes its tests.
 
-    One row a try: "predictions" is the text of an answer, "tests" its `assert` lines; rows with the
-        same tests are tries
-    at one problem. Each answer runs in `sandbox.run`, equal ones once. Chen et al. 2021,
-    "Evaluating Large Language Models Trained on Code", equation 1 (`statistics.pass_at_k`). As a
-    part of `evaluate.combine` it takes the tests beside predictions and references.
+    The mean over problems. One row per try: "predictions" is the text of an answer, "tests" its
+    `assert` lines; rows with the same tests are tries at one problem. Each answer runs in
+    `sandbox.run`, equal ones once. Chen et al. 2021, "Evaluating Large Language Models Trained on
+    Code", equation 1 (`statistics.pass_at_k`). As a part of `evaluate.combine` it takes the tests
+    beside predictions and references.
     """
 
     title = "Mean pass@k over problems, 0 to 1."
@@ -178,8 +177,9 @@ class PassAtK(_Metric):
         megabytes: int = 256,
         **options: Any,
     ):
-        """`k`: one or more; every problem needs at least so many tries. `seconds`, `megabytes`:
-        limits of `sandbox.run`.
+        """Set `k`, one or more values, and the limits of `sandbox.run`.
+
+        Every problem needs at least `k` tries. `seconds` and `megabytes` are the limits.
         """
         self.k = [k] if isinstance(k, int) else list(k)
         self.limits = {"seconds": seconds, "megabytes": megabytes}
@@ -220,8 +220,9 @@ class PassAtK(_Metric):
 
 
 def suite(language: str = "en"):
-    """Exact match, token F1, BLEU-4 and ROUGE-L as one metric:
-    `suite("zh").compute(predictions=..., references=...)`.
+    """Combine exact match, token F1, BLEU-4 and ROUGE-L into one metric.
+
+    Use: `suite("zh").compute(predictions=..., references=...)`.
     """
     return evaluate.combine(
         [ExactMatch(language), TokenF1(language), Bleu(language), RougeL(language)]

@@ -1,8 +1,8 @@
-"""Perplexity of texts longer than the model reads at once, of each part of a row, and as a trainer
-reports it.
+"""Compute perplexity: with a sliding window, by part of a row, and as a trainer reports it.
 
-A perplexity belongs to a way of counting: which tokens are scored, how much context each of them
-has, and how the mean is taken. Two numbers from two ways cannot be compared.
+A perplexity depends on how it is counted: which tokens are scored, how much context each of them
+has, and how the mean is taken. Values from two ways of counting cannot be compared. The sliding
+window is for texts longer than the model's context.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ PARTS = ("answer", "messages", "template")
 def token_losses(
     model: PreTrainedModel, rows: Sequence[Sequence[int]], batch_size: int = 16
 ) -> list[np.ndarray]:
-    """-ln p of every token of each row but its first, given those before it: float64 arrays [tokens
-    - 1], in the order of the rows.
+    """Compute -ln p of every token of each row but its first, given the tokens before it.
+
+    Returns float64 arrays [tokens - 1], in the order of the rows.
     """
     from torch.nn.functional import cross_entropy
 
@@ -47,24 +48,23 @@ def token_losses(
 def sliding(
     model: PreTrainedModel, ids: Sequence[int], window: int, stride: int, batch_size: int = 16
 ) -> pd.DataFrame:
-    """Score a text of any length by windows: each token once, with at least `window - stride`
-    tokens before it, as far as the text has them.
+    """Score a text of any length with a strided sliding window, each token once.
 
-    Windows begin `stride` tokens apart, and each scores the tokens that none before it has scored.
-    The last one is moved back so that it is full. `stride = window - 1` cuts the text into pieces:
-    cheap, and a token after a cut sees nearly nothing. `stride = 1` gives every token all that the
-    window holds, for a pass a token. A window that holds the whole text gives the plain perplexity.
+    Each token has at least `window - stride` tokens before it, as far as the text has them. Windows
+    begin `stride` tokens apart, and each scores the tokens that no earlier one has scored. The last
+    one is moved back so that it is full. `stride = window - 1` cuts the text into pieces: cheap,
+    but a token after a cut sees almost nothing. `stride = 1` gives every token all that the window
+    holds, at one pass per token. A window that holds the whole text gives the plain perplexity.
     (The "strided sliding window" of transformers' page on the perplexity of fixed-length models.)
 
     Args:
         ids: token ids of the text; the first is read, not scored.
-        window: tokens that the model reads at once. stride: tokens from one window to the next, 1
-            to `window - 1`.
+        window: tokens that the model reads at once.
+        stride: tokens from one window to the next, 1 to `window - 1`.
     Returns:
-        One row a scored token: position (from 1), token, nll (-ln p), context (tokens before it
-            that the model saw).
-        exp of the mean of nll is the perplexity. `attrs["read"]` counts the tokens that went
-        through the model.
+        One row per scored token: position (from 1), token, nll (-ln p), context (tokens before it
+        that the model saw). exp of the mean of nll is the perplexity. `attrs["read"]` counts the
+        tokens that went through the model.
     Raises:
         Qwen3labError: a text of one token or none, or a stride outside 1 to `window - 1`.
     """
@@ -109,8 +109,10 @@ def strides(
     steps: Sequence[int],
     batch_size: int = 16,
 ) -> pd.DataFrame:
-    """Perplexity of one text by stride: columns stride, least context (of the tokens past the first
-    window), tokens read, perplexity.
+    """Tabulate the perplexity of one text by stride.
+
+    Columns stride, "least context" (of the tokens past the first window), "tokens read",
+    perplexity.
     """
     import pandas as pd
 
@@ -130,11 +132,11 @@ def strides(
 
 
 def parts(tokenizer: PreTrainedTokenizerBase, example: dict[str, list[int]]) -> list[str]:
-    """What each token of a row belongs to, one of `PARTS`: the trained answer, the text of other
-    messages, or the template around them.
+    """Label each token of a row as trained answer, other messages' text, or template (`PARTS`).
 
-    example: as `chat.example` makes it. The template's tokens are found by its own control tokens,
-        which no message can hold.
+    Args:
+        example: as `chat.example` makes it. The template's tokens are recognised by its own control
+            tokens, which no message can contain.
     """
     opens, closes = (
         tokenizer.convert_tokens_to_ids("<|im_start|>"),
@@ -143,7 +145,7 @@ def parts(tokenizer: PreTrainedTokenizerBase, example: dict[str, list[int]]) -> 
     ids, labels = example["input_ids"], example["labels"]
     last = len(ids) - ids[::-1].index(
         opens
-    )  # after it stands what is asked for: the answer, and the empty think block before it
+    )  # after it comes the requested turn: the answer, and the empty think block before it
     kinds, inside, header = [], False, ""
     for place, (number, label) in enumerate(zip(ids, labels)):
         if number in (opens, closes):
@@ -157,8 +159,8 @@ def parts(tokenizer: PreTrainedTokenizerBase, example: dict[str, list[int]]) -> 
         )
         if (
             not inside
-            # the role's name, up to its line break, is the template's; between turns there is no
-            # name
+            # The role's name, up to its line break, belongs to the template; between turns there is
+            # no name.
         ):
             header = "" if number == closes else header + tokenizer.decode([number])
             inside = header.startswith("<|im_start|>") and header.endswith("\n")
@@ -171,8 +173,9 @@ def by_part(
     rows: Iterable[dict[str, Any]],
     batch_size: int = 16,
 ) -> pd.DataFrame:
-    """Perplexity of rows by what is counted: the answer (as the course trains), other messages, the
-    template, and all tokens.
+    """Compute perplexity separately for answer, other messages, template and all tokens.
+
+    The answer is what the course trains.
 
     Returns:
         Index part ("answer", "messages", "template", "all"); columns tokens, loss (mean -ln p in
@@ -211,15 +214,15 @@ def by_part(
 
 
 def as_trainers(read: pd.DataFrame, batch_size: int) -> float:
-    """The loss that transformers' `Trainer` reports as `eval_loss`: the mean of its batches' means,
-    each weighted by its number of rows.
+    """Compute the loss that transformers' `Trainer` reports as `eval_loss`.
 
-    It is the mean over tokens only where all rows lie in one batch or have as many answer tokens:
-    short answers count more otherwise.
+    It is the mean of the batches' means, each weighted by its number of rows. It equals the mean
+    over tokens only if all rows are in one batch or have equally many answer tokens: otherwise
+    tokens in short answers get more weight.
 
     Args:
         read: as `evaluation.read_answers` returns it, in the order of the rows.
-        batch_size: rows a batch of the evaluation (`per_device_eval_batch_size`).
+        batch_size: rows per evaluation batch (`per_device_eval_batch_size`).
     """
     batches = [read[start : start + batch_size] for start in range(0, len(read), batch_size)]
     return sum(len(batch) * batch.nll.sum() / batch.tokens.sum() for batch in batches) / len(read)

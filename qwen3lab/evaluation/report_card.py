@@ -1,9 +1,7 @@
-"""A report card for a trained or a loaded model: one page as HTML and as Markdown, with every
-number beside its count.
+"""Write a report card for a model: one page as HTML and Markdown, every number with its count.
 
-The page stands alone: no script, no outside request, charts inside. Questions, answers and names
-are text of users and models, and stay
-text: nothing of them is ever read as HTML or Markdown.
+The page is self-contained: no script, no outside request, charts embedded. Questions, answers and
+names come from users and models and stay text: they are never interpreted as HTML or Markdown.
 """
 
 from __future__ import annotations
@@ -48,8 +46,9 @@ POLICY = (  # a browser refuses all else, should anything slip through
 
 @dataclass
 class Section:
-    """A heading, sentences, at most one table (cells are text), examples as (label, text) pairs,
-    and at most one chart with its description.
+    """A report section: heading, sentences, and optionally a table, examples and a chart.
+
+    The table's cells are text, the examples (label, text) pairs; the chart has a description.
     """
 
     heading: str
@@ -60,7 +59,7 @@ class Section:
     description: str = ""
 
     def to_html(self) -> str:
-        """The section as HTML, all text escaped."""
+        """Render the section as HTML, all text escaped."""
         parts = [
             f"<h2>{_escape(self.heading)}</h2>",
             *(f"<p>{_escape(text)}</p>" for text in self.sentences),
@@ -89,8 +88,9 @@ class Section:
         return "\n".join(parts)
 
     def to_markdown(self) -> str:
-        """The section as Markdown without the chart; texts of examples are fenced, by a fence
-        longer than any in them.
+        """Render the section as Markdown, without the chart.
+
+        Example texts are fenced with a fence longer than any in them.
         """
         parts = [f"## {_mark(self.heading)}", *map(_mark, self.sentences)]
         if self.table is not None:
@@ -114,7 +114,7 @@ class Section:
 
 @dataclass(repr=False)
 class Card:
-    """A page of sections; shows itself in a notebook."""
+    """A report page of sections; it displays itself in a notebook."""
 
     title: str
     sections: list[Section]
@@ -124,7 +124,7 @@ class Card:
 
     @property
     def html(self) -> str:
-        """A whole HTML document that needs nothing else."""
+        """Render a complete, self-contained HTML document."""
         return (
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta'
             f' http-equiv="Content-Security-Policy" content="{_escape(POLICY)}">\n'
@@ -135,7 +135,7 @@ class Card:
 
     @property
     def markdown(self) -> str:
-        """The page as Markdown: all but the charts, whose numbers stand in the tables."""
+        """Render the page as Markdown, without the charts, whose numbers are in the tables."""
         return (
             "\n\n".join(
                 [f"# {_mark(self.title)}", *(section.to_markdown() for section in self.sections)]
@@ -151,8 +151,9 @@ class Card:
         )
 
     def save(self, folder: str | Path, name: str = "report") -> tuple[Path, Path]:
-        """Write `<name>.html` and `<name>.md` into a folder, which is made where it is missing;
-        returns both paths.
+        """Write `<name>.html` and `<name>.md` into a folder; returns both paths.
+
+        The folder is created if it is missing.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -176,21 +177,22 @@ def card(
     scored: int | None = None,
     **options: Any,
 ) -> Card:
-    """Examine a model on test rows and write the page: training, scores, worst slices, examples,
-    perplexity, contamination, cost.
+    """Evaluate a model on test rows and build its report card.
+
+    The page covers training, scores, worst slices, examples, perplexity, contamination and cost.
 
     Args:
         model: what `training.fine_tune` returns, or a loaded model with its `tokenizer`.
         rows: test rows of `data/tasks`.
-        answers: of `evaluation.evaluate_tasks` or `assistant.evaluate` on these rows, where the
-            model has answered already.
-        train: the training rows, for the check of contamination; without them the page says that
+        answers: of `evaluation.evaluate_tasks` or `assistant.evaluate` on these rows, if the model
+            has answered already.
+        train: the training rows, for the contamination check; without them the page says that
             nothing was checked.
-        examples: right ones and wrong ones, so many of each, the first of either kind.
-        cost: also seconds, speed and memory of a Run, which differ from machine to machine.
-        least: rows in a slice.
-        scored: take the perplexity of the first so many rows alone; reading all tokens of long rows
-            takes time.
+        examples: number of right and of wrong examples to show, the first of each kind.
+        cost: also show seconds, speed and memory of a Run, which differ from machine to machine.
+        least: minimum rows per slice.
+        scored: compute the perplexity on only the first `scored` rows; reading all tokens of long
+            rows takes time.
         options: of `evaluation.evaluate_tasks`, for example max_new_tokens.
     Raises:
         Qwen3labError: no rows, a model without a tokenizer, or answers to other rows.
@@ -408,8 +410,9 @@ def _contamination(
 
 
 def _clean(text: Any) -> str:
-    """Text without what no page can hold: control characters other than line breaks and tabs, and
-    lone surrogates.
+    """Replace what no page can hold: control characters and lone surrogates.
+
+    Line breaks and tabs stay.
     """
     return re.sub(
         r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]",
@@ -423,7 +426,7 @@ def _escape(text: Any) -> str:
 
 
 def _mark(text: Any) -> str:
-    """Text on one line of Markdown, all signs as they are."""
+    """Escape a text for one line of Markdown, so that all characters appear as they are."""
     return re.sub(
         r"([\\`*_{}\[\]()#+!|~])", r"\\\1", " ".join(html.escape(_clean(text), quote=False).split())
     )

@@ -1,13 +1,13 @@
-"""Run a model's Python function and its tests in a process of their own, with limits.
+"""Run a model's Python function and its tests in a separate process, with resource limits.
 
-The tests are lines `assert <call> == <literal>`. The process gets the calls, never the wanted
-values: it returns what the calls gave, as plain data, and the comparison is made here. So no answer
-passes by leaving early, by printing "passed", by redefining `assert`, `exec` or `__eq__`, or by
-looking through the process: the wanted values are not in it.
+The tests are lines `assert <call> == <literal>`. The process gets the calls, never the expected
+values: it returns the results of the calls as plain data, and the comparison is made here. So no
+answer passes by exiting early, by printing "passed", by redefining `assert`, `exec` or `__eq__`, or
+by searching the process: the expected values are not in it.
 
-This limits accidents. It is no security boundary: the process runs as the same user on the same
-kernel, and somebody determined gets out of it. For answers of a model that you do not trust, use a
-container or a virtual machine around it.
+This limits accidents. It is not a security boundary: the process runs as the same user on the same
+kernel, and a determined attacker gets out of it. For untrusted answers of a model, put a container
+or a virtual machine around it.
 """
 
 from __future__ import annotations
@@ -25,17 +25,16 @@ from dataclasses import dataclass
 
 from qwen3lab.errors import Qwen3labError
 
-FILE_BYTES = 1 << 20  # the largest file that the process can write, its report included
+FILE_BYTES = 1 << 20  # maximum size of a file that the process can write, its report included
 OPEN_FILES = 32
-POLL = 0.002  # seconds between two looks at the process; `Popen.wait` looks up to 0.05 s too late
+POLL = 0.002  # seconds between two polls of the process; `Popen.wait` is up to 0.05 s late
 SHOWN = 60  # characters of a value or an error in a message
 
-# Runs in the process. Limits that the system lacks (address space on macOS) are skipped; the number
-# of processes does not
-# bind root. So an audit hook (PEP 578), which no Python code takes off again, refuses to start
-# processes, to send signals, to open
-# sockets, to load libraries, to delete or rename files, and to open any but Python's own and those
-# in the working folder.
+# Runs in the process. Limits that the system lacks (address space on macOS) are skipped, and the
+# limit on the number of processes does not apply to root. So an audit hook (PEP 578), which no
+# Python code can remove, refuses to start processes, to send signals, to open sockets, to load
+# libraries, to delete or rename files, and to open files other than Python's own and those in the
+# working folder.
 WORKER = r"""
 import os, sys
 try:
@@ -98,12 +97,13 @@ os._exit(0)
 
 @dataclass(frozen=True)
 class Result:
-    """How an answer did: "passed", "failed" (a wrong value), "error" (an exception, or no values at
-    all) or "timeout".
+    """A test result: "passed", "failed" (a wrong value), "error" or "timeout".
+
+    "error": an exception, or no values at all.
     """
 
     status: str
-    message: str = ""  # one line on the first test that went wrong; empty when all passed
+    message: str = ""  # one line about the first test that went wrong; empty if all passed
 
     @property
     def passed(self) -> bool:
@@ -121,12 +121,12 @@ def run(code: str, tests: Sequence[str], *, seconds: float = 2.0, megabytes: int
         code: the text of a Python module that defines the function.
         tests: lines `assert <call> == <literal>`, for example `assert half(8) == 4`; compared as
             Python compares.
-        seconds: of the processor, rounded up to a whole number; by the clock twice that and one
-            more, so that a busy machine does not fail a good answer.
+        seconds: CPU time, rounded up to a whole number; the wall-clock limit is twice that plus one
+            second, so that a busy machine does not fail a good answer.
         megabytes: limit of the address space, in 10^6 bytes; Python 3.11 on Linux alone takes
             between 10 and 15.
     Raises:
-        Qwen3labError: no tests, or a test of another form.
+        Qwen3labError: no tests, or a test in another format.
     """
     pairs = [_parts(test) for test in tests]
     if not pairs:
@@ -168,7 +168,7 @@ def run(code: str, tests: Sequence[str], *, seconds: float = 2.0, megabytes: int
         text = report.read(FILE_BYTES).decode(errors="replace")
     out_of_time = (
         ended == -signal.SIGKILL and time.monotonic() >= start + cpu
-    )  # what ignores SIGXCPU is killed a second later
+    )  # a process that ignores SIGXCPU is killed a second later
     if ended is None or ended == -signal.SIGXCPU or out_of_time:
         return Result("timeout", f"did not end within {cpu} s")
     if ended or not text:
@@ -184,7 +184,7 @@ def run(code: str, tests: Sequence[str], *, seconds: float = 2.0, megabytes: int
 
 
 def _parts(test: str) -> tuple[str, object]:
-    """A test line as (call, wanted value)."""
+    """Parse a test line into (call, expected value)."""
     try:
         (line,) = ast.parse(test.strip()).body
         left, (equal,), (right,) = line.test.left, line.test.ops, line.test.comparators
@@ -199,19 +199,19 @@ def _parts(test: str) -> tuple[str, object]:
 
 
 def _kill(process: subprocess.Popen) -> None:
-    """End the process and whatever it started in its session."""
+    """Kill the process and everything that it started in its session."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except (
         ProcessLookupError,
         PermissionError,
-    ):  # gone already; macOS says the latter of one that is not yet reaped
+    ):  # already gone; macOS raises the latter for a process that is not yet reaped
         pass
     process.wait()
 
 
 def verdict(text: str, pairs: Sequence[tuple[str, object]]) -> Result:
-    """Compare what the process returned with the wanted values."""
+    """Compare what the process returned with the expected values."""
     try:
         found = [(str(kind), str(what)) for kind, what in ast.literal_eval(text)]
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):

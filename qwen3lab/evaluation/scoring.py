@@ -1,5 +1,6 @@
-"""Score answers: exact match with an interval, refusals, perplexity. The text metrics are in
-`qwen3lab.evaluation.metrics`.
+"""Score answers: exact match with confidence intervals, refusals, perplexity.
+
+The text metrics are in `qwen3lab.evaluation.metrics`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def normalize(text: str) -> str:
-    """Write a text in the form in which answers are compared.
+    """Normalise a text for the comparison of answers.
 
-    Unicode NFKC (full-width forms become ordinary ones), lower case, single spaces, no quotes
+    Unicode NFKC (full-width characters become ordinary ones), lower case, single spaces, no quotes
     around the whole and no full stop, comma or exclamation mark at its end. Everything else counts:
     "8 euros" is not "8".
     """
@@ -33,14 +34,12 @@ def normalize(text: str) -> str:
 
 
 def exact_match(prediction: str, reference: str) -> bool:
-    """Whether two answers are equal after `normalize`."""
+    """Check whether two answers are equal after `normalize`."""
     return normalize(prediction) == normalize(reference)
 
 
 def is_refusal(text: str) -> bool:
-    """Whether an answer says, in English or Chinese and in the course's own words, that the text
-    gives no answer.
-    """
+    """Detect the course's own refusal in English or Chinese: the text gives no answer."""
     from qwen3lab.prompts import REFUSAL
 
     return normalize(text) in {normalize(sentence) for sentence in REFUSAL.values()}
@@ -54,18 +53,17 @@ def evaluate_tasks(
     max_new_tokens: int | None = None,
     batch_size: int = 64,
 ) -> pd.DataFrame:
-    """Let a model answer rows of `data/tasks` greedily and score each answer by exact match.
+    """Generate greedy answers to rows of `data/tasks` and score each by exact match.
 
     Args:
         rows: with "messages" (up to the user), "answer", "thinking", optionally "tools", "task",
             "language", "id".
         max_new_tokens: default 64, for rows that think 256.
-        batch_size: prompts a batch.
+        batch_size: prompts per batch.
     Returns:
-        One row a question, in the order of `rows`: id, task, language, reference, prediction
-            (without thoughts),
-        thoughts, correct (bool), refused (bool; the answer says that the text does not say). A tool
-        call is scored by its name and arguments.
+        One row per question, in the order of `rows`: id, task, language, reference, prediction
+        (without thoughts), thoughts, correct (bool), refused (bool; the answer says that the text
+        does not say). A tool call is scored by its name and arguments.
     """
     import pandas as pd
 
@@ -122,8 +120,9 @@ def _score(place: int, row: dict[str, Any], output: str) -> dict[str, Any]:
 
 
 def summary(answers: pd.DataFrame, by: str | list[str] | None = "task") -> pd.DataFrame:
-    """Return n, number correct, accuracy and its 95 % interval (low, high), for all answers or by
-    one or more columns.
+    """Summarise n, number correct, accuracy and its 95 % interval (low, high).
+
+    For all answers, or grouped by one or more columns.
     """
     import pandas as pd
 
@@ -150,15 +149,16 @@ def summary(answers: pd.DataFrame, by: str | list[str] | None = "task") -> pd.Da
 def read_answers(
     model: PreTrainedModel, examples: Sequence[dict[str, list[int]]], batch_size: int = 16
 ) -> pd.DataFrame:
-    """How a model takes to given answers in one pass: cheap enough to try many changes of it.
+    """Score given answers with teacher forcing, in a single forward pass.
+
+    It is cheap enough to try many changes of a model.
 
     Args:
         examples: as `chat.example` makes them: "input_ids" and "labels" (-100 for the prompt).
     Returns:
-        One row an example, in their order: tokens (scored ones), nll (sum of -ln p over them),
-            right (whether each is
-        the likeliest after those before it, so that greedy writing gives this very answer).
-        exp(nll.sum() / tokens.sum()) is the perplexity.
+        One row per example, in their order: tokens (scored ones), nll (sum of -ln p over them),
+        right (whether each is the likeliest after those before it, so that greedy decoding gives
+        exactly this answer). exp(nll.sum() / tokens.sum()) is the perplexity.
     Raises:
         Qwen3labError: no examples.
     """
@@ -193,11 +193,11 @@ def negative_log_likelihood(
     *,
     batch_size: int = 16,
 ) -> tuple[float, int]:
-    """Return (sum of -ln p, number of tokens) over the answers of rows: what fine-tuning trains,
-    and nothing else.
+    """Compute (sum of -ln p, number of tokens) over the rows' answers, as fine-tuning does.
 
-    A row is as in `evaluate_tasks` (with "thoughts" for one that thinks), or its messages end with
-    the assistant. The tokens of the prompt are read, not scored; `<|im_end|>` is scored.
+    Nothing else is counted. A row is as in `evaluate_tasks` (with "thoughts" for one that thinks),
+    or its messages end with the assistant. The tokens of the prompt are read, not scored;
+    `<|im_end|>` is scored.
     """
     examples = [example(tokenizer, row) for row in rows]
     if not examples:
@@ -213,19 +213,18 @@ def perplexity(
     *,
     batch_size: int = 16,
 ) -> float:
-    """Return exp(mean -ln p) of the answers' tokens: 1 is certainty, the vocabulary's size is a
-    blind guess.
+    """Compute the perplexity of the answers, exp(mean -ln p) over their tokens.
 
-    The mean is over tokens of all rows together, so long answers count more; equals exp of the
-    trainer's eval_loss where its rows lie in one batch (`perplexities.as_trainers` tells what it
-    reports for several).
+    1 is certainty, the size of the vocabulary a blind guess. The mean is over tokens of all rows
+    together, so long answers count more. It equals exp of the trainer's eval_loss if the rows are
+    in one batch (`perplexities.as_trainers` computes what it reports for several).
     """
     total, count = negative_log_likelihood(model, tokenizer, rows, batch_size=batch_size)
     return math.exp(total / count)
 
 
 def example(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> dict[str, list[int]]:
-    """A row as `negative_log_likelihood` takes it, as input_ids and labels (`chat.example`)."""
+    """Encode a row of `negative_log_likelihood` as input_ids and labels (`chat.example`)."""
     messages = (
         row["messages"] if row["messages"][-1]["role"] == "assistant" else tasks.conversation(row)
     )

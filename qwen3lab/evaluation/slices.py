@@ -1,8 +1,8 @@
-"""The long tail: where is a model worse than its average, and is that more than chance?
+"""Find slices where a model is worse than elsewhere, with multiple-testing correction.
 
-Whoever looks at many groups finds a bad one. So each group is tested against all other rows, and
-the p values are corrected for the number of groups that were looked at, those that turned out well
-included.
+If you look at many groups, you find a bad one. So each group is tested against all other rows, and
+the p values are corrected for the number of groups that were looked at, including those that turned
+out well.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-LEAST = 20  # rows in a slice: of 20 right answers the interval still begins at 0.84
+LEAST = 20  # rows per slice: even for 20 of 20 right the interval begins at 0.84
 METHODS = ("bh", "by", "bonferroni", "none")
 LENGTHS = ("short", "middle", "long")
 
 
 def describe(answers: pd.DataFrame, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Add the columns words (of the prompt; Chinese characters count as words) and length ("short",
-    "middle", "long") to answers.
+    """Add prompt length to answers: the columns words and length ("short", "middle", "long").
 
-    The lengths are thirds of each language's rows, so that "long" does not simply mean "Chinese".
+    Chinese characters count as words. The lengths are thirds of each language's rows, so that
+    "long" does not simply mean "Chinese".
 
     Args:
         answers: of `evaluation.evaluate_tasks`, in the order of `rows`.
@@ -55,27 +55,25 @@ def worst(
     method: str = "bh",
     level: float = 0.05,
 ) -> pd.DataFrame:
-    """Every slice of answers by one column, or two, compared with all other answers; the surest bad
-    ones come first.
+    """Compare every slice by one column, or two, with all other answers; most significant first.
 
     Args:
-        answers: one row a question with "correct" (bool) and the columns of `by`; columns with a
+        answers: one row per question with "correct" (bool) and the columns of `by`; columns with a
             single value, or missing, are left out.
         pairs: also slices by two columns at once.
         least: smaller slices are left out (`attrs["left out"]` counts them): they would be all
             noise.
-        method: how p is corrected for many looks. "bh": of the slices called bad at most the share
-            `level` is so by chance alone (Benjamini & Hochberg 1995, for slices that are
-            independent or rise together); "by": also for other dependence (Benjamini & Yekutieli
-            2001); "bonferroni": not even one by chance, with a probability of 1 - `level`; "none":
-            what to expect without a correction.
+        method: the correction of p for multiple tests. "bh": of the slices called bad at most the
+            share `level` is expected to be so by chance alone (Benjamini & Hochberg 1995, for
+            slices that are independent or positively dependent); "by": also for other dependence
+            (Benjamini & Yekutieli 2001); "bonferroni": not even one by chance, with a probability
+            of 1 - `level`; "none": what to expect without a correction.
         level: the adjusted p up to which a slice is called bad.
     Returns:
-        One row a slice: slice (text), n, correct, accuracy, low, high (Wilson, 95 %, for this slice
-            alone), rest (accuracy of all other
-        answers), p (Fisher's exact test, one-sided: as few right answers by chance), adjusted, bad
-        (bool). `attrs["tests"]` is the number of slices that were tested. Slices of the same rows
-        are kept once.
+        One row per slice: slice (text), n, correct, accuracy, low, high (Wilson, 95 %, for this
+        slice alone), rest (accuracy of all other answers), p (Fisher's exact test, one-sided: as
+        few right answers by chance), adjusted, bad (bool). `attrs["tests"]` is the number of slices
+        that were tested. Slices of the same rows are kept once.
     Raises:
         Qwen3labError: no answers, an unknown method, or no column to slice by.
     """
@@ -129,11 +127,10 @@ def worst(
 
 
 def adjust(p: np.ndarray, method: str = "bh") -> np.ndarray:
-    """p values [tests] corrected for their number, in the same order; compare them with the wanted
-    level. Methods as in `worst`.
+    """Correct p values [tests] for multiple testing, in the same order; methods as in `worst`.
 
-    "bh" and "by" are `scipy.stats.false_discovery_control`; "bonferroni" is p times the number of
-    tests, 1 at most.
+    Compare the results with the wanted level. "bh" and "by" are
+    `scipy.stats.false_discovery_control`; "bonferroni" is p times the number of tests, 1 at most.
     """
     import numpy as np
     from scipy.stats import false_discovery_control

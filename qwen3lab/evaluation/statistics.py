@@ -1,5 +1,4 @@
-"""How sure is a score? Intervals for differences, tests for pairs, and how many questions a gain
-needs.
+"""Compute confidence intervals, paired tests, sample sizes and rater agreement.
 
 Two systems that answer the same questions are compared question by question: what both get right or
 both get wrong says nothing about which is better.
@@ -21,10 +20,10 @@ Z95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two systems on the same questions: `difference` is second minus first, in [-1, 1], with a 95
-    % interval.
+    """A paired comparison of two systems on the same questions.
 
-    only_first, only_second: questions that one alone has right. p: of McNemar's exact test.
+    `difference` is second minus first, in [-1, 1], with the 95 % interval low to high. only_first,
+    only_second: questions that only one of them has right. p: of McNemar's exact test.
     """
 
     n: int
@@ -51,9 +50,9 @@ def compare(
     """Compare two systems by the paired bootstrap and McNemar's test.
 
     Args:
-        first, second: one value a question, in the same order: right or wrong.
+        first, second: one value per question, in the same order: right or wrong.
     Raises:
-        Qwen3labError: other numbers of questions, or none.
+        Qwen3labError: different numbers of questions, or none.
     """
     a, b = _pair(first, second)
     low, high = bootstrap(a, b, draws=draws, seed=seed)
@@ -90,14 +89,17 @@ def bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """The percentile interval of a mean, or of the mean difference of pairs, from questions drawn
-    again with replacement.
+    """Compute the percentile bootstrap interval of a mean, or of the mean paired difference.
+
+    Questions are resampled with replacement.
 
     Args:
-        first: one value a question. With `second` (same order) the differences second - first are
-            drawn, so pairs stay pairs.
+        first: one value per question.
+        second: in the same order; then the differences second - first are resampled, so pairs stay
+            together.
         statistic: of the values [..., n] along the last axis; default: their mean.
-        draws: samples. level: of the interval.
+        draws: number of resamples.
+        level: confidence level of the interval.
     Returns:
         (low, high). Efron 1979, "Bootstrap methods"; equals
         `scipy.stats.bootstrap(method="percentile")` up to the draws.
@@ -117,10 +119,10 @@ def bootstrap(
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """The chance that two equally good systems differ at least as unevenly on the questions where
-    just one is right.
+    """Compute McNemar's exact test: the two-sided p value for two paired systems.
 
-    Both sides of an exact binomial test with 1/2; McNemar 1947. Equals
+    It is the probability that two equally good systems differ at least as unevenly on the questions
+    where exactly one is right: an exact binomial test with 1/2; McNemar 1947. Equals
     `scipy.stats.binomtest(only_first, total).pvalue`.
     """
     total, least = only_first + only_second, min(only_first, only_second)
@@ -136,20 +138,19 @@ def questions_needed(
     power: float = 0.8,
     z: float = Z95,
 ) -> int:
-    """How many questions show a gain with the wanted power, at the 5 % level.
+    """Compute the sample size that shows a gain with the wanted power, at the 5 % level.
 
     Args:
-        share: right answers of the first system, in (0, 1); gain: added by the second, for example
-            0.03.
-        paired_disagreement: share of questions on which just one of the two is right, when both
-            answer the same questions; None for two separate sets, each of the size that is
-            returned.
-        power: the chance to see the gain.
+        share: accuracy of the first system, in (0, 1).
+        gain: added by the second, for example 0.03.
+        paired_disagreement: share of questions on which exactly one of the two is right, when both
+            answer the same questions; None for two separate sets, each of the returned size.
+        power: the probability of detecting the gain.
     Returns:
         Questions (for each of two sets). Fleiss, Levin & Paik 2003, "Statistical Methods for Rates
         and Proportions", without continuity correction; for pairs Connor 1987.
     Raises:
-        Qwen3labError: shares that cannot be, or a disagreement smaller than the gain.
+        Qwen3labError: impossible shares, or a disagreement smaller than the gain.
     """
     second = share + gain
     if not (0 < share < 1 and 0 < second < 1) or not gain:
@@ -189,10 +190,10 @@ def coverage(
     draws: int = 1000,
     seed: int = 0,
 ) -> float:
-    """How often an interval holds the true share: in `draws` tests of `n` questions, each right
-    with chance `share`.
+    """Simulate the coverage of an interval: how often it contains the true share.
 
-    `interval` takes the answers (bool [n]) and the number of the draw, and gives (low, high).
+    In `draws` tests of `n` questions, each right with probability `share`. `interval` takes the
+    answers (bool [n]) and the number of the draw, and returns (low, high).
     """
     rng = np.random.default_rng(seed)
     hits = 0
@@ -205,10 +206,12 @@ def coverage(
 def paired_coverage(
     share: float, gain: float, disagreement: float, n: int, *, draws: int = 1000, seed: int = 0
 ) -> float:
-    """How often the paired bootstrap's interval holds the true gain, in `draws` tests of `n`
-    questions.
+    """Simulate the coverage of the paired bootstrap: how often its interval contains the true gain.
 
-    disagreement: chance that just one of the two systems is right.
+    In `draws` tests of `n` questions.
+
+    Args:
+        disagreement: probability that exactly one of the two systems is right.
     """
     only_second, only_first = (disagreement + gain) / 2, (disagreement - gain) / 2
     both = share - only_first
@@ -228,9 +231,9 @@ def paired_coverage(
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """The chance that at least one of k tries, drawn from n of which `correct` passed, passes: 1 -
-    C(n - correct, k) / C(n, k).
+    """Estimate pass@k without bias: 1 - C(n - correct, k) / C(n, k).
 
+    It is the chance that at least one of k tries, drawn from n of which `correct` passed, passes.
     Unbiased, unlike 1 - (1 - correct / n)^k. Chen et al. 2021, "Evaluating Large Language Models
     Trained on Code", equation 1. Raises Qwen3labError unless 0 <= correct <= n and 1 <= k <= n.
     """
@@ -245,13 +248,12 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 def weighted_kappa(
     first: Sequence[int], second: Sequence[int], levels: Sequence[int] = (1, 2, 3, 4, 5)
 ) -> float:
-    """Agreement of two raters beyond chance, in [-1, 1]; a difference of two grades counts four
-    times one of one grade.
+    """Compute quadratic weighted kappa: agreement of two raters beyond chance, in [-1, 1].
 
-    Cohen 1968, with quadratic weights; equals
-    `sklearn.metrics.cohen_kappa_score(weights="quadratic", labels=levels)`.
-    NaN where both gave one and the same grade throughout: chance explains everything then.
-    Raises Qwen3labError for unequal numbers of ratings, none, or a grade that is not a level.
+    A difference of two grades counts four times as much as one of one grade. Cohen 1968; equals
+    `sklearn.metrics.cohen_kappa_score(weights="quadratic", labels=levels)`. NaN if both gave one
+    and the same grade throughout: chance then explains everything. Raises Qwen3labError for unequal
+    numbers of ratings, none, or a grade that is not a level.
     """
     place = {level: i for i, level in enumerate(levels)}
     strange = (set(first) | set(second)) - set(place)
@@ -275,11 +277,11 @@ def weighted_kappa(
 
 
 def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Return the interval for a share of `successes` in `n` trials; `z` = 1.96 makes it a 95 %
-    interval.
+    """Compute Wilson's score interval for a share of `successes` in `n` trials.
 
-    Unlike share ± z * standard error it stays within 0 and 1 and has a width at 0 of n and n of n
-    too. Wilson 1927, "Probable inference, the law of succession, and statistical inference"; equals
+    `z` = 1.96 makes it a 95 % interval. Unlike share ± z * standard error it stays within 0 and 1
+    and has a width even at 0 of n and n of n. Wilson 1927, "Probable inference, the law of
+    succession, and statistical inference"; equals
     `statsmodels.stats.proportion.proportion_confint(method="wilson")`. Raises Qwen3labError unless
     0 <= successes <= n and n > 0.
     """
@@ -291,7 +293,7 @@ def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
     share = successes / n
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # Rounding alone can put the ends a hair outside.
+    # Rounding errors can put the ends slightly outside [0, 1].
     return max(0.0, middle - half) if successes else 0.0, (
         min(1.0, middle + half) if successes < n else 1.0
     )

@@ -1,6 +1,4 @@
-"""Does the answer hang on how the question is worded? The same questions in ways that mean the
-same.
-"""
+"""Measure robustness to prompt wording: ask the same questions in wordings that mean the same."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
 
 AS_WRITTEN = "as written"
-# Name -> how a question is put, by language. All of them leave the meaning and the names whole.
+# Name -> change of the question, by language. All of them keep the meaning and the names.
 WORDINGS: dict[str, dict[str, Callable[[str], str]]] = {
     "en": {
         AS_WRITTEN: lambda q: q,
@@ -45,13 +43,11 @@ WORDINGS: dict[str, dict[str, Callable[[str], str]]] = {
 _MARKS = {
     "en": "\n\nQuestion: ",
     "zh": "\n\n问题：",
-}  # what stands before the question in a prompt with a text (`tiny.world.context_prompt`)
+}  # precedes the question in a prompt with a text (`prompts.context_prompt`)
 
 
 def reword(row: Row, change: Callable[[str], str]) -> Row:
-    """A row whose last question is worded in another way; a text that it is asked about stays as it
-    is.
-    """
+    """Reword the last question of a row; the text that it asks about stays as it is."""
     *before, last = row["messages"]
     start, mark, question = last["content"].rpartition(_MARKS.get(row["language"], "\0"))
     return row | {"messages": [*before, last | {"content": start + mark + change(question)}]}
@@ -64,14 +60,14 @@ def ask(
     wordings: Mapping[str, Mapping[str, Callable[[str], str]]] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Ask every row in every wording of its language, greedily.
+    """Ask every row in every wording of its language with greedy decoding.
 
     Args:
         wordings: language -> name -> change of the question, the first of which leaves it as it is;
             default `WORDINGS`.
         options: of `evaluation.evaluate_tasks`, for example max_new_tokens.
     Returns:
-        Its columns, and wording; one row a question and wording, wordings one after the other.
+        Its columns, and wording; one row per question and wording, one wording after the other.
     Raises:
         Qwen3labError: no rows, or a language without wordings.
     """
@@ -95,13 +91,13 @@ def ask(
 
 
 def table(answers: pd.DataFrame) -> pd.DataFrame:
-    """What each wording does, in the order of `ask`.
+    """Tabulate the effect of each wording, in the order of `ask`.
 
     Returns:
         Index wording; n, correct, accuracy, low, high (Wilson, 95 %); against the first wording on
-        the same questions: changed (share of answers that read otherwise after
-        `evaluation.normalize`), lost and won (answers that are no longer right, and newly right), p
-        (McNemar's exact test, uncorrected: multiply it by the number of wordings that you look at).
+        the same questions: changed (share of answers that differ after `evaluation.normalize`),
+        lost and won (answers that are no longer right, and newly right), p (McNemar's exact test,
+        uncorrected: multiply it by the number of wordings that you look at).
     """
     import pandas as pd
 
@@ -133,15 +129,14 @@ def table(answers: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Spread:
-    """How far a score hangs on the wording. Shares are of `questions`, each asked in several
-    wordings.
+    """A summary of how much a score depends on the wording of `questions`.
 
-    lowest, mean, highest: accuracy of the worst wording, of all, of the best; those that not all
-        questions have (a language's own) are in the
-    mean alone. low, high: 95 % interval of the mean, from questions drawn
-    again with all their wordings, since answers to one question are no independent trials. changed:
-    questions with more than one
-    answer. always, ever: right in every wording, in at least one.
+    Each question is asked in several wordings. lowest, mean, highest: accuracy of the worst
+    wording, of all, of the best; wordings that not all questions have (those of one language only)
+    enter only the mean. low, high: 95 % interval of the mean, from resampling questions with all
+    their wordings, since answers to one question are not independent trials. changed: share of
+    questions with more than one answer. always, ever: share right in every wording, in at least
+    one.
     """
 
     questions: int
@@ -165,8 +160,9 @@ class Spread:
 
 
 def spread(answers: pd.DataFrame, seed: int = 0) -> Spread:
-    """Sum up what `ask` returned. The lowest and highest of many wordings lie apart by chance too:
-    see p in `table`.
+    """Summarise the answers that `ask` returned.
+
+    The lowest and highest of many wordings also differ by chance: see p in `table`.
     """
     by_question = answers.groupby("id", sort=True)
     means = by_question.correct.mean()

@@ -1,9 +1,10 @@
-"""Exercises that check themselves, say which mistake was made, and give hints. A file a notebook:
-ex01, ex02, ...
+"""Define self-checking exercises that name the mistake and give hints, one file per notebook.
 
-An exercise is its solution, decorated. What the learner hands in is run on the exercise's cases and
-compared with what the library gives; a wrong answer is compared with the known mistakes, which
-stand beside the solution as code:
+The files are ex01, ex02, ...
+
+An exercise is its solution, decorated. The learner's answer is run on the exercise's cases and
+compared with the expected results; a wrong answer is compared with the known mistakes, which are
+written as code beside the solution:
 
     @exercise(why="Squares have no sign.", hints=("Multiply it with itself.",))
     def square(x):
@@ -29,7 +30,7 @@ from qwen3lab.exercises.exercise import Exercise, of_module
 
 
 def every() -> list[Exercise]:
-    """All exercises of the course, in order."""
+    """Collect all exercises of the course, in order."""
     names = sorted(
         module.name
         for module in pkgutil.iter_modules(__path__)
@@ -43,15 +44,13 @@ def every() -> list[Exercise]:
 
 
 def counts() -> dict[str, int]:
-    """How many exercises there are, and how many known wrong answers they recognise."""
+    """Count the exercises and the known wrong answers that they recognise."""
     found = every()
     return {"exercises": len(found), "wrong answers": sum(len(one.mistakes) for one in found)}
 
 
 def report() -> str:
-    """What this learner has done so far, as lines of text: state, tries, hints and whether the
-    solution was shown.
-    """
+    """Report this learner's progress as text: state, tries, hints, solution shown or not."""
     record, fault = progress.load()
     lines = [f"{'exercise':<34} {'state':<8} {'tries':>5} {'hints':>5}  solution"]
     solved = 0

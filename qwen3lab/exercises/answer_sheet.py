@@ -1,5 +1,6 @@
-"""`python -m qwen3lab.exercises.answer_sheet`: the answer sheet for teachers, made from the
-exercises themselves.
+"""Generate the teachers' answer sheet: `python -m qwen3lab.exercises.answer_sheet`.
+
+It is made from the exercises themselves.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from qwen3lab.exercises import exercise
 
 
 def sheet(every: Iterable[exercise.Exercise] | None = None) -> str:
-    """The answer sheet in Markdown: of each exercise task, stub, hints, solution, and the known
-    wrong answers with what the learner is told.
+    """Render the answer sheet in Markdown.
+
+    For each exercise: task, stub, hints, solution, and the known wrong answers with what the
+    learner is told.
     """
     found = list(exercises.every() if every is None else every)
     wrong = sum(len(one.mistakes) for one in found)
@@ -40,7 +43,7 @@ def sheet(every: Iterable[exercise.Exercise] | None = None) -> str:
 
 
 def _entry(one: exercise.Exercise) -> list[str]:
-    """One exercise."""
+    """Render one exercise."""
     parts = [
         f"### {one.title}",
         "",
@@ -80,7 +83,7 @@ def _code(text: str) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m qwen3lab.exercises.answer_sheet",
         description="Write the answer sheet for teachers.",

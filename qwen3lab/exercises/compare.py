@@ -1,4 +1,4 @@
-"""Whether an answer is the wanted one, and how to say in a few words what is different about it."""
+"""Compare a learner's answer with the expected value and describe the difference in a few words."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 
 
 def same(mine: Any, wanted: Any, tolerance: float = 1e-5, exact: bool = True) -> bool:
-    """Whether two answers are equal: numbers and arrays within `tolerance` (relative and absolute),
-    all else exactly.
+    """Compare two answers: floats and arrays within `tolerance`, everything else exactly.
 
-    Tensors, numpy arrays and lists of numbers count as the same kind of thing, and so do lists and
-    tuples. Whole numbers have to be equal unless `exact` is false. NaN equals nothing. Neither
-    object is changed.
+    The tolerance is relative and absolute. Tensors, numpy arrays and lists of numbers count as the
+    same type, and so do lists and tuples. Integers must be equal unless `exact` is false. NaN
+    equals nothing. Neither object is changed.
     """
     try:
         if _is_array(wanted):
@@ -44,12 +43,12 @@ def same(mine: Any, wanted: Any, tolerance: float = 1e-5, exact: bool = True) ->
                 mine, wanted, rel_tol=tolerance, abs_tol=tolerance
             )
         return bool(mine == wanted)
-    except Exception:  # a learner's object may be anything, also one that cannot be compared
+    except Exception:  # a learner's object may be anything, even incomparable
         return False
 
 
 def difference(mine: Any, wanted: Any) -> str:
-    """What is different about `mine`, as the end of a sentence that begins with "your answer"."""
+    """Describe how `mine` differs, as the end of a sentence that begins with "your answer"."""
     if _is_array(wanted):
         import numpy as np
 
@@ -64,8 +63,9 @@ def difference(mine: Any, wanted: Any) -> str:
 
 
 def short(value: Any, limit: int = 90) -> str:
-    """The value in one line of at most `limit` characters; arrays by their shape, objects without a
-    readable form by their type.
+    """Format a value in one line of at most `limit` characters.
+
+    Arrays are shown by their shape, objects without a readable repr by their type.
     """
     if _is_array(value) and len(value.shape):
         return f"numbers of the shape {_shape(value)}"
@@ -85,7 +85,7 @@ def _is_array(value: Any) -> bool:
 def _array(value: Any) -> Any:
     import numpy as np
 
-    if hasattr(value, "detach"):  # a tensor, perhaps in bfloat16, which numpy does not know
+    if hasattr(value, "detach"):  # a tensor, perhaps in bfloat16, which numpy does not support
         value = value.detach().cpu().double()
     return np.asarray(value, dtype=float)
 

@@ -1,6 +1,4 @@
-"""The kind of exercise that checks itself: its hidden cases, known mistakes, hints, verdict and
-stub.
-"""
+"""Implement the self-checking exercise: hidden cases, known mistakes, hints, verdict and stub."""
 
 from __future__ import annotations
 
@@ -20,16 +18,14 @@ from qwen3lab.quiet import quiet
 
 REFUSED = type(
     "Refused", (), {"__repr__": lambda self: "an error"}
-)()  # what a case expects that the answer has to refuse by raising
+)()  # expected result of a case that the answer must reject by raising
 _BLANK = (None, ..., NotImplemented)
-_told: set[str] = set()  # faults of the progress file that this process has mentioned
+_told: set[str] = set()  # faults of the progress file that this process has reported
 
 
 @dataclass(frozen=True)
 class Case:
-    """One hidden input: the arguments, what the answer has to give, and words for the learner that
-    say which input it is.
-    """
+    """A hidden test case: arguments, expected result, and a note that names the input."""
 
     args: tuple
     expect: Any
@@ -38,7 +34,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A known wrong answer: the code that makes it, and the sentence that names it."""
+    """A known wrong answer: the code that produces it, and the sentence that names the mistake."""
 
     answer: Callable
     message: str
@@ -46,7 +42,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check found: "blank", "right", "wrong" or "error", and the text for the learner."""
+    """The result of a check: "blank", "right", "wrong" or "error", and the text for the learner."""
 
     state: str
     text: str
@@ -60,7 +56,7 @@ class _Raised:
 
 
 def case(*args: Any, expect: Any, note: str = "") -> Case:
-    """A hidden input. Without a `note` the wanted value is never shown to the learner."""
+    """Create a hidden test case; without a `note` its expected value is never shown."""
     return Case(args, expect, note)
 
 
@@ -72,18 +68,18 @@ def exercise(
     A solution with parameters asks for a function, one without for the value that it returns.
 
     Args:
-        why: one line that a right answer gets: why it is right.
+        why: one line shown for a right answer: why it is right.
         hints: from a nudge to nearly everything.
         ask: what to do with an answer and a case's arguments; default: call the function, or take
             the value as it is.
-        tolerance: relative and absolute, for numbers with a fraction and for arrays.
+        tolerance: relative and absolute, for floats and for arrays.
     """
     return lambda solution: Exercise(solution, why, hints, ask, tolerance)
 
 
 @dataclass(eq=False)
 class Exercise:
-    """One exercise of a notebook. Learners use `check`, `hint` and `solution`."""
+    """An exercise of a notebook; learners use `check`, `hint` and `solution`."""
 
     answer: Callable
     why: str
@@ -96,23 +92,24 @@ class Exercise:
 
     @property
     def name(self) -> str:
-        """The name under which it stands in its module."""
+        """Return its name in the module."""
         return self.answer.__name__
 
     @property
     def notebook(self) -> str:
-        """The two digits of its notebook."""
+        """Return the two digits of its notebook."""
         return self.answer.__module__.rsplit(".ex", 1)[-1]
 
     @property
     def id(self) -> str:
-        """How it is called in code and in the progress file, for example "ex01.qk_norm"."""
+        """Return its id in code and in the progress file, for example "ex01.qk_norm"."""
         return f"ex{self.notebook}.{self.name}"
 
     @property
     def title(self) -> str:
-        """Number and name, for example "Exercise 1.2, qk_norm". The number is the place in the
-        module.
+        """Return number and name, for example "Exercise 1.2, qk_norm".
+
+        The number is its position in the module.
         """
         neighbours = of_module(sys.modules[self.answer.__module__])
         place = neighbours.index(self) + 1 if self in neighbours else 0
@@ -120,12 +117,12 @@ class Exercise:
 
     @property
     def task(self) -> str:
-        """The task in the words of the solution's docstring."""
+        """Return the task, the solution's docstring, on one line."""
         return " ".join((inspect.getdoc(self.answer) or "").split())
 
     @property
     def wants_function(self) -> bool:
-        """Whether the answer is a function, or a value."""
+        """Check whether the answer is a function rather than a value."""
         return bool(inspect.signature(self.answer).parameters)
 
     def __repr__(self) -> str:
@@ -137,14 +134,15 @@ class Exercise:
     # What the files ex01, ex02, ... use to describe an exercise.
 
     def cases(self, make: Callable[[], Iterable[Case]]) -> Callable:
-        """Decorator for the function that yields the hidden inputs. It is called at the first
-        check, so it may import much.
+        """Register, as a decorator, the function that yields the hidden cases.
+
+        It is called at the first check, so it may have slow imports.
         """
         self._make_cases = make
         return make
 
     def mistake(self, message: str) -> Callable[[Callable], Callable]:
-        """Decorator for a known wrong answer of the same form as the solution."""
+        """Register, as a decorator, a known wrong answer with the signature of the solution."""
 
         def add(answer: Callable) -> Callable:
             self.mistakes.append(Mistake(answer, message))
@@ -177,7 +175,7 @@ class Exercise:
         self._note(hints=self._hints_shown)
 
     def solution(self) -> None:
-        """Print the code that solves it."""
+        """Print the code of the solution."""
         print(self.source)
         self._note(solution=True)
 
@@ -185,14 +183,14 @@ class Exercise:
 
     @property
     def stub(self) -> str:
-        """The code that a notebook gives to start from."""
+        """Return the code that a notebook gives as a start."""
         if self.wants_function:
             return f"def {self.name}{inspect.signature(self.answer)}:\n    ...  # your code"
         return f"{self.name} = ...  # your answer"
 
     @cached_property
     def source(self) -> str:
-        """The solution's code as a learner would write it into the notebook."""
+        """Return the solution's code as a learner would write it in the notebook."""
         text = textwrap.dedent(inspect.getsource(self.answer))
         function = ast.parse(text).body[0]
         lines = text.splitlines()
@@ -205,8 +203,9 @@ class Exercise:
         return "\n".join(body)
 
     def judge(self, answer: Any) -> Verdict:
-        """Check an answer without printing or noting anything. Changes neither the answer nor any
-        random state.
+        """Check an answer without printing or recording anything.
+
+        Changes neither the answer nor any random state.
         """
         blank = Verdict(
             "blank",
@@ -247,7 +246,7 @@ class Exercise:
 
     @cached_property
     def _cases(self) -> list[Case]:
-        quiet()  # the cases may be what imports transformers first
+        quiet()  # the cases may be the first to import transformers
         return list(self._make_cases())
 
     def _outcomes(self, answer: Any) -> list[Any]:
@@ -256,7 +255,7 @@ class Exercise:
     def _run(self, answer: Any, hidden: Case) -> Any:
         args = copy.deepcopy(
             hidden.args
-        )  # an answer that changes its arguments must not spoil the next check
+        )  # an answer that changes its arguments must not affect the next check
         try:
             if self.ask:
                 return self.ask(answer, *args)
@@ -274,8 +273,10 @@ class Exercise:
         return same(outcome, hidden.expect, self.tolerance)
 
     def _recognise(self, outcomes: list[Any]) -> Mistake | None:
-        """The known mistake that explains most: on every input where it goes wrong, this answer has
-        gone wrong in the same way.
+        """Find the known mistake that explains most cases.
+
+        On every input where the mistake goes wrong, this answer must have gone wrong in the same
+        way.
         """
         found, most = None, 0
         for mistake in self.mistakes:
@@ -292,7 +293,7 @@ class Exercise:
         return found
 
     def _explain(self, outcome: Any, hidden: Case) -> Verdict:
-        """Words for a wrong answer that is none of the known mistakes."""
+        """Explain a wrong answer that matches no known mistake."""
         where = f" on {hidden.note}" if hidden.note else ""
         if isinstance(outcome, _Raised):
             text = (
@@ -335,10 +336,9 @@ class Exercise:
 
 
 def _is_blank(answer: Any) -> bool:
-    """Whether this is an untouched stub: None, `...`, NotImplemented, or a function that does
-    nothing but hand back one of these.
+    """Check for an untouched stub: None, `...`, NotImplemented, or a function that returns one.
 
-    A function is judged by its compiled code, without calling it: one that computes and forgets its
+    A function is judged by its bytecode, without calling it: one that computes and forgets its
     `return` is an attempt.
     """
     if any(answer is blank for blank in _BLANK):
@@ -362,8 +362,7 @@ def _is_blank(answer: Any) -> bool:
 
 
 def _uses_values(code: Any) -> bool:
-    """Whether compiled code does more than load constants and global names, call, raise
-    and return."""
+    """Check whether bytecode does more than load constants and globals, call, raise and return."""
     import dis
 
     idle = (
@@ -386,8 +385,7 @@ def _uses_values(code: Any) -> bool:
 
 
 def _alike(mine: Any, theirs: Any, tolerance: float) -> bool:
-    """Whether two wrong outcomes are the same mistake; whole numbers may differ by
-    their rounding."""
+    """Check whether two wrong outcomes are the same mistake; integers may differ by rounding."""
     if isinstance(mine, _Raised) or isinstance(theirs, _Raised):
         return type(mine) is type(theirs) and repr(mine.error) == repr(theirs.error)
     return same(mine, theirs, max(tolerance, 1e-6), exact=False)

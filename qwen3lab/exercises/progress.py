@@ -1,5 +1,4 @@
-"""What a learner has done so far, in one JSON file of the cache folder. Nothing leaves
-the machine."""
+"""Store a learner's progress in one JSON file of the cache folder; nothing leaves the machine."""
 
 from __future__ import annotations
 
@@ -13,15 +12,18 @@ EMPTY = {"tries": 0, "solved": False, "hints": 0, "solution": False}
 
 
 def file() -> Path:
-    """Where the record lies."""
+    """Return the path of the progress file."""
     return paths.CACHE / "progress.json"
 
 
 def load() -> tuple[dict[str, dict], str]:
-    """The record as {exercise id: {"tries", "solved", "hints", "solution"}}, and a sentence about
-    what could not be read ("" if nothing).
+    """Load the progress record, tolerating damage.
 
-    Never raises: an unreadable file counts as empty, an entry of a wrong form is left out.
+    Never raises: an unreadable file counts as empty, and a malformed entry is left out.
+
+    Returns:
+        {exercise id: {"tries", "solved", "hints", "solution"}}, and a sentence about what could not
+        be read ("" if nothing).
     """
     try:
         raw = json.loads(file().read_text(encoding="utf-8"))
@@ -46,7 +48,7 @@ def load() -> tuple[dict[str, dict], str]:
 
 
 def _is_entry(entry: object) -> bool:
-    """Whether every known key has a value of its type; True is no number of tries."""
+    """Check that every known key has a value of its type; True is not a number of tries."""
     return isinstance(entry, dict) and all(
         type(entry.get(key, value)) is type(value) for key, value in EMPTY.items()
     )
@@ -55,11 +57,10 @@ def _is_entry(entry: object) -> bool:
 def note(
     key: str, *, tried: bool = False, solved: bool = False, hints: int = 0, solution: bool = False
 ) -> str:
-    """Add what happened to one exercise; returns "" or a line that says what went wrong with the
-    file.
+    """Record what happened in one exercise; returns "" or a line about a problem with the file.
 
-    A broken file is moved aside to progress.broken.json, so that nothing in it is lost, and a new
-    one is begun.
+    A damaged file is moved to progress.broken.json, so that nothing in it is lost, and a new one is
+    started.
     """
     record, fault = load()
     entry = EMPTY | record.get(key, {})
@@ -77,7 +78,7 @@ def note(
         if fault:
             os.replace(target, target.with_name("progress.broken.json"))
         new.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(new, target)  # at once, so that a second notebook never reads half a file
+        os.replace(new, target)  # atomic: another notebook never reads half a file
     except OSError as error:
         return (
             f"Your progress could not be kept ({error.strerror or type(error).__name__}). The check"

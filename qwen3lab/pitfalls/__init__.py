@@ -1,1 +1,1 @@
-"""Mistakes that are often made, each reproduced beside its healthy twin."""
+"""Reproduce common fine-tuning mistakes, each beside its healthy twin."""

@@ -1,4 +1,4 @@
-"""Gradients that vanish in a 4-bit model on a CPU with avx512_bf16, shown on any CPU."""
+"""Reproduce, on any CPU, the lost gradients of a 4-bit model on a CPU with avx512_bf16."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def like_avx512(guarded: bool = True) -> Iterator[None]:
-    """Let bitsandbytes do in this block what it does on a CPU with avx512_bf16, for a demonstration
-    on any CPU.
+    """Make bitsandbytes behave, in this block, as it does on a CPU with avx512_bf16.
 
-    Layers that are loaded in the block carry its flag and are repacked at their first forward
-    without gradient. The kernel that serves them computes what the real one does and, like it, has
-    no backward.
+    Layers that are loaded in the block carry its flag and are repacked at their first forward pass
+    without gradients. The kernel that then serves them computes what the real one does and, like
+    it, has no backward pass.
 
     Args:
         guarded: whether `guard` does its work in the block.
@@ -36,7 +35,7 @@ def like_avx512(guarded: bool = True) -> Iterator[None]:
         scales, now = (
             state.absmax.T.float().reshape(-1, 1),
             copy.copy(state),
-        )  # the library's way back writes into the state
+        )  # the library's inverse writes into the state
         now.original_nested = False
         codes = unpack(
             functional._convert_weight_packed_for_cpu_inverse(packed, now)[0], state.blocksize

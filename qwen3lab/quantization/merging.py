@@ -1,6 +1,4 @@
-"""Make a trained model small and portable: merge its adapter, quantise it to 4 bits with GPTQ,
-write it as GGUF.
-"""
+"""Merge a LoRA adapter into its base model and save an ordinary checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ class Merged:
     """A merged model on disk, and how far its logits are from those of base plus adapter."""
 
     path: Path
-    # the largest one of any logit on the probe, in float32, before rounding to the stored format
+    # largest absolute logit difference on the probe, float32, before rounding to the stored dtype
     difference: float
     rounding: float  # the same after rounding
     scale: float  # the largest absolute logit of the probe, to compare with
@@ -32,17 +30,16 @@ def merge(
     probe: str = "What does the handbook say? 手册里怎么写？ 12 + 30 = 42",
     tolerance: float = 1e-4,
 ) -> Merged:
-    """Add a LoRA adapter's update to the weights that it adapts, and save the result as an ordinary
-    checkpoint.
+    """Merge a LoRA adapter's update into the weights and save an ordinary checkpoint.
 
     The base is loaded in float32, never in 4 bits: merged into a 4-bit model the update would be
-        rounded away with it.
+    rounded away with it.
 
     Args:
         base: the model that the adapter was trained on, as in `models.load`.
         adapter: folder with adapter_config.json.
         dst: folder to write; it gets model, tokenizer and generation settings.
-        dtype: stored format; default: that of the base's checkpoint.
+        dtype: stored dtype; default: that of the base's checkpoint.
         probe: a text whose logits are compared.
         tolerance: of the logits in float32, relative to the largest one.
     Raises:
@@ -78,7 +75,7 @@ def merge(
             f"The merged model's logits differ from the adapter's by {difference:.3g}. Check that"
             " nothing is quantised, and merge in float32."
         )
-    with torch.no_grad():  # keep float32 arithmetic, but on the numbers that the file will hold
+    with torch.no_grad():  # keep float32 arithmetic, but with the rounded weights of the file
         for parameter in merged.parameters():
             parameter.copy_(parameter.to(getattr(torch, stored)).float())
     with torch.inference_mode():
@@ -89,7 +86,7 @@ def merge(
 
 
 def _stored_dtype(model_id: str | Path) -> str | None:
-    """The number format of a checkpoint on this machine, from its config; None for a hub id."""
+    """Read the dtype of a local checkpoint from its config; None for a hub id."""
     config = Path(loading.resolve(model_id)) / "config.json"
     if not config.is_file():
         return None

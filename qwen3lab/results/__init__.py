@@ -1,1 +1,1 @@
-"""Read the committed records of data/benchmarks and turn them into tables."""
+"""Read the committed benchmark records of data/benchmarks and turn them into tables."""

@@ -1,5 +1,6 @@
-"""What `benchmarks/rag.py` measured, as tables: `data/benchmarks/rag.json` keeps a letter a
-question, so any of them can be made.
+"""Tabulate the RAG benchmark: what `benchmarks/rag.py` measured, from `data/benchmarks/rag.json`.
+
+The record keeps one letter per question, so any of these tables can be computed from it.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ KINDS = {
 
 
 class Record:
-    """The record with its questions (`rows`), in the record's order.
+    """The RAG benchmark record with its questions (`rows`), in the record's order.
 
-    Raises Qwen3labError where a question of the record is not in `data/tasks`: the two do not
-    belong together then.
+    Raises Qwen3labError if a question of the record is not in `data/tasks`: the two then do not
+    belong together.
     """
 
     def __init__(self, data: dict[str, Any] | None = None):
@@ -45,12 +46,14 @@ class Record:
         ]
 
     def systems(self, names=FIVE, keep=lambda row: True) -> pd.DataFrame:
-        """One line of `grading.marks` a system, over the questions that `keep` keeps."""
+        """Tabulate `grading.marks`, one line per system, over the questions selected by `keep`."""
         return table(self.rows, {name: self.data["systems"][name] for name in names}, keep)
 
     def kinds(self, names=FIVE) -> pd.DataFrame:
-        """The accuracy of each system by kind of question: fact taught in training, not taught, a
-        gap of a known thing, a stranger.
+        """Tabulate the accuracy of each system by kind of question.
+
+        The kinds: a fact taught in training, one not taught, a gap in what is known of a thing, a
+        stranger.
         """
         import pandas as pd
 
@@ -59,7 +62,7 @@ class Record:
         )
 
     def by_k(self, name: str) -> pd.DataFrame:
-        """The marks of one system on the test questions for each k."""
+        """Tabulate the marks of one system on the test questions for each k."""
         import pandas as pd
 
         return pd.concat(
@@ -70,14 +73,16 @@ class Record:
         ).droplevel(1)
 
     def grid(self) -> pd.DataFrame:
-        """Chunk size and k on the validation questions: tokens, k, recall (of all answerable
-        questions), read (chunks that fitted), and marks.
+        """Tabulate the grid search over chunk size and k on the validation questions.
+
+        Columns: tokens, k, recall (of all answerable questions), read (chunks that fitted), and the
+        marks.
         """
         import pandas as pd
 
         lines = []
         for line in self.data["grid"]:
-            # A fact that the cut tore apart is not found either, so the search's own recall is
+            # A fact that chunking split apart cannot be found either, so the search's own recall is
             # scaled to all questions.
             recall = line[f"recall@{line['k']}"] * line["n"] / (line["n"] + line["lost by cutting"])
             lines.append(
@@ -89,7 +94,7 @@ class Record:
         return pd.DataFrame(lines)
 
     def thresholded(self, name: str, threshold: float | None) -> dict[str, list[str]]:
-        """A system's codes on the test questions, had it declined below a threshold."""
+        """Recompute a system's test codes as if it had declined below a threshold."""
         there = [row["answerable"] for row in self.rows]
         return {
             "codes": [
@@ -99,9 +104,10 @@ class Record:
         }
 
     def before_and_after(self, names: dict[str, str]) -> pd.DataFrame:
-        """Marks with and without the threshold that was chosen on validation.
+        """Tabulate marks with and without the threshold chosen on the validation questions.
 
-        names: system of the table: its name among the thresholds of the record.
+        Args:
+            names: maps each system of the table to its name among the thresholds of the record.
         """
         lines = {}
         for name, key in names.items():
@@ -111,15 +117,19 @@ class Record:
         return table(self.rows, lines)
 
     def search(self) -> pd.DataFrame:
-        """The search apart from the answers: n, recall@k and MRR of all questions that have an
-        answer, and by language.
+        """Tabulate retrieval quality apart from the answers: n, recall@k and MRR.
+
+        For all questions that have an answer, and by language.
         """
         import pandas as pd
 
         return pd.DataFrame(self.data["search"]).T
 
     def waiting(self) -> pd.DataFrame:
-        """Milliseconds from question to answer, by way of serving: medians and 95th percentiles."""
+        """Tabulate latency in milliseconds per way of serving: medians and 95th percentiles.
+
+        From question to answer.
+        """
         import pandas as pd
 
         names = {
@@ -145,8 +155,9 @@ class Record:
 
 
 def curve(run: str, scores: list[float], answerable: list[bool], steps: int = 60) -> pd.DataFrame:
-    """Accuracy and hallucination of a run for thresholds from below the lowest score to the
-    highest.
+    """Compute accuracy and hallucination rate of a run as a function of the threshold.
+
+    The thresholds are evenly spaced from the lowest score to the highest, `steps` + 1 of them.
     """
     import pandas as pd
 

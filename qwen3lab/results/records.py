@@ -1,4 +1,4 @@
-"""What the benchmarks measured: the data files under `data/benchmarks`."""
+"""Read benchmark records, the data files under `data/benchmarks`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from qwen3lab.errors import Qwen3labError
 
 
 def read(name: str) -> dict[str, Any]:
-    """Return what `benchmarks/<name>.py` wrote, as a dictionary; under "measured" stand date,
-    machine and versions.
+    """Read the record of `benchmarks/<name>.py`; "measured" holds date, machine and versions.
 
-    Raises Qwen3labError where there is no such record.
+    Raises Qwen3labError if there is no such record.
     """
     path = paths.DATA / "benchmarks" / f"{name}.json"
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Tables of the committed records, one function a benchmark."""
+"""Tabulate the committed benchmark records, one function per benchmark."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ WHEN_TO_USE = {
 
 
 def engine_summary(record: dict[str, Any]) -> pd.DataFrame:
-    """The table of engines: answer tokens a second with one client and with the most, peak memory
-    in MB, and when to take which.
+    """Summarise the inference engines: throughput, peak memory, and when to use which.
+
+    Throughput in answer tokens per second with the fewest concurrent requests and with the most;
+    peak memory in MB.
     """
     found = engine_speeds(record)
     levels = found.index.get_level_values("concurrent")
@@ -41,8 +43,9 @@ def engine_summary(record: dict[str, Any]) -> pd.DataFrame:
 
 
 def engine_speeds(record: dict[str, Any]) -> pd.DataFrame:
-    """data/benchmarks/serving.json as a table, a row an engine and number of concurrent requests
-    (index), with the columns of a measurement.
+    """Tabulate the serving benchmark by engine and number of concurrent requests (the index).
+
+    `record` is the content of data/benchmarks/serving.json; the columns are those of a measurement.
     """
     lines = [
         {"engine": name, "concurrent": int(level), "memory": engine["memory"]} | measured
@@ -53,15 +56,15 @@ def engine_speeds(record: dict[str, Any]) -> pd.DataFrame:
 
 
 def decoding(record: dict[str, Any]) -> pd.DataFrame:
-    """What `benchmarks/decoding.py` measured on the bundled pair, one line a way to decode.
+    """Tabulate the speculative decoding benchmark on the bundled pair, one line per method.
 
     Args:
         record: the content of data/benchmarks/decoding.json.
     Returns:
-        By the way's name: prompts, tokens, passes a token (of the target), accepted (share of the
-            drafted tokens) and stays (how often a guess is kept when
-        those before it were; both nan where unknown), tokens a second, times faster (than plain
-        decoding by the same code, median of the rounds), slowest (round).
+        Indexed by method: prompts, tokens, "passes a token" (of the target), accepted (share of the
+        drafted tokens), stays (how often a guess is kept if those before it were; both nan where
+        unknown), "tokens a second", "times faster" (than plain decoding by the same code, median of
+        the rounds), slowest (round).
     """
     told = record["tiny"]
     lines = [
@@ -81,13 +84,14 @@ def decoding(record: dict[str, Any]) -> pd.DataFrame:
 
 
 def decoding_shapes(record: dict[str, Any]) -> pd.DataFrame:
-    """What it measured on released shapes with random weights, one line a pair and probability that
-    a guess stays.
+    """Tabulate speculative decoding on released shapes with random weights.
+
+    One line per model pair and probability that a guess is kept.
 
     Returns:
-        Columns pair, layers, stays, draft cost (draft pass / target pass), check cost (target pass
-        over 5 tokens / over 1), times faster (eager passes, measured), graphs (from the times of
-        passes replayed as CUDA graphs; nan on a CPU).
+        Columns pair, layers, stays, "draft cost" (draft pass / target pass), "check cost" (target
+        pass over 5 tokens / over 1), "times faster" (eager passes, measured), graphs (computed from
+        the times of passes replayed as CUDA graphs; nan on a CPU).
     """
     graphs = "times faster, CUDA graphs, from the passes' times"
     return pd.DataFrame(
@@ -116,7 +120,7 @@ THINKING_MEASURES = {
 
 
 def thinking_survival(record: dict[str, Any]) -> pd.DataFrame:
-    """What `benchmarks/survival.py` measured, one line a recipe and measure.
+    """Tabulate whether thinking survives fine-tuning, one line per recipe and measure.
 
     Args:
         record: the content of data/benchmarks/survival.json.
@@ -151,7 +155,7 @@ STUDENTS = {"half": "half the layers", "quarter": "a quarter of the weights"}
 
 
 def distillation(record: dict[str, Any]) -> pd.DataFrame:
-    """What `benchmarks/distillation.py` measured, one line a student and way to teach.
+    """Tabulate the distillation benchmark, one line per student and training method.
 
     Args:
         record: the content of data/benchmarks/distillation.json.
@@ -181,14 +185,14 @@ def distillation(record: dict[str, Any]) -> pd.DataFrame:
 
 
 def ablation(record: dict[str, Any]) -> pd.DataFrame:
-    """One line a setting and value, all seeds together.
+    """Tabulate the LoRA ablation, one line per setting and value, all seeds pooled.
 
     Args:
         record: the content of data/benchmarks/lora.json.
     Returns:
         Columns setting, value, seeds, trained (parameters), n and right (new facts, all seeds),
         accuracy, low, high (Wilson, 95 %), lowest and highest (accuracy of a single seed), old
-        (share right of the old tasks), old_low, old_high.
+        (accuracy on the old tasks), old_low, old_high.
     """
     lines = []
     for row in record["rows"]:

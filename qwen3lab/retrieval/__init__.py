@@ -1,6 +1,4 @@
-"""Retrieval: a PDF becomes chunks, an index finds the chunks for a question, and the model answers
-from them.
-"""
+"""Answer questions from a PDF: chunking, embedding, search, reranking, generation (RAG)."""
 
 import lazy_loader
 

@@ -1,5 +1,4 @@
-"""Answers from chunks: the model reads what the search found, and the place that tells
-it is cited."""
+"""Generate grounded answers from retrieved chunks and cite the page that supports them."""
 
 from __future__ import annotations
 
@@ -22,8 +21,10 @@ FRAME = 16  # tokens of the chat format around a prompt
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said, whether it declined, and the chunk, the page and the paragraph that hold
-    it word for word (None, "": none does).
+    """A generated answer: its text, whether it is a refusal, and the passage it cites.
+
+    `chunk`, `page` and `quote` name the chunk, the page and the paragraph that contain the answer
+    word for word; they are None, None and "" where no chunk does.
     """
 
     text: str
@@ -37,14 +38,14 @@ class Answer:
 
 
 def language_of(text: str) -> str:
-    """ "zh" for a text with Chinese characters, else "en"."""
+    """Detect the language of a text: "zh" if it contains Chinese characters, else "en"."""
     return "zh" if WIDE.search(text) else "en"
 
 
 def fitting(
     tokenizer: PreTrainedTokenizerBase, chunks: Sequence[Chunk], max_tokens: int
 ) -> list[Chunk]:
-    """The first of the chunks, as many as fit together into `max_tokens` tokens (always one)."""
+    """Select the leading chunks that fit together into `max_tokens` tokens (at least one chunk)."""
     kept = list(chunks[:1])
     for piece in chunks[1:]:
         if len(plain_ids(tokenizer, _joined([*kept, piece]))) > max_tokens:
@@ -54,7 +55,7 @@ def fitting(
 
 
 def context(tokenizer: PreTrainedTokenizerBase, chunks: Sequence[Chunk], max_tokens: int) -> str:
-    """The texts of the `fitting` chunks, in their order."""
+    """Join the texts of the `fitting` chunks, in their order, into one context string."""
     return _joined(fitting(tokenizer, chunks, max_tokens))
 
 
@@ -65,9 +66,12 @@ def _joined(chunks: Sequence[Chunk]) -> str:
 def prompt(
     tokenizer: PreTrainedTokenizerBase, question: str, chunks: Sequence[Chunk | Hit], room: int
 ) -> tuple[list[dict[str, str]], list[Chunk]]:
-    """The messages that put a question over its chunks (best first), and those of them that fit.
+    """Build the chat messages for a question over its chunks (best first) within a token budget.
 
-    room: tokens of the whole prompt, the chat format included.
+    Args:
+        room: tokens of the whole prompt, including the chat format.
+    Returns:
+        The messages, and the chunks that fit.
     """
     language = language_of(question)
     frame = len(plain_ids(tokenizer, context_prompt("", question, language))) + FRAME
@@ -78,8 +82,9 @@ def prompt(
 def source(
     text: str, chunks: Sequence[Chunk], question: str = ""
 ) -> tuple[Chunk | None, int | None]:
-    """The chunk that holds an answer word for word, and the page it stands on; (None, None) where
-    none does (see `cite`).
+    """Find the chunk and the page that contain an answer word for word, else (None, None).
+
+    See `cite` for the rules.
     """
     return cite(text, chunks, question)[:2]
 
@@ -87,12 +92,11 @@ def source(
 def cite(
     text: str, chunks: Sequence[Chunk], question: str = ""
 ) -> tuple[Chunk | None, int | None, str]:
-    """Where an answer comes from: chunk, page and paragraph; (None, None, "") where no chunk holds
-    it word for word.
+    """Locate the chunk, page and paragraph that contain an answer word for word.
 
-    Of several paragraphs the one that shares most words with the question is taken, of equal ones
-    the first: a short answer such as "blue" stands in many places. "7 days" is not found in "17
-    days", nor "W1" in "W18".
+    Returns (None, None, "") where no chunk does. A short answer such as "blue" may occur in several
+    paragraphs: the one that shares most words with the question wins, and the first of equally good
+    ones. "7 days" is not found in "17 days", nor "W1" in "W18".
     """
     wanted = text.strip().rstrip(".。").lower()
     if not wanted:
@@ -123,13 +127,13 @@ def answer_all(
     batch_size: int = 32,
     threshold: float | None = None,
 ) -> list[Answer]:
-    """Answer each question from its chunks (best first), greedily, without thinking.
+    """Answer each question from its chunks (best first) by greedy decoding without thinking.
 
     Args:
         found: the chunks or hits of each question.
         max_length: tokens of prompt and answer together; chunks that do not fit are left out.
             Default: the profile's.
-        threshold: decline, without asking the model, where the best hit's score is below it; needs
+        threshold: decline, without asking the model, if the best hit's score is below it; needs
             hits.
     A question without chunks is declined too.
     """
@@ -165,7 +169,7 @@ def answer_all(
 
 
 def made(question: str, text: str, read: Sequence[Chunk]) -> Answer:
-    """An answer from what the model wrote and the chunks that it had read."""
+    """Build an `Answer` from the generated text and the chunks that the model read."""
     from qwen3lab.evaluation.scoring import is_refusal
 
     text = text.strip()

@@ -1,6 +1,4 @@
-"""Search that does not look at every vector: a graph (HNSW) and cells (IVF) in faiss, held against
-exact search.
-"""
+"""Compare approximate nearest-neighbour indexes (HNSW, IVF) in faiss with exact search."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 LINKS, BUILD_WIDTH = (
     32,
     100,
-)  # HNSW: links of a vector on each layer, candidates kept while building
+)  # HNSW: M, links per vector on each layer; efConstruction, candidates kept while building
 KINDS = ("flat", "hnsw", "ivf")
 
 
@@ -29,11 +27,11 @@ def build(
 
     Args:
         kind: "flat" compares with every vector; "hnsw" walks a graph of near neighbours (Malkov &
-            Yashunin 2018); "ivf" looks only into the cells whose centres are nearest (k-means,
-            Sivic & Zisserman 2003).
-        cells: of IVF; default: 4 times the square root of N, but at least 39 vectors a cell, which
-            faiss asks for.
-        seed: of the k-means.
+            Yashunin 2018); "ivf" searches only the cells with the nearest centres (k-means, Sivic &
+            Zisserman 2003).
+        cells: number of IVF cells; default: 4 times the square root of N, but at least 39 vectors
+            per cell, which faiss asks for.
+        seed: seed of the k-means.
     Raises Qwen3labError for another kind or no vectors.
     """
     import faiss
@@ -68,8 +66,9 @@ def build(
 
 
 def widen(index: faiss.Index, effort: int) -> None:
-    """Set how hard an index searches: HNSW's candidates (efSearch) or IVF's cells (nprobe). Exact
-    search has no such setting.
+    """Set the search effort of an index: efSearch candidates for HNSW, nprobe cells for IVF.
+
+    Exact search has no such setting and is left unchanged.
     """
     if hasattr(index, "hnsw"):
         index.hnsw.efSearch = effort
@@ -78,8 +77,9 @@ def widen(index: faiss.Index, effort: int) -> None:
 
 
 def overlap(found: np.ndarray, exact: np.ndarray) -> np.ndarray:
-    """The share of each question's true neighbours that were found: row numbers `[Q, k]` twice ->
-    `[Q]`, in [0, 1].
+    """Compute recall per question: the share of its true nearest neighbours that were found.
+
+    Takes two arrays of row numbers `[Q, k]`, found and exact, and returns `[Q]` in [0, 1].
     """
     return np.array(
         [len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), exact.tolist(), strict=True)]
@@ -92,16 +92,19 @@ def examine(
     exact: np.ndarray,
     efforts: Sequence[int | None] = (None,),
 ) -> list[dict[str, Any]]:
-    """Search with one question at a time, as a service gets them, and compare with exact search.
+    """Measure recall and latency of an index against exact search, one question at a time.
+
+    A service also receives its questions one at a time.
 
     Args:
-        queries: `[Q, D]`. exact: `[Q, k]`, the row numbers that exact search finds.
-        efforts: for `widen`; None leaves the index as it is.
+        queries: `[Q, D]`.
+        exact: `[Q, k]`, the row numbers that exact search finds.
+        efforts: settings for `widen`; None leaves the index as it is.
     Returns:
-        For each effort: effort; recall (of the k true neighbours, mean over questions); "recall
-            low", "recall high" (95 %,
-        bootstrap over questions); "milliseconds" a question (median; faiss uses as many threads as
-        it is set to) and "slowest tenth".
+        One dict per effort: effort; recall (of the k true neighbours, mean over questions); "recall
+        low" and "recall high" (95 %, bootstrap over questions); "milliseconds" per question
+        (median; faiss uses as many threads as it is set to) and "slowest tenth" (the 90th
+        percentile).
     """
     from qwen3lab.evaluation.statistics import bootstrap
 
@@ -130,9 +133,7 @@ def examine(
 
 
 def size(index: faiss.Index) -> int:
-    """The bytes of an index as it is written to a file, which are about those that it takes in
-    memory.
-    """
+    """Return the size of the serialised index in bytes, which is about its size in memory."""
     import faiss
 
     return len(faiss.serialize_index(index))

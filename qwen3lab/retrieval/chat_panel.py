@@ -1,6 +1,4 @@
-"""A chat with a knowledge base: the answer comes piece by piece, with the page and the lines it was
-read from.
-"""
+"""Chat with a knowledge base in a notebook: streamed answers with page citations."""
 
 from __future__ import annotations
 
@@ -31,8 +29,9 @@ LONGEST = 24  # tokens of an answer
 def locally(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int = LONGEST
 ) -> Writer:
-    """A writer that continues a prompt with the likeliest token each time, in this process: the
-    text of `model.generate`, in pieces.
+    """Create a writer that decodes greedily in this process and streams the text.
+
+    The pieces together are the text of a greedy `model.generate`.
     """
     import torch
 
@@ -48,7 +47,7 @@ def locally(
                 break
             said.append(token)
             text = tokenizer.decode(said, skip_special_tokens=True)
-            if not text.endswith("\ufffd"):  # a character of which some bytes are still to come
+            if not text.endswith("\ufffd"):  # an incomplete UTF-8 character
                 yield text[len(shown) :]
                 shown = text
             feed, cache = torch.tensor([[token]], device=model.device), out.past_key_values
@@ -57,12 +56,12 @@ def locally(
 
 
 def over_http(address: str, max_new_tokens: int = LONGEST, model: str = "qwen3") -> Writer:
-    """A writer that asks an OpenAI-compatible server (`serving.LlamaServer.address`, vLLM), by the
-    `openai` package.
+    """Create a writer that streams from an OpenAI-compatible server (llama.cpp, vLLM).
 
-    The prompt goes to /v1/completions as token ids. The chat endpoint would tokenize the text
-    itself, and a control token that stands in a document or a question would then be one. Raises
-    Qwen3labError, when the first piece is fetched, where no server answers or it refuses.
+    The prompt goes to /v1/completions as token ids, through the `openai` package; the address is
+    for example `serving.LlamaServer.address`. The chat endpoint would tokenize the text itself and
+    would turn control tokens that are spelled out in a document or a question into real ones.
+    Raises Qwen3labError, when the first piece is fetched, if no server answers or if it refuses.
     """
     import openai
 
@@ -97,9 +96,7 @@ def over_http(address: str, max_new_tokens: int = LONGEST, model: str = "qwen3")
 
 @dataclass
 class Turn:
-    """One question of a chat, what the search found for it, and the answer (None while it is being
-    written: `so_far`).
-    """
+    """A chat turn: question, search hits and answer (None while streaming: `so_far`)."""
 
     question: str
     hits: Sequence[Hit]
@@ -109,17 +106,17 @@ class Turn:
 
     @property
     def text(self) -> str:
-        """What is shown: a refusal names the handbook, since nobody in a chat knows of a "text"."""
+        """Return the text to show; a refusal speaks of the handbook, not of a "text"."""
         if self.answer is None:
             return self.so_far
         return NOT_IN_BOOK[language_of(self.question)] if self.answer.refused else self.answer.text
 
 
 class ChatPanel:
-    """Questions to a knowledge base; the last line of a cell shows the talk so far, in a live
-    notebook with a box for the next question.
+    """A question-answering widget over a knowledge base, with the conversation as its cell output.
 
-    Each question is answered by itself: the search knows nothing of those before it.
+    In a live notebook it has a box for the next question. Each question is answered on its own: the
+    search does not see the earlier ones.
     """
 
     def __init__(
@@ -134,14 +131,15 @@ class ChatPanel:
         title: str = "Ask the handbook",
         interactive: bool | None = None,
     ):
-        """Set up an empty talk.
+        """Set up an empty conversation.
 
         Args:
-            search: has `search(questions, k)`, as `Index`.
+            search: an object with `search(questions, k)`, such as `Index`.
             write: `locally(model, tokenizer)` or `over_http(address)`.
-            k: chunks to read. threshold: decline below this score of the best.
+            k: chunks to read.
+            threshold: decline if the best hit scores below this.
             max_length: tokens of prompt and answer; default: the profile's.
-            interactive: whether to show a box and a button; default: where `measure.is_live`.
+            interactive: whether to show a box and a button; default: `measure.is_live()`.
         """
         from qwen3lab import profiles
 
@@ -158,11 +156,10 @@ class ChatPanel:
         self.interactive = measure.is_live() if interactive is None else interactive
 
     def stream(self, question: str) -> Iterator[str]:
-        """Answer a question piece by piece; at the end the turn, with its source, is the last of
-        `turns`.
+        """Stream the answer to a question; the turn, with its source, is appended to `turns`.
 
-        Raises Qwen3labError for an empty question and what the writer raises; the talk is then as
-        it was before.
+        Raises Qwen3labError for an empty question, and whatever the writer raises; the conversation
+        is then as it was before.
         """
         question = question.strip()
         if not question:
@@ -192,7 +189,7 @@ class ChatPanel:
         return self.turns[-1].answer
 
     def html(self) -> str:
-        """The talk: each question, its answer, where it stands, and what else was read."""
+        """Render the conversation: each question, its answer, source and what else was read."""
         return (
             "<div"
             f' style="max-width:52em">'
@@ -200,7 +197,7 @@ class ChatPanel:
         )
 
     def widget(self) -> Widget:
-        """The talk over a box, a button and a line for messages."""
+        """Build the widget: the conversation, an input box, two buttons and a line for messages."""
         import ipywidgets
 
         talk, message = ipywidgets.HTML(self.html()), ipywidgets.HTML()
@@ -236,7 +233,7 @@ class ChatPanel:
 
         box.observe(
             ask, "value"
-        )  # on Enter, and when the cursor leaves the box, as it does for a click on the button
+        )  # on Enter, and when the box loses the focus, as on a click on the button
         button.on_click(ask)
         clear.on_click(forget)
         return ipywidgets.VBox(
@@ -256,7 +253,7 @@ class ChatPanel:
         return "\n".join(lines)
 
     def _repr_mimebundle_(self, **_options: Any) -> dict[str, Any]:
-        # A front end shows the richest form that it knows, and HTML where it has no widgets.
+        # A front end shows the richest format that it supports: HTML if it has no widgets.
         live = self.widget()._repr_mimebundle_() if self.interactive else {}
         form = (
             f'<b>{html.escape(self.title)}</b>{self.html()}<p><input disabled size="48"'
@@ -267,7 +264,7 @@ class ChatPanel:
 
 
 def _turn(turn: Turn, threshold: float | None) -> str:
-    """One question and its answer as HTML; all text from outside is escaped."""
+    """Render one question and its answer as HTML; all text from outside is escaped."""
     said = html.escape(turn.text) or "…"
     lines = [
         '<div style="border-left:3px solid'
@@ -294,8 +291,7 @@ def _turn(turn: Turn, threshold: float | None) -> str:
 
 
 def _sources(turn: Turn, threshold: float | None) -> str:
-    """What the search found, folded away: page, chapter, score, whether it was read,
-    and the text."""
+    """Render the hits as a collapsed list: page, chapter, score, whether read, and text."""
     rows = []
     for hit in turn.hits:
         read = (
@@ -321,7 +317,7 @@ def _sources(turn: Turn, threshold: float | None) -> str:
 
 
 def _marked(quote: str, text: str) -> str:
-    """The quoted paragraph with the answer's words marked."""
+    """Highlight the answer's words in the quoted paragraph."""
     wanted = text.strip().rstrip(".。")
     at = quote.lower().find(wanted.lower())
     if at < 0:

@@ -1,4 +1,4 @@
-"""Chunks: pieces of a chapter that fit the model, each with its source."""
+"""Split a document into chunks that fit the model's context, each with its source."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of the document: its number, its text, the page on which it begins, its chapter, and
-    where pages turn in it.
-    """
+    """A document chunk: id, text, first page, chapter, and the positions where a page begins."""
 
     id: int
     text: str
@@ -29,14 +27,14 @@ class Chunk:
     chapter: str
     turns: tuple[
         tuple[int, int], ...
-    ] = ()  # (position in the text, page): from there on the text is on that page
+    ] = ()  # (position in the text, page): the text from this position on is on that page
 
     def page_at(self, position: int) -> int:
-        """The page on which the paragraph at a position of the text begins."""
+        """Return the page on which the paragraph at a position of the text begins."""
         return next((page for start, page in reversed(self.turns) if position >= start), self.page)
 
     def stands_on(self, page: int) -> bool:
-        """Whether some paragraph of the chunk begins on that page."""
+        """Check whether any paragraph of the chunk begins on that page."""
         return page == self.page or any(page == turned for _, turned in self.turns)
 
 
@@ -46,12 +44,12 @@ def chunk(
     max_tokens: int = 100,
     overlap: int = 0,
 ) -> list[Chunk]:
-    """Cut a document into chunks of at most `max_tokens` tokens, never across chapters.
+    """Split a document into chunks of at most `max_tokens` tokens, never across chapters.
 
-    Whole paragraphs are packed as long as they fit. A longer paragraph is cut at the ends of
-    sentences, a longer sentence between tokens. With an `overlap` each chunk begins with the last
-    paragraphs or sentences of the one before, as many as fit into `overlap` tokens. Raises
-    Qwen3labError unless 0 <= overlap < max_tokens.
+    Whole paragraphs are packed as long as they fit. A longer paragraph is split at sentence ends, a
+    longer sentence between tokens. With an `overlap`, each chunk begins with the last paragraphs or
+    sentences of the previous one, as many as fit into `overlap` tokens. Raises Qwen3labError unless
+    0 <= overlap < max_tokens.
     """
     if max_tokens < 1 or not 0 <= overlap < max_tokens:
         raise Qwen3labError(
@@ -91,9 +89,7 @@ def _chunk(number: int, pieces: list[tuple[str, int, str]], title: str) -> Chunk
 
 
 def _glue(pieces: list[tuple[str, int, str]]) -> str:
-    """Put pieces together: paragraphs on lines of their own, sentences of one paragraph as they
-    stood.
-    """
+    """Join pieces: one paragraph per line, sentences of a paragraph as in the original."""
     text = ""
     for piece, _, glue in pieces:
         text += (glue if text else "") + piece
@@ -112,8 +108,9 @@ def _tail(pieces: list[tuple[str, int, str]], overlap: int, count) -> list[tuple
 def _pieces(
     text: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int
 ) -> list[tuple[str, str]]:
-    """A paragraph as (piece, what goes before it) pairs: whole, or in sentences, or in runs of
-    tokens.
+    """Split a paragraph, if too long, into (piece, separator before it) pairs.
+
+    It is split at sentence ends, and a sentence that is too long between tokens.
     """
     ids = lambda s: plain_ids(tokenizer, s)
     if len(ids(text)) <= max_tokens:
@@ -131,8 +128,9 @@ def _pieces(
 
 
 def _longest_prefix(text: str, ids, max_tokens: int) -> int:
-    """The largest number of characters whose tokens are at most `max_tokens` (at least 1), found by
-    halving.
+    """Find the longest prefix, in characters, of at most `max_tokens` tokens by binary search.
+
+    The result is at least 1.
     """
     low, high = 1, len(text)
     while low < high:

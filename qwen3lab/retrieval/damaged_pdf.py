@@ -1,5 +1,6 @@
-"""Broken PDFs of the kinds that folders hold, made from a whole one: for tests, and for a table of
-what a user is told.
+"""Generate corrupted PDFs for robustness tests of the parser and of its error messages.
+
+Each kind of damage occurs in real folders; it is made from an intact file.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def _written(writer: PdfWriter) -> bytes:
 
 
 def excerpt(path: str | Path, pages: range) -> bytes:
-    """A PDF of some pages (counted from 0) of another."""
+    """Extract pages (counted from 0) of a PDF into a new PDF."""
     writer = PdfWriter()
     writer.append(str(path), pages=(pages.start, pages.stop))
     return _written(writer)
@@ -36,7 +37,7 @@ def _edited(whole: bytes, edit: Callable[[PdfWriter], None]) -> bytes:
 
 
 def _scan(whole: bytes) -> bytes:
-    """Pages without text: what is drawn stays, the operators that show text go."""
+    """Remove the text-showing operators from every page, as in a scan; drawings stay."""
 
     def edit(writer: PdfWriter) -> None:
         for page in writer.pages:
@@ -99,8 +100,9 @@ KINDS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def make(kind: str, whole: bytes, path: Path) -> Path:
-    """Write the broken file of a kind to `path` and return it; "missing" writes nothing. Raises
-    Qwen3labError for another kind.
+    """Write a corrupted PDF of one kind to `path` and return the path; "missing" writes nothing.
+
+    Raises Qwen3labError for another kind.
     """
     if kind != "missing":
         if kind not in KINDS:
@@ -113,8 +115,9 @@ def make(kind: str, whole: bytes, path: Path) -> Path:
 
 
 def damaged(whole: bytes, n: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
-    """`n` damages by chance as (what was done, file): cut off, some bytes changed, a stretch lost,
-    two stretches swapped. The same for each seed.
+    """Generate `n` random corruptions of a file as (kind, bytes) pairs, reproducible by seed.
+
+    The kinds: cut off, some bytes changed, a stretch lost, two stretches swapped.
     """
     for number in range(n):
         rng = random.Random(f"damage-{seed}-{number}")

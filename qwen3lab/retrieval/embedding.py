@@ -1,5 +1,6 @@
-"""A text's vector as the embedding model gives it, from ids in which no text of a document or a
-user is a control token.
+"""Embed texts with a sentence-transformers model, without control tokens from untrusted text.
+
+What a document or a user writes never becomes a control token.
 """
 
 from __future__ import annotations
@@ -19,11 +20,10 @@ if TYPE_CHECKING:
 def rows(
     embedder: SentenceTransformer, texts: Sequence[str], role: str = "document"
 ) -> list[list[int]]:
-    """What the model reads for each text: the role's instruction, the text, and the end that the
-    tokenizer appends.
+    """Tokenize texts for the embedding model: role instruction, text, and the closing token.
 
-    `embedder.encode` gives the same ids, except that it makes control tokens of texts that spell
-    them.
+    `embedder.encode` gives the same ids, except that it turns spelled-out control tokens in a text
+    into real ones.
     """
     tokenizer, prompt = embedder.tokenizer, embedder.prompts.get(role) or ""
     end = tokenizer("").input_ids
@@ -38,12 +38,13 @@ def embed(
     dimension: int | None = None,
     batch_size: int = 32,
 ) -> np.ndarray:
-    """Return float32 vectors `[N, dimension]` of length 1.
+    """Compute float32 embeddings `[N, dimension]` of length 1.
 
     Args:
-        role: "document", or "query", which puts the query's instruction in front.
-        dimension: keep only the first numbers (Matryoshka, Kusupati et al. 2022). A cut vector is
-            normalised again, which `truncate_dim` of sentence-transformers alone does not do.
+        role: "document", or "query", which prepends the query instruction.
+        dimension: keep only the first components (Matryoshka, Kusupati et al. 2022). A truncated
+            vector is normalised again, which `truncate_dim` of sentence-transformers alone does not
+            do.
     Raises Qwen3labError for a dimension that the model does not have.
     """
     import torch
@@ -56,7 +57,7 @@ def embed(
             f" {whole}."
         )
     ids = rows(embedder, texts, role)
-    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))  # rows of like length share a batch
+    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))  # batches by length
     out = np.empty((len(ids), dimension), dtype=np.float32)
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]

@@ -1,4 +1,4 @@
-"""One ranking out of several."""
+"""Combine several rankings into one by reciprocal rank fusion (RRF)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from qwen3lab.retrieval.index import Hit
 
 
 def fuse(*searches: Sequence[Sequence[Hit]], k: int = 3, constant: float = 60) -> list[list[Hit]]:
-    """Join the hits of several searches by reciprocal rank fusion: a chunk's score is the sum of 1
-    / (constant + rank) over the searches.
+    """Merge the hits of several searches by reciprocal rank fusion (RRF).
 
-    Only ranks count, so that a cosine and BM25's sum need no common scale. Ties go to the chunk
-    that the first search saw first.
+    A chunk's score is the sum of 1 / (constant + rank) over the searches. Only ranks count, so a
+    cosine and a BM25 score need no common scale. Ties go to the chunk that was seen first, in the
+    order of the searches.
 
     Args:
-        searches: of each method the hits of every question, best first; give more than `k` of them,
-            since a chunk that two methods have in the middle can end up at the front.
-        constant: how little the first ranks stand out; 60 as in Cormack, Clarke & Büttcher 2009.
+        searches: for each method, the hits of every question, best first; give more than `k` of
+            them, since a chunk in the middle of two rankings can end up at the top.
+        constant: the larger, the less the first ranks stand out; 60 as in Cormack, Clarke &
+            Büttcher 2009.
     Raises Qwen3labError unless every search has the same number of questions.
     """
     if len({len(found) for found in searches}) != 1:

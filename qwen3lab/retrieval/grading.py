@@ -1,6 +1,4 @@
-"""Marks for answers to questions of which some have no answer: right, declined, invented, and
-whether the citation tells it.
-"""
+"""Grade RAG answers: accuracy, refusals, hallucinations and citations."""
 
 from __future__ import annotations
 
@@ -20,10 +18,13 @@ RIGHT, DECLINED, INVENTED = "R", "D", "H"
 
 
 def codes(rows: Sequence[dict[str, Any]], answers: Sequence[str]) -> str:
-    """A letter for each answer: R right, D declined although there is an answer, H wrong and not
-    declined (a hallucination).
+    """Label each answer with a letter: R right, D declined although answerable, H hallucinated.
 
-    rows: with "answer" and "answerable"; where there is none, any refusal of the course is right.
+    H means wrong and not declined.
+
+    Args:
+        rows: with "answer" and "answerable"; for an unanswerable question any refusal of the course
+            is right.
     """
     from qwen3lab.evaluation.scoring import exact_match, is_refusal
 
@@ -36,11 +37,10 @@ def codes(rows: Sequence[dict[str, Any]], answers: Sequence[str]) -> str:
 
 
 def tells(row: dict[str, Any], answer: Answer) -> bool:
-    """Whether the place that an answer cites tells what was asked: a page of the fact, and a
-    paragraph with its thing and its value.
+    """Check whether the cited passage supports the answer to a row.
 
-    An answer without a citation, and one to a question that has no answer, cites nothing that tells
-    it.
+    It does if the page is one of the fact's pages and the paragraph contains both the name of the
+    thing and its value. False for an answer without a citation and for an unanswerable question.
     """
     if not row["answerable"] or answer.page not in row["pages"]:
         return False
@@ -52,8 +52,9 @@ def tells(row: dict[str, Any], answer: Answer) -> bool:
 
 
 def cited(rows: Sequence[dict[str, Any]], answers: Sequence[Answer]) -> str:
-    """A letter for each answer: 1 where the cited place `tells` it, 0 where not, - where the answer
-    declined.
+    """Label each answer's citation: 1 where the passage supports it, 0 where not, - where declined.
+
+    See `tells`.
     """
     return "".join(
         "-" if answer.refused else str(int(tells(row, answer)))
@@ -64,8 +65,9 @@ def cited(rows: Sequence[dict[str, Any]], answers: Sequence[Answer]) -> str:
 def with_threshold(
     run: str, scores: Sequence[float], answerable: Sequence[bool], threshold: float | None
 ) -> str:
-    """What the codes of a run would have been, had the questions with a score below the threshold
-    been declined. None declines nothing.
+    """Recompute the codes of a run as if questions scoring below the threshold had been declined.
+
+    None declines nothing.
     """
     if threshold is None:
         return run
@@ -76,12 +78,12 @@ def with_threshold(
 
 
 def choose_threshold(run: str, scores: Sequence[float], answerable: Sequence[bool]) -> float | None:
-    """The threshold on the best hit's score with the highest accuracy; of equal ones the one that
-    invents least, then the lowest.
+    """Choose the score threshold for declining that maximises accuracy.
 
-    Tried are the middles between neighbouring scores. None where declining gains nothing. Choose it
-    on validation
-    questions: on the test questions it would know what it is meant to find out.
+    The score is that of the best hit. Ties go to the threshold with the fewest hallucinations, then
+    to the lowest. Candidates are the midpoints between neighbouring scores; None means that
+    declining gains nothing. Choose it on validation questions: chosen on the test questions it
+    would overfit them.
     """
     levels = sorted(set(scores))
     tried: list[float | None] = [None, *((low + high) / 2 for low, high in zip(levels, levels[1:]))]
@@ -96,18 +98,18 @@ def choose_threshold(run: str, scores: Sequence[float], answerable: Sequence[boo
 def marks(
     answerable: Sequence[bool], runs: Sequence[str], citations: Sequence[str] = ()
 ) -> dict[str, float]:
-    """Shares of a system's codes over all questions, for one or more trainings of it.
+    """Compute accuracy and hallucination rate, with intervals, over one or more training runs.
 
     Args:
-        answerable: of each question.
-        runs: the `codes` of each training.
+        answerable: one bool per question.
+        runs: the `codes` of each training run.
         citations: their `cited` letters, in the same order.
     Returns:
-        n (questions); accuracy and hallucination, the mean over the trainings, with " low" and "
-        high", the ends of Wilson's 95 % interval for n questions (more trainings do not make more
-        questions); "lowest" and "highest", the accuracies of single trainings; answerable and
-        unanswerable, accuracy on each kind; with citations "cited", the share of the answers given
-        (not declined) whose place tells them.
+        n (questions); accuracy and hallucination, the mean over the training runs, with " low" and
+        " high", the ends of Wilson's 95 % interval for n questions (more runs do not make more
+        questions); "lowest" and "highest", the accuracies of single runs; answerable and
+        unanswerable, accuracy on each kind; with citations also "cited", the share of the given
+        (not declined) answers whose citation supports them.
     Raises:
         Qwen3labError: no questions, or codes that do not match them.
     """
@@ -138,19 +140,19 @@ def marks(
 
 
 def grade(rows: Sequence[dict[str, Any]], answers: Sequence[str]) -> dict[str, float]:
-    """The `marks` of one system's answers (texts) to rows with "answer" and "answerable"."""
+    """Grade one system's answers (texts) to rows with "answer" and "answerable"; see `marks`."""
     return marks([row["answerable"] for row in rows], [codes(rows, answers)])
 
 
 def table(
     rows: Sequence[dict[str, Any]], systems: dict[str, dict[str, list[str]]], keep=lambda row: True
 ) -> pd.DataFrame:
-    """One line of `marks` a system.
+    """Tabulate `marks`, one line per system.
 
     Args:
         rows: the questions.
-        systems: by name {"codes": a text a training, "cited": the same, or nothing for a system
-            that cites nothing}.
+        systems: by name {"codes": one text per training run, "cited": the same, or absent for a
+            system that cites nothing}.
         keep: which questions count.
     """
     import pandas as pd
@@ -167,8 +169,9 @@ def table(
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """The same marks for the eye: shares with three digits, accuracy and hallucination with their
-    interval in brackets, no empty columns.
+    """Format a `table` for reading: shares with three digits, no empty columns.
+
+    Accuracy and hallucination have their interval in brackets.
     """
     import pandas as pd
 

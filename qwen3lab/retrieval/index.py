@@ -1,4 +1,4 @@
-"""Search: an exact vector index over chunks, and BM25 beside it."""
+"""Search chunks with an exact vector index (faiss) or with BM25."""
 
 from __future__ import annotations
 
@@ -18,24 +18,23 @@ from qwen3lab.retrieval.embedding import embed
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-# cosine: of one text on two machines, bfloat16 included, it is larger; of two trainings of a model
-# far smaller
+# Cosine of the same text's two vectors: larger on two machines, bfloat16 included; far smaller with
+# two training runs of a model.
 SAME_VECTOR = 0.999
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A chunk that a search found and its score: a cosine for vectors, BM25's sum for words. Larger
-    is better.
-    """
+    """A search hit: chunk and score (cosine or BM25 sum; larger is better)."""
 
     chunk: Chunk
     score: float
 
 
 class Index:
-    """Chunks with their normalised vectors in a faiss `IndexFlatIP`: the inner product of such
-    vectors is their cosine.
+    """An exact vector index: chunks with normalised embeddings in a faiss `IndexFlatIP`.
+
+    The inner product of normalised vectors is their cosine.
     """
 
     def __init__(self, chunks: Sequence[Chunk], vectors: np.ndarray, embedder: SentenceTransformer):
@@ -49,8 +48,9 @@ class Index:
     def build(
         cls, chunks: Sequence[Chunk], embedder: SentenceTransformer, dimension: int | None = None
     ) -> Index:
-        """Embed the chunks as documents and index them; `dimension` cuts the vectors to their first
-        numbers (Matryoshka).
+        """Embed the chunks as documents and index them.
+
+        `dimension` truncates the vectors to their first components (Matryoshka).
         """
         if not chunks:
             raise Qwen3labError("There are no chunks to index. Read a document and chunk it first.")
@@ -59,9 +59,7 @@ class Index:
         )
 
     def search(self, questions: Sequence[str], k: int = 3) -> list[list[Hit]]:
-        """Return the `k` nearest chunks of each question, best first (fewer where there are fewer
-        chunks).
-        """
+        """Return the `k` nearest chunks of each question, best first (or all, if fewer)."""
         if not questions:
             return []
         vectors = embed(self.embedder, questions, "query", self.dimension)
@@ -91,11 +89,11 @@ class Index:
 
     @classmethod
     def load(cls, folder: str | Path, embedder: SentenceTransformer) -> Index:
-        """Read what `save` wrote, for use with `embedder`.
+        """Load an index that `save` wrote, for use with `embedder`.
 
-        Raises Qwen3labError where there is no index, and where it was made with another model or
-        another dimension: the search would go on and find nonsense. The model is known by its
-        vector of the first chunk, not by its name alone.
+        Raises Qwen3labError if there is no index, or if it was built with another model or another
+        dimension: the search would run and return nonsense. The model is recognised by its vector
+        of the first chunk, not by its name alone.
         """
         import faiss
 
@@ -152,9 +150,7 @@ def _name(embedder: SentenceTransformer) -> str:
 
 
 def key_terms(text: str) -> list[str]:
-    """The words that BM25 counts: lower-cased words, numbers and codes, and pairs of neighbouring
-    Chinese characters.
-    """
+    """Tokenize a text for BM25: lower-cased words, numbers and codes, and Chinese bigrams."""
     terms = re.findall(r"[a-z0-9]+(?:[-.:][a-z0-9]+)*", text.lower())
     for run in re.findall(r"[\u3400-\u9fff]+", text):
         terms += [run[i : i + 2] for i in range(max(1, len(run) - 1))]
@@ -162,9 +158,7 @@ def key_terms(text: str) -> list[str]:
 
 
 class Keywords:
-    """BM25 over the same chunks (`rank_bm25.BM25Okapi`): the measure that a learned search has to
-    beat.
-    """
+    """A BM25 index over chunks (`rank_bm25.BM25Okapi`), the baseline for learned search."""
 
     def __init__(self, chunks: Sequence[Chunk]):
         from rank_bm25 import BM25Okapi
@@ -175,7 +169,7 @@ class Keywords:
         self.bm25 = BM25Okapi([key_terms(chunk.text) or [""] for chunk in chunks])
 
     def search(self, questions: Sequence[str], k: int = 3) -> list[list[Hit]]:
-        """Return the `k` best chunks of each question, best first; of equal ones the earlier."""
+        """Return the `k` best chunks of each question, best first; ties go to the earlier chunk."""
         found = []
         for question in questions:
             scores = self.bm25.get_scores(key_terms(question))

@@ -1,6 +1,4 @@
-"""How good is a search, apart from the answers: which chunks are right, how often they are among
-the first, and how high.
-"""
+"""Measure retrieval quality apart from the answers: relevant chunks, recall@k and MRR."""
 
 from __future__ import annotations
 
@@ -15,8 +13,9 @@ from qwen3lab.retrieval.index import Hit
 def relevant_chunks(
     chunks: Iterable[Chunk], answer: str, pages: Iterable[int], name: str = ""
 ) -> set[int]:
-    """Ids of the chunks that answer a question: on a page that tells it, with the answer and the
-    `name` of the thing in the text.
+    """Collect the ids of the chunks that answer a question.
+
+    They are on one of its pages and contain both the answer and the `name` of the thing.
     """
     squeeze = lambda text: re.sub(r"\s+", "", text).lower()
     wanted, pages = (squeeze(answer), squeeze(name)), list(pages)
@@ -28,11 +27,10 @@ def relevant_chunks(
 
 
 def first_ranks(found: Sequence[Sequence[Hit]], relevant: Sequence[set[int]]) -> list[int | None]:
-    """The rank of the first relevant chunk of each question, counted from 1; None where there is
-    none among the hits.
+    """Find the rank (from 1) of the first relevant chunk per question; None if there is no hit.
 
-    Raises Qwen3labError where a question has no relevant chunk at all, since that would blame the
-    search for the chunks.
+    Raises Qwen3labError if a question has no relevant chunk at all, since that would blame the
+    search for the chunking.
     """
     if len(found) != len(relevant) or not found:
         raise Qwen3labError(
@@ -51,19 +49,19 @@ def first_ranks(found: Sequence[Sequence[Hit]], relevant: Sequence[set[int]]) ->
 
 
 def recall_at_k(found: Sequence[Sequence[Hit]], relevant: Sequence[set[int]], k: int) -> float:
-    """The share of questions with at least one relevant chunk among the first `k`. Raises as
-    `first_ranks`.
+    """Compute recall@k: the share of questions with a relevant chunk among the first `k`.
+
+    Raises as `first_ranks`.
     """
     ranks = first_ranks(found, relevant)
     return sum(rank is not None and rank <= k for rank in ranks) / len(ranks)
 
 
 def mrr(found: Sequence[Sequence[Hit]], relevant: Sequence[set[int]]) -> float:
-    """The mean reciprocal rank (Voorhees 1999) of the first relevant chunk: 1 where it comes first,
-    1/2 where second, 0 where it is not found.
+    """Compute the mean reciprocal rank (Voorhees 1999) of the first relevant chunk.
 
-    The longer the lists of hits, the more can be found: compare only searches with equally many.
-        Raises as `first_ranks`.
+    A question counts 1 if it comes first, 1/2 if second, 0 if it is not found. Longer lists of hits
+    can contain more: compare only searches that return equally many. Raises as `first_ranks`.
     """
     ranks = first_ranks(found, relevant)
     return sum(1 / rank for rank in ranks if rank) / len(ranks)
@@ -72,10 +70,10 @@ def mrr(found: Sequence[Sequence[Hit]], relevant: Sequence[set[int]]) -> float:
 def search_marks(
     found: Sequence[Sequence[Hit]], relevant: Sequence[set[int]], ks: Sequence[int] = (1, 3)
 ) -> dict[str, float]:
-    """Recall@k and MRR with the ends of their 95 % intervals, and n, the number of questions.
-    Raises as `first_ranks`.
+    """Compute recall@k and MRR with their 95 % intervals, and n, the number of questions.
 
-    A recall's interval is Wilson's, the MRR's is a bootstrap over questions.
+    The interval of a recall is Wilson's, that of the MRR a bootstrap over questions. Raises as
+    `first_ranks`.
     """
     from qwen3lab.evaluation.statistics import bootstrap, wilson
 

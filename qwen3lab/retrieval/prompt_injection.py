@@ -1,6 +1,4 @@
-"""Poisoned pages: instructions and control tokens hidden in a PDF, for trying out what they do to
-the answers.
-"""
+"""Inject prompts into a PDF, as hidden text, to test their effect on the answers."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ PLACES = (
 
 @dataclass(frozen=True)
 class Poison:
-    """A hidden text, and what an answer holds that obeys it."""
+    """A prompt injection: the hidden text, and what an answer that obeys it contains."""
 
     name: str
     text: str
@@ -76,10 +74,11 @@ def poison(
     """Write a copy of a PDF with a text hidden on one page.
 
     Args:
-        place: one of PLACES. page: counted from 1.
-        before: the hidden text comes before the page's own in the file, else after it.
-    Raises Qwen3labError for another place or page, and for Chinese text where the handbook's
-    Chinese font is missing.
+        place: one of PLACES.
+        page: counted from 1.
+        before: put the hidden text before the page's own text in the file instead of after it.
+    Raises Qwen3labError for another place or page, and for Chinese text if the handbook's Chinese
+    font is missing.
     """
     from pypdf import PdfReader, PdfWriter
 
@@ -99,7 +98,7 @@ def poison(
 
 
 def _layer(text: str, place: str, width: float, height: float) -> bytes:
-    """A page of so many points with nothing on it but the hidden text."""
+    """Render a page of this size, in points, with nothing on it but the hidden text."""
     from fpdf import FPDF
 
     layer = FPDF(unit="pt", format=(width, height))
@@ -122,6 +121,6 @@ def _layer(text: str, place: str, width: float, height: float) -> bytes:
 
 
 def control_ids(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
-    """Those of the ids that are control tokens, special or not, in their order."""
+    """Filter the ids that are control tokens, special or not, in their order."""
     control = set(tokenizer.added_tokens_decoder)
     return [token for token in ids if token in control]

@@ -1,6 +1,4 @@
-"""A second look at what a search found: a causal model reads question and passage together and says
-yes or no, as Qwen3-Reranker does.
-"""
+"""Rerank search hits with a causal language model, as Qwen3-Reranker does."""
 
 from __future__ import annotations
 
@@ -19,8 +17,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# The words that Qwen3-Reranker was trained with (github.com/QwenLM/Qwen3-Embedding, README): others
-# give other scores.
+# Qwen3-Reranker was trained with this wording (github.com/QwenLM/Qwen3-Embedding, README); other
+# wordings change the scores.
 SYSTEM = (
     "Judge whether the Document meets the requirements based on the Query and the Instruct"
     ' provided. Note that the answer can only be "yes" or "no".'
@@ -29,11 +27,11 @@ INSTRUCTION = "Given a web search query, retrieve relevant passages that answer 
 
 
 class Reranker:
-    """Scores pairs of a question and a passage in [0, 1] with a chat model.
+    """A pointwise reranker: scores (question, passage) pairs in [0, 1] with a chat model.
 
-    The model reads the pair as one user message, with an empty think block after it. The score is
-    softmax over the two logits of "yes" and "no" at the last position, taken at "yes". A vocabulary
-    without one token for each word gives the first tokens of the two.
+    The model reads the pair after the system message, with an empty think block at the end. The
+    score is the softmax over the two logits of "yes" and "no" at the last position, taken at "yes".
+    If the vocabulary has no single token for a word, the word's first token is used.
     """
 
     def __init__(
@@ -54,14 +52,17 @@ class Reranker:
 
     @classmethod
     def load(cls, model_id: str | Path, instruction: str = INSTRUCTION) -> Reranker:
-        """Open any causal model by name or folder, for example "Qwen/Qwen3-Reranker-0.6B". Raises
-        as `models.load`.
+        """Load any causal model by name or folder, for example "Qwen/Qwen3-Reranker-0.6B".
+
+        Raises as `models.load`.
         """
         return cls(*loading.load(model_id), instruction)
 
     def ids(self, question: str, passage: str) -> list[int]:
-        """What the model reads. Control tokens come from the chat template alone, whatever stands
-        in question and passage.
+        """Encode a (question, passage) pair as the model reads it.
+
+        Control tokens come from the chat template alone, whatever the question and the passage
+        contain.
         """
         body = f"<Instruct>: {self.instruction}\n<Query>: {question}\n<Document>: {passage}"
         return chat.encode(
@@ -70,7 +71,7 @@ class Reranker:
         )
 
     def logits(self, pairs: Sequence[tuple[str, str]], batch_size: int = 32) -> torch.Tensor:
-        """The logits `[N, vocabulary]` at the last position of each (question, passage)."""
+        """Compute the logits `[N, vocabulary]` at the last position of each (question, passage)."""
         import torch
 
         rows = [self.ids(*pair) for pair in pairs]
@@ -95,7 +96,7 @@ class Reranker:
         return torch.stack(out)
 
     def score(self, pairs: Sequence[tuple[str, str]], batch_size: int = 32) -> list[float]:
-        """The probability of "yes" against "no" for each (question, passage)."""
+        """Compute the probability of "yes" against "no" for each (question, passage)."""
         return (
             self.logits(pairs, batch_size)[:, [self.yes, self.no]].softmax(-1)[:, 0].tolist()
             if pairs
@@ -105,8 +106,9 @@ class Reranker:
     def rerank(
         self, questions: Sequence[str], found: Sequence[Sequence[Hit]], k: int = 3
     ) -> list[list[Hit]]:
-        """Order the hits of each question by the score of this model and return the best `k`; ties
-        keep the search's order.
+        """Sort the hits of each question by this model's score and return the best `k`.
+
+        Ties keep the search's order.
         """
         scores = iter(
             self.score(
@@ -121,33 +123,28 @@ class Reranker:
         return [sorted(hits, key=lambda hit: -hit.score)[:k] for hits in fresh]
 
     def row(self, question: str, passage: str, fits: bool) -> dict[str, list[int]]:
-        """A training row for `training.fine_tune`: the pair, and "yes" or "no" as the only token
-        that the loss counts.
-        """
+        """Build a training row for `training.fine_tune` with a loss on "yes" or "no" alone."""
         ids, word = self.ids(question, passage), self.yes if fits else self.no
         return {"input_ids": [*ids, word], "labels": [chat.IGNORED] * len(ids) + [word]}
 
 
 class Reader(Reranker):
-    """Scores a passage by whether the model would answer from it: 1 minus the probability that its
-    reply begins as a refusal does.
+    """A zero-shot reranker: 1 minus the probability that the model's reply begins with a refusal.
 
-    For a model that was trained to answer from a text or to say that the text does not say, as the
-    tiny chat model was. It needs no training of its own, and reads the pair in the prompt of
+    For a model trained to answer from a text or to say that the text does not contain the answer,
+    such as the tiny chat model. It needs no training of its own and reads the pair in the prompt of
     `prompts.context_prompt`.
     """
 
     def ids(self, question: str, passage: str) -> list[int]:
-        """What the model reads: the passage as the text, and the question below it."""
+        """Encode the passage as the text with the question below it."""
         return chat.encode(
             self.tokenizer,
             [{"role": "user", "content": context_prompt(passage, question, language_of(question))}],
         )
 
     def score(self, pairs: Sequence[tuple[str, str]], batch_size: int = 32) -> list[float]:
-        """The probability that the reply to each (question, passage) does not begin with the first
-        token of a refusal.
-        """
+        """Compute, per (question, passage), 1 minus the probability of a refusal's first token."""
         if not pairs:
             return []
         refusals = [

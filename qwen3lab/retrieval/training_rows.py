@@ -1,9 +1,8 @@
-"""Rows that train a model for retrieval: a question over what the search found for it, with
-distractors, and with the answer taken away.
+"""Build RAFT-style training rows: questions over retrieved chunks, with distractors and refusals.
 
 After RAFT (Zhang et al. 2024, "RAFT: Adapting Language Model to Domain Specific RAG"), with one
-difference: where the answer is not in the text, RAFT still trains it, by heart. Here the model is
-to decline.
+difference: if the answer is not in the text, RAFT still trains it, from memory. Here the model
+learns to decline.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ ENTRY_END = re.compile(r"(?<=;)\s|(?<=；)")
 
 
 def holds(chunk: Chunk, row: dict[str, Any]) -> bool:
-    """Whether a chunk names the thing of a row's fact and its value, on whatever page."""
+    """Check whether a chunk contains the name of a row's thing and its value, on whatever page."""
     text = _squeezed(chunk.text)
     return all(_squeezed(part) in text for part in (row["answer"], _name(row)))
 
@@ -44,22 +43,21 @@ def rows(
     unanswerable: float = 0.4,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Training rows (as `training.fine_tune` takes them) from closed-book rows with "fact",
-    "answer" and a question.
+    """Build training rows (for `training.fine_tune`) from closed-book rows and an index.
 
     Args:
-        questions: rows of `knowledge.train`. Their facts alone become answers; what else stands in
-            the chunks is only read.
-        k: chunks to read, in random order, so that the place of the right one teaches nothing.
-        room: tokens of a prompt.
-        kinds: "alone": the chunk that tells it and no other. "among others": with k - 1
-            distractors, the best other hits. "not found": k distractors and no chunk that tells it;
-            the answer is the refusal. "left out": "among others" with the sentence that tells it
-            taken out; the answer is the refusal.
-        unanswerable: share of the rows with the refusal, where `kinds` has any.
+        questions: rows of `knowledge.train`, with "fact", "answer" and a question. Only their facts
+            become answers; everything else in the chunks is only read.
+        k: chunks to read, in random order, so that the position of the right one teaches nothing.
+        room: tokens per prompt.
+        kinds: "alone": only the chunk with the answer. "among others": with k - 1 distractors, the
+            best other hits. "not found": k distractors and no chunk with the answer; the target is
+            the refusal. "left out": "among others" with the sentence that answers removed; the
+            target is the refusal.
+        unanswerable: share of the rows with the refusal, if `kinds` has any.
     Returns:
-        One row a question, "kind" and "chunks" (ids, in their order) added; questions without a
-        chunk that tells them are left out.
+        One row per question, with "kind" and "chunks" (ids, in their order) added; questions
+        without a chunk that answers them are left out.
     """
     rng = random.Random(f"reading-rows-{seed}")
     told, silent = (
@@ -86,7 +84,7 @@ def rows(
         )
         read = prompt(tokenizer, row["messages"][-1]["content"], chunks, room)[
             1
-        ]  # the right one comes first here, so it always fits
+        ]  # the right chunk comes first here, so it always fits
         rng.shuffle(read)
         question = row["messages"][-1]["content"]
         answer = REFUSAL[language_of(question)] if kind in KINDS[2:] else row["answer"]
@@ -107,8 +105,9 @@ def rows(
 
 
 def without(text: str, value: str) -> str:
-    """A text without the sentences and the entries of lists that hold a value; a list's name
-    ("Suzar knife:") stays.
+    """Remove the sentences and list entries that contain a value from a text.
+
+    The name of a list ("Suzar knife:") stays.
     """
     lines = []
     for line in text.split("\n"):
@@ -125,9 +124,7 @@ def without(text: str, value: str) -> str:
 
 
 def _pieces(line: str) -> list[str]:
-    """Sentences and entries of a line, each with the space behind it, so that they make up the
-    line.
-    """
+    """Split a line into sentences and list entries, each with the space after it (lossless)."""
     ends = sorted(
         {found.end() for pattern in (SENTENCE_END, ENTRY_END) for found in pattern.finditer(line)}
         | {0, len(line)}

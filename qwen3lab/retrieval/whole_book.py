@@ -1,6 +1,4 @@
-"""Long context instead of retrieval: the book itself in the prompt, as much as fits, or window
-after window.
-"""
+"""Answer from long context instead of retrieval, in one prompt or window by window."""
 
 from __future__ import annotations
 
@@ -19,8 +17,9 @@ if TYPE_CHECKING:
 def windows(
     tokenizer: PreTrainedTokenizerBase, chunks: Sequence[Chunk], room: int
 ) -> list[list[Chunk]]:
-    """The book cut into runs of chunks, in their order, of at most `room` tokens each (a longer
-    chunk stands alone).
+    """Split the book into runs of consecutive chunks of at most `room` tokens each.
+
+    A longer chunk forms a window of its own.
     """
     found, left = [], list(chunks)
     while left:
@@ -36,8 +35,9 @@ def read_front(
     chunks: Sequence[Chunk],
     **options,
 ) -> list[Answer]:
-    """Answer from the first pages, as many as fit into the prompt; options as in
-    `answering.answer_all`.
+    """Answer from the first pages, as many as fit into the prompt.
+
+    The options are those of `answering.answer_all`.
     """
     return answer_all(model, tokenizer, questions, [list(chunks)] * len(questions), **options)
 
@@ -50,9 +50,9 @@ def read_through(
     room: int,
     **options,
 ) -> list[Answer]:
-    """Answer from the whole book: every window is asked every question, and `settle` chooses.
+    """Answer from the whole book: ask every window every question and let `settle` vote.
 
-    This reads the book once a question: `len(windows(...))` times the work of one prompt.
+    This reads the whole book for each question: `len(windows(...))` times the work of one prompt.
     """
     asked = [
         answer_all(model, tokenizer, questions, [window] * len(questions), **options)
@@ -65,13 +65,14 @@ def read_through(
 
 
 def settle(question: str, answers: Sequence[Answer]) -> Answer:
-    """One answer from many readers: what most of those who did not decline say, of equally many the
-    first; declined where all did.
+    """Aggregate several answers by majority vote over those that did not decline.
+
+    Ties go to the answer that came first; the result is a refusal if all declined.
     """
     given = [answer for answer in answers if not answer.refused]
     if not given:
         return Answer(REFUSAL[language_of(question)], True, None, None)
     said = Counter(answer.text for answer in given).most_common(1)[0][
         0
-    ]  # the first of equals, as they were met
+    ]  # ties: the answer that came first
     return next(answer for answer in given if answer.text == said)

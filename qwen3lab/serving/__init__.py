@@ -1,4 +1,4 @@
-"""Serve a model: llama.cpp, vLLM, a chat server in front, and the ladder of variants."""
+"""Serve a model with llama.cpp or vLLM behind a chat server, and compare its quantised variants."""
 
 import lazy_loader
 

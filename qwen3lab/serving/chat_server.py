@@ -1,8 +1,8 @@
-"""OpenAI's chat endpoint in front of an engine: requests are checked, and text of users stays text.
+"""Serve OpenAI's chat endpoint in front of an engine, with validation and safe tokenization.
 
-Engines write a conversation with the chat template and tokenize the result, so `<|im_end|>` in a
-user's text ends the user's turn. Here `chat.encode` makes the token ids, and the engine gets those
-alone, by its /v1/completions. llama.cpp and vLLM both take ids there.
+Engines render a conversation with the chat template and tokenize the result, so `<|im_end|>` in a
+user's text ends the user's turn. Here `chat.encode` makes the token ids, and the engine gets only
+those, through its /v1/completions. llama.cpp and vLLM both accept ids there.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ if TYPE_CHECKING:
 
 
 LARGEST = 1_000_000  # bytes of a request
-PATIENCE = 60  # seconds that a client may take for its request
+PATIENCE = 60  # seconds that a client may take to send its request
 THINK = ("<think>", "</think>")
 
 
 class _Strict(BaseModel):
-    """No "3" for 3, and no field that would be ignored without a word."""
+    """A strict pydantic model: no "3" for 3, and no silently ignored fields."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
 class TextPart(_Strict):
-    """Content may come in parts; this server reads text."""
+    """A text content part; this server reads no other kind."""
 
     type: Literal["text"]
     text: str
 
 
 class Function(_Strict):
-    """What a tool call calls; `arguments` is JSON as text in OpenAI's format."""
+    """The function of a tool call; `arguments` is JSON as text in OpenAI's format."""
 
     name: str
     arguments: str | dict[str, Any]
@@ -65,7 +65,7 @@ class ToolCall(_Strict):
 
 
 class Message(_Strict):
-    """One turn; the roles are those that Qwen's template knows."""
+    """A chat message; the roles are those of Qwen's template."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
@@ -75,8 +75,9 @@ class Message(_Strict):
     name: str | None = None
 
     def plain(self) -> dict[str, Any]:
-        """The message as `chat.encode` takes it. Raises Qwen3labError where an answer or a question
-        is missing.
+        """Convert the message to the format that `chat.encode` takes.
+
+        Raises Qwen3labError if the content is missing.
         """
         if self.content is None and not (self.role == "assistant" and self.tool_calls):
             raise Qwen3labError(f"A message of role {self.role!r} has no content. Give it a text.")
@@ -98,13 +99,16 @@ class Template(_Strict):
 
 
 class Options(_Strict):
-    """Options of a stream."""
+    """Stream options."""
 
     include_usage: bool = False
 
 
 class ChatRequest(_Strict):
-    """The part of OpenAI's request that this server honours. Everything else is refused."""
+    """A chat completion request: the part of OpenAI's that this server supports.
+
+    Everything else is refused.
+    """
 
     messages: Annotated[list[Message], Field(min_length=1)]
     model: str | None = None
@@ -123,7 +127,7 @@ class ChatRequest(_Strict):
 
 
 class Refused(Exception):
-    """A request that is answered with an error: status and one sentence."""
+    """A refused request, answered with an HTTP status and one sentence."""
 
     def __init__(self, status: int, reason: str):
         super().__init__(reason)
@@ -131,12 +135,12 @@ class Refused(Exception):
 
 
 def read(body: bytes) -> ChatRequest:
-    """Check the body of a chat request. Raises Refused, with the field that is wrong."""
+    """Parse and validate the body of a chat request. Raises Refused, with the invalid field."""
     try:
         given = json.loads(body)
         json.dumps(
             given, ensure_ascii=False
-        ).encode()  # fails for half of a surrogate pair, which no tokenizer takes
+        ).encode()  # fails for a lone surrogate, which no tokenizer accepts
         return ChatRequest.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -148,8 +152,9 @@ def read(body: bytes) -> ChatRequest:
 
 
 class Sorter:
-    """Sorts a stream of text into thoughts and answer. A tag may come in pieces; thoughts begin at
-    the very start, and once.
+    """A streaming parser that separates reasoning from the answer, with tags split across chunks.
+
+    The reasoning can begin only at the very start of the text, and only once.
     """
 
     FIELDS = ("content", "reasoning_content", "content")  # before, in and after the thoughts
@@ -158,7 +163,7 @@ class Sorter:
         self.held, self.stage, self.said = "", 0, False
 
     def add(self, text: str, *, last: bool = False) -> Iterator[tuple[str, str]]:
-        """Yield (field, text) of what is sure by now; with `last`, of everything."""
+        """Yield (field, text) pairs for the unambiguous text so far; with `last`, for all."""
         self.held += text
         if self.stage < 2:
             tag = THINK[self.stage]
@@ -181,18 +186,18 @@ class Sorter:
     def _tell(self, text: str) -> Iterator[tuple[str, str]]:
         text = (
             text if self.said else text.lstrip("\n")
-        )  # the template's line breaks around thoughts
+        )  # the template's line breaks around the thoughts
         if text:
             self.said = True
             yield self.FIELDS[self.stage], text
 
 
 class Guard:
-    """A chat endpoint that is open as long as the `with` block.
+    """An OpenAI-compatible chat server in front of an engine, open as long as the `with` block.
 
     Args:
         engine: address of a server that has /v1/completions: `LlamaServer.address` or vLLM's.
-        tokenizer: of the engine's model.
+        tokenizer: the tokenizer of the engine's model.
         context: tokens of prompt and answer together.
         name: the model's name in answers and at /v1/models.
         host, port: where to listen; by default on this machine alone, at a free port.
@@ -214,9 +219,7 @@ class Guard:
             context,
             name,
         )
-        self._encoding = (
-            threading.Lock()
-        )  # a tokenizer of transformers is not meant for several threads at once
+        self._encoding = threading.Lock()  # transformers' tokenizers are not thread-safe
         self._http = _Server((host, port), type("Handler", (_Handler,), {"guard": self}))
         self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
 
@@ -230,13 +233,15 @@ class Guard:
 
     @property
     def address(self) -> str:
-        """Where it listens; OpenAI's API lies under /v1."""
+        """Return the address that it listens on; OpenAI's API is under /v1."""
         host, port = self._http.server_address[:2]
         return f"http://{host}:{port}"
 
     def translate(self, request: ChatRequest) -> dict[str, Any]:
-        """The request for the engine's /v1/completions. Raises Refused for a prompt that cannot be
-        written or is too long.
+        """Translate a chat request into a request for the engine's /v1/completions.
+
+        Raises Refused for a conversation that the chat template cannot render, for a prompt that is
+        too long, and for streaming with tools.
         """
         if request.stream and request.tools:
             raise Refused(
@@ -254,7 +259,7 @@ class Guard:
             raise Refused(400, str(error)) from None
         except (
             Exception
-        ) as error:  # the template is a program that runs on what the client sent, tools above all
+        ) as error:  # the template is a program that runs on client input, the tools above all
             raise Refused(
                 400, f"The chat template cannot write this conversation: {error}"
             ) from None
@@ -282,8 +287,9 @@ class Guard:
     def ask(
         self, body: dict[str, Any] | None, route: str = "/v1/completions"
     ) -> http.client.HTTPResponse:
-        """Send a request to the engine. Raises Refused with the engine's reason, or 502 where it
-        does not answer.
+        """Send a request to the engine.
+
+        Raises Refused with the engine's reason, or with status 502 if the engine does not answer.
         """
         try:
             connection = http.client.HTTPConnection(self.engine.hostname, self.engine.port)
@@ -302,20 +308,18 @@ class Guard:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = (
-        128  # of connections that wait; the default, 5, turns clients away in a rush
-    )
+    request_queue_size = 128  # waiting connections; the default, 5, rejects clients under load
 
 
 class _Handler(BaseHTTPRequestHandler):
     guard: Guard
     protocol_version = "HTTP/1.1"
     timeout = PATIENCE
-    # head and body are two writes; the second would wait 40 ms for the client to confirm the first
+    # Head and body are two writes; the second would wait 40 ms for the client's ACK of the first.
     disable_nagle_algorithm = True
 
     def log_message(self, *_: Any) -> None:
-        """Nothing: what users write is nobody's business."""
+        """Log nothing: users' messages are private."""
 
     def do_GET(self) -> None:
         try:
@@ -351,7 +355,7 @@ class _Handler(BaseHTTPRequestHandler):
         except Refused as refused:
             self._refuse(refused)
         except (ConnectionError, TimeoutError):
-            self.close_connection = True  # the client left
+            self.close_connection = True  # the client disconnected
 
     def _body(self) -> bytes:
         try:
@@ -359,12 +363,10 @@ class _Handler(BaseHTTPRequestHandler):
         except (TypeError, ValueError):
             length = -1
         if not 0 <= length <= LARGEST:
-            self.close_connection = (
-                True  # what is left of the request would be read as the next one
-            )
+            self.close_connection = True  # the rest of this request would be read as the next one
             for _ in range(
                 min(length, 20 * LARGEST) // LARGEST
-            ):  # a client that still sends would not see the answer
+            ):  # a client that is still sending would not see the answer
                 self.rfile.read(LARGEST)
             raise Refused(
                 411 if length < 0 else 413,
@@ -425,7 +427,7 @@ class _Handler(BaseHTTPRequestHandler):
             )
 
         send([{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
-        with reply:  # where the client has left, it is closed, and the engine stops writing
+        with reply:  # closed if the client disconnects, and the engine stops generating
             for part in _events(reply):
                 usage = part.get("usage") or usage
                 for choice in part.get("choices", []):
@@ -468,7 +470,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _events(reply: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a stream of server-sent events."""
+    """Parse the JSON objects of a stream of server-sent events."""
     for line in reply:
         data = line.decode().strip().removeprefix("data:").strip()
         if data.startswith("{"):
@@ -476,10 +478,10 @@ def _events(reply: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
 
 
 def load_tokenizer(folder: str | Path, file: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint with the chat template of the GGUF file, so that serving needs
-    no trl.
+    """Load a checkpoint's tokenizer with the chat template of the GGUF file.
 
-    Raises Qwen3labError as `serving.check`, and where neither holds a template.
+    Serving then needs no trl. Raises Qwen3labError as `serving.check`, and if neither holds a
+    template.
     """
     import gguf
     from transformers import AutoTokenizer
@@ -496,8 +498,9 @@ def load_tokenizer(folder: str | Path, file: Path) -> PreTrainedTokenizerBase:
 
 
 def main() -> None:
-    """`python -m qwen3lab.serving.chat_server FILE.gguf TOKENIZER_FOLDER`: llama.cpp with the guard
-    in front, until it is told to stop.
+    """Serve a GGUF file with llama.cpp behind the chat guard until interrupted or terminated.
+
+    Usage: `python -m qwen3lab.serving.chat_server FILE.gguf TOKENIZER_FOLDER`.
     """
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("file", type=Path, help="the model as GGUF")

@@ -1,4 +1,4 @@
-"""The same prompts to every engine that can serve a model, compared token id by token id."""
+"""Compare inference engines on the same prompts, token id by token id."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ MIX = ("chat", "context", "addition")
 
 
 def rows(n: int = 50) -> list[dict[str, Any]]:
-    """n test questions of data/tasks, a third each of chat, context and addition."""
+    """Load n test questions of data/tasks, a third each of chat, context and addition."""
     return [row for task in MIX for row in tasks.load(task, "test")[: -(-n // len(MIX))]][:n]
 
 
 def prompts(tokenizer: PreTrainedTokenizerBase, n: int = 50) -> list[list[int]]:
-    """Token ids of `rows(n)`, with thoughts and tools where the row has them."""
+    """Encode `rows(n)` as token ids, with thoughts and tools where the row has them."""
     return [
         chat.encode(tokenizer, row["messages"], thinking=row["thinking"], tools=row.get("tools"))
         for row in rows(n)
@@ -33,8 +33,9 @@ def prompts(tokenizer: PreTrainedTokenizerBase, n: int = 50) -> list[list[int]]:
 
 
 def client(address: str, timeout: float = 300) -> OpenAI:
-    """The `openai` package's client of a server on this machine. It needs no key, tries once, and
-    goes around proxies; `timeout` in seconds.
+    """Create an `openai` client for a server on this machine.
+
+    It needs no key, does not retry and bypasses proxies; `timeout` in seconds.
     """
     import openai
 
@@ -54,8 +55,9 @@ def over_http(
     *,
     max_new_tokens: int = 64,
 ) -> list[list[int]]:
-    """Greedy answers of a server that has /v1/completions, as ids without the end token. llama.cpp
-    and vLLM give them in fields of their own.
+    """Generate greedy answers over /v1/completions, as token ids without the end token.
+
+    llama.cpp and vLLM return the ids in different fields (see `ids_of`).
     """
     with client(address) as asking:
         name = asking.models.list().data[0].id
@@ -76,8 +78,7 @@ def over_http(
 def in_process(
     server: LlamaServer, prompts: Sequence[list[int]], *, max_new_tokens: int = 64
 ) -> list[list[int]]:
-    """Greedy answers of llama.cpp by a function call, without HTTP, as ids without the
-    end token."""
+    """Generate greedy answers with llama.cpp by function calls, as ids without the end token."""
     replies = [
         server.call(
             {"prompt": prompt, "max_tokens": max_new_tokens, "temperature": 0.0, "logprobs": 1}
@@ -88,8 +89,9 @@ def in_process(
 
 
 def ids_of(choice: dict[str, Any]) -> list[int]:
-    """The new token ids of one choice of /v1/completions: vLLM's `token_ids`, or those in
-    llama.cpp's log-probabilities.
+    """Extract the generated token ids from one choice of a /v1/completions reply.
+
+    They are vLLM's `token_ids`, or the ids in llama.cpp's log-probabilities.
     """
     if choice.get("token_ids") is not None:
         return choice["token_ids"]
@@ -102,8 +104,9 @@ def _answer(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def equal(answers: dict[str, list[list[int]]]) -> dict[str, int]:
-    """How many answers of each engine are those of the first, id by id. Raises Qwen3labError for
-    unlike numbers of answers.
+    """Count, per engine, the answers that equal the first engine's id by id.
+
+    Raises Qwen3labError if the engines gave different numbers of answers.
     """
     first, *_ = answers.values()
     if {len(rows) for rows in answers.values()} != {len(first)}:
@@ -117,8 +120,9 @@ def equal(answers: dict[str, list[list[int]]]) -> dict[str, int]:
 
 
 def speed(ask: Callable[[list[int]], int], prompts: Sequence[list[int]]) -> float:
-    """Answer tokens a second, one prompt after the other; the first is asked once before, to warm
-    up.
+    """Measure throughput in answer tokens per second, one prompt at a time.
+
+    The first prompt is asked once beforehand as a warm-up.
 
     Args:
         ask: asks one prompt and returns the number of answer tokens.

@@ -1,8 +1,9 @@
-"""One ruler for every form of a model: bytes, distance to the first form, right answers, speed.
+"""Compare variants of a model by size, KL divergence from the reference, accuracy and speed.
 
-The forms may be transformers models or GGUF files in llama.cpp. All are asked the same questions,
-and the distance is measured on the right answers' tokens, each predicted from the true ones before
-it, so that one early slip does not count again at every later token.
+The variants may be transformers models or GGUF files in llama.cpp; the reference is the first one.
+All get the same questions. The divergence is measured with teacher forcing: on the tokens of the
+right answers, each predicted from the true ones before it, so that one early error does not count
+again at every later token.
 """
 
 from __future__ import annotations
@@ -27,48 +28,49 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-# tokens whose probability llama.cpp is asked for; all of a vocabulary would take thirty times as
-# long
+# Tokens whose log-probability llama.cpp returns; the whole vocabulary would take thirty times as
+# long.
 TOP = 256
 DRAWS = 1000  # of the bootstrap
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One form of a model, measured. Bytes: `disk` of the files, `memory` of the weights as loaded,
-    without caches.
+    """A benchmark row for one variant of a model.
+
+    Bytes: `disk` of the files, `memory` of the weights as loaded, without caches.
     """
 
     name: str
     disk: int
     memory: int
-    tokens: int  # answer tokens that kl and agreement are means over
-    kl: float  # mean KL divergence from the first form to this one, in nats a token
+    tokens: int  # answer tokens over which kl and agreement are averaged
+    kl: float  # mean KL divergence from the reference to this variant, in nats per token
     kl_low: float  # 95 % interval, bootstrap over questions
     kl_high: float
-    # the same with the TOP likeliest tokens of this form told apart and the rest as one: never more
-    # than the full one
+    # the same with the TOP likeliest tokens of this variant kept separate and the rest merged into
+    # one: never more than the full divergence
     kl_top: float
     whole: bool  # whether kl is the full divergence; False: it is kl_top, a lower bound
-    agreement: float  # share of tokens at which both find the same token likeliest
-    agreement_low: float  # 95 %, Wilson, as if the tokens of a question were independent
+    agreement: float  # share of positions where both have the same top-1 token
+    agreement_low: float  # 95 %, Wilson; treats the tokens of a question as independent
     agreement_high: float
     n: int  # questions
     right: int
     accuracy: float  # exact match, with Wilson's 95 % interval
     low: float
     high: float
-    speed: float  # answer tokens a second, one prompt at a time, with its reading
+    speed: float  # answer tokens per second, one prompt at a time, prefill included
 
 
 @dataclass(frozen=True)
 class Ruler:
-    """The first form's view of the right answers, to hold others against."""
+    """The reference log-probabilities of the right answers, to compare other variants with."""
 
     tokenizer: PreTrainedTokenizerBase
     rows: list[dict[str, Any]]
     examples: list[dict[str, list[int]]]
-    log_probabilities: list[torch.Tensor]  # [answer tokens, vocabulary] a question, float32
+    log_probabilities: list[torch.Tensor]  # [answer tokens, vocabulary] per question, float32
     max_new_tokens: int
     timed: int
 
@@ -81,11 +83,12 @@ def ruler(
     max_new_tokens: int = 24,
     timed: int = 20,
 ) -> Ruler:
-    """Let the first form read the right answers of `rows` (data/tasks, no thoughts, no tools).
+    """Compute the reference model's log-probabilities on the right answers of `rows`.
 
     Args:
-        max_new_tokens: of an answer when the questions are asked.
-        timed: prompts that the speed is measured on.
+        rows: questions of data/tasks, without thoughts and tools.
+        max_new_tokens: per answer when the questions are asked.
+        timed: number of prompts on which the speed is measured.
     Raises Qwen3labError for no rows.
     """
     examples = [chat.example(tokenizer, tasks.conversation(row)) for row in rows]
@@ -97,8 +100,9 @@ def ruler(
 def read(
     model: PreTrainedModel, examples: Sequence[dict[str, list[int]]], batch_size: int = 32
 ) -> list[torch.Tensor]:
-    """Log-probabilities of all tokens at each answer token, [answer tokens, vocabulary] an example,
-    float32.
+    """Compute log-probabilities over the vocabulary at each answer token with teacher forcing.
+
+    Returns one float32 tensor [answer tokens, vocabulary] per example.
     """
     found: dict[int, torch.Tensor] = {}
     rows = [example["input_ids"] for example in examples]
@@ -117,11 +121,12 @@ def read_llama(
     top: int = TOP,
     route: str = "/completion",
 ) -> list[list[tuple[list[int], list[float]]]]:
-    """The `top` likeliest tokens and their log-probabilities at each answer token, from llama.cpp,
-    one request a token.
+    """Fetch the `top` log-probabilities at each answer token from llama.cpp, one request per token.
 
     Args:
         route: "/completion", llama.cpp's own, or "/v1/completions", OpenAI's.
+    Returns, per example and answer token, the ids of the `top` likeliest tokens and their
+    log-probabilities.
     """
     body = (
         {"n_predict": 1, "n_probs": top, "cache_prompt": False}
@@ -154,12 +159,12 @@ def _answer(example: dict[str, list[int]]) -> list[int]:
 
 
 def divergence(first: torch.Tensor, ids: Sequence[int] | None, other: torch.Tensor) -> float:
-    """KL divergence sum p ln(p / q) in nats of one prediction.
+    """Compute the KL divergence sum p ln(p / q) of one prediction, in nats.
 
     Args:
         first: ln p of the whole vocabulary.
-        ids: the tokens that q is known of; None: all. What is left of p and of q counts as one more
-            token. To put tokens together can only make the divergence smaller.
+        ids: the tokens for which q is known; None: all. The remaining mass of p and of q counts as
+            one more token. Merging tokens can only make the divergence smaller.
         other: ln q, of all tokens or of `ids`.
     """
     import torch
@@ -180,13 +185,13 @@ def rung(
     disk: Path | Sequence[Path],
     served: bool = False,
 ) -> Rung:
-    """Measure one form of a model.
+    """Measure one variant of a model: bytes, KL divergence, agreement, accuracy and speed.
 
     Args:
-        candidate: a transformers model, or the path of a GGUF file, which llama.cpp then runs.
-        disk: the files or folders (their safetensors) that this form needs.
+        candidate: a transformers model, or the path of a GGUF file, which then runs in llama.cpp.
+        disk: the files or folders (their safetensors) that this variant needs.
         served: ask over OpenAI's routes, with the chat template applied by the server, instead of
-            in-process functions.
+            llama.cpp's own route with token ids.
     Raises:
         Qwen3labError: a vocabulary of another size; what `serving.LlamaServer` raises.
     """
@@ -264,7 +269,7 @@ def _ask_llama(path: Path, against: Ruler, served: bool) -> tuple[list, list[boo
             return (
                 reply["choices"][0]["message"]["content"],
                 reply["usage"]["completion_tokens"] - ended,
-            )  # the end token is none of the answer's
+            )  # the end token is not part of the answer
 
         seen = [
             [(ids, torch.tensor(values)) for ids, values in lines]
@@ -335,7 +340,7 @@ def _measured(
 def bootstrap_mean(
     sums: Sequence[float], counts: Sequence[int], seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of sum / count, questions drawn anew with replacement."""
+    """Compute the 95 % bootstrap interval of sum / count, resampling questions with replacement."""
     import numpy as np
 
     drawn = np.random.default_rng(seed).integers(0, len(sums), (DRAWS, len(sums)))
@@ -344,20 +349,21 @@ def bootstrap_mean(
 
 
 def model_memory(model: torch.nn.Module) -> int:
-    """Bytes of a model's weights and of what its quantised layers keep beside them (scales, zero
-    points, orders), tied ones once.
+    """Compute the bytes of a model's weights and quantisation state; tied weights count once.
+
+    The state is what quantised layers store beside the weights: scales, zero points, permutations.
     """
     import itertools
 
     extra = (
         getattr(parameter, "SCB", None) for parameter in model.parameters()
-    )  # bitsandbytes' scales of int8 rows
+    )  # bitsandbytes' scales per int8 row
     states = (getattr(getattr(module, "state", None), "SCB", None) for module in model.modules())
     return measure.tensor_bytes(itertools.chain(model.parameters(), model.buffers(), extra, states))
 
 
 def file_memory(path: str | Path) -> int:
-    """Bytes of the tensors of a GGUF file, which llama.cpp maps into memory as they are."""
+    """Compute the bytes of a GGUF file's tensors, which llama.cpp maps into memory as they are."""
     import gguf
 
     llama_cpp.check(path)
@@ -365,8 +371,9 @@ def file_memory(path: str | Path) -> int:
 
 
 def table(rungs: Sequence[Rung | dict[str, Any]]) -> pd.DataFrame:
-    """One line a rung, by name, with the columns of `Rung`; takes records of
-    data/benchmarks/ladder.json, too.
+    """Tabulate rungs, one line per variant by name, with the columns of `Rung`.
+
+    Also takes the records of data/benchmarks/ladder.json.
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Run a GGUF file in llama.cpp, inside this process, and ask it as a function or over HTTP."""
+"""Run a GGUF file in llama.cpp inside this process, called as a function or over HTTP."""
 
 from __future__ import annotations
 
@@ -18,39 +18,38 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-# bytes; below it a second thread costs more than it brings (as for `models.SMALL_MODEL`)
+# bytes; below it a second thread costs more than it gains (as for `models.SMALL_MODEL`)
 SMALL_FILE = 100_000_000
-LONGEST = 4096  # tokens of context that are set aside unless the caller asks for more
+LONGEST = 4096  # tokens of context that are allocated unless the caller asks for more
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A greedy answer of llama.cpp."""
+    """A greedy completion from llama.cpp."""
 
     ids: list[int]  # without the end token
     text: str
-    finished: bool  # it ended by itself; False: it was cut off
+    finished: bool  # ended with an end token; False: it was cut off
     prompt_tokens: int
-    tokens_per_second: float  # of the answer's tokens; depends on the machine
+    tokens_per_second: float  # decoding speed; depends on the machine
 
 
 class LlamaServer:
-    """llama.cpp with one model, open as long as the `with` block.
+    """A llama.cpp server with one model, open as long as the `with` block.
 
     Args:
         path: a GGUF file.
-        tokenizer: of the model; turns messages into ids and ids into text.
-        context: tokens of prompt and answer together; default: what the model was trained for, at
+        tokenizer: the model's tokenizer; turns messages into ids and ids into text.
+        context: tokens of prompt and answer together; default: the model's training context, at
             most 4,096.
-        threads: default: one for files below 100 MB, else one a CPU.
-        slots: answers that are written at the same time, each with `context` tokens; other requests
-            wait.
+        threads: default: one for files below 100 MB, else one per CPU.
+        slots: answers generated in parallel, each with `context` tokens; other requests wait.
         exact: keep keys and values in float32 instead of float16, to compare with transformers in
             float32.
-        reuse: keep what was read of a prompt for the next one that begins alike; default: unless
+        reuse: reuse the KV cache of a prompt for the next one with the same prefix; default: unless
             `exact`.
     Raises:
-        Qwen3labError: no such file, no GGUF, a file that is cut short or damaged, an architecture
+        Qwen3labError: no such file, not a GGUF file, a truncated or damaged file, an architecture
             that llama.cpp does not know.
     """
 
@@ -78,9 +77,9 @@ class LlamaServer:
         params.model.path, params.model_alias = (
             str(self.path),
             {self.path.stem},
-        )  # without a name it would tell its path to clients
+        )  # without an alias, clients would see the file's path
         params.n_ctx, params.n_parallel = self.context * self.slots, self.slots
-        # llama.cpp's threads wait for each other by spinning: with more of them than free cores a
+        # llama.cpp's threads wait for each other by spinning: with more threads than free cores, a
         # token takes seconds.
         for part in (params.cpuparams, params.cpuparams_batch):
             part.n_threads, part.poll = self.threads, 0
@@ -96,8 +95,8 @@ class LlamaServer:
                 f"llama.cpp could not load {self.path.name!r}. Write the file again with"
                 " qwen3lab.quantization.to_gguf(), or update xllamacpp if it comes from elsewhere."
             ) from error
-        # A server that is closed before its loop has begun waits for ever; an answer shows that it
-        # has. It also warms up.
+        # A server that is closed before its loop has started hangs forever; an answer proves
+        # that it has. It is also the warm-up.
         self._post("/completion", {"prompt": [0], "n_predict": 1})
         return self
 
@@ -106,7 +105,7 @@ class LlamaServer:
 
     @property
     def address(self) -> str:
-        """The address of the HTTP endpoint, on this machine alone; OpenAI's API lies under /v1."""
+        """Return the local address of the HTTP endpoint; OpenAI's API is under /v1."""
         return self._open().listening_address
 
     def complete(
@@ -117,11 +116,11 @@ class LlamaServer:
         tools: list[dict] | None = None,
         max_new_tokens: int = 64,
     ) -> Completion:
-        """Continue token ids, or answer messages, with the likeliest token each time.
+        """Complete token ids or answer messages with greedy decoding.
 
-        Messages are encoded by `chat.encode`, so that a control token written by a user stays text.
-        llama.cpp's own chat endpoint makes no such difference. Raises Qwen3labError for an empty
-        prompt and for one that does not fit the context.
+        Messages are encoded by `chat.encode`, so a control token that a user writes stays text;
+        llama.cpp's own chat endpoint does not make this distinction. Raises Qwen3labError for an
+        empty prompt and for one that does not fit the context.
         """
         ids = list(prompt)
         if ids and isinstance(ids[0], dict):
@@ -159,19 +158,18 @@ class LlamaServer:
     def call(
         self, body: dict[str, Any], each: Callable[[dict[str, Any]], Any] | None = None
     ) -> dict[str, Any]:
-        """Call llama.cpp as a function, without HTTP, with the body of a request to
-        /v1/completions.
+        """Call llama.cpp in process, without HTTP, with the body of a /v1/completions request.
 
         Args:
-            each: gets every part of the reply as soon as it is there, as in a stream.
+            each: receives every part of the reply as soon as it arrives, as in a stream.
         Returns the reply, or its last part.
-        Raises Qwen3labError where llama.cpp refuses.
+        Raises Qwen3labError if llama.cpp refuses the request.
         """
         parts: list[dict[str, Any]] = []
 
         def keep(
             part: dict[str, Any],
-        ) -> None:  # returns nothing: what is true would end the stream
+        ) -> None:  # must return None: a true value would end the stream
             parts.append(part)
             each(part)
 
@@ -185,8 +183,9 @@ class LlamaServer:
         return parts[-1]
 
     def _post(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Send a request to llama.cpp's own endpoint. The functions of xllamacpp return text, not
-        ids.
+        """Send a request to llama.cpp's own endpoint.
+
+        The functions of xllamacpp return text, not ids.
         """
         request = urllib.request.Request(
             self.address + route, json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -213,13 +212,14 @@ def _refused(reason: str | None) -> Qwen3labError:
 
 
 def opener() -> urllib.request.OpenerDirector:
-    """Opens addresses on this machine, which a proxy could not reach."""
+    """Create a URL opener that bypasses proxies, which could not reach this machine's addresses."""
     return urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def check(path: str | Path) -> int:
-    """Return the context length that a GGUF file states, or raise a Qwen3labError where the file
-    cannot be one.
+    """Validate a GGUF file and return the context length that it states.
+
+    Raises Qwen3labError if the file is missing, not GGUF, or damaged.
     """
     import gguf
 
@@ -240,7 +240,7 @@ def check(path: str | Path) -> int:
         return int(reader.get_field(f"{architecture}.context_length").contents())
     except (
         Exception
-    ) as error:  # the reader follows offsets that a damaged file sets: any exception can come of it
+    ) as error:  # the reader follows offsets from the file: if damaged, any exception can result
         raise Qwen3labError(
             f"{path.name!r} is damaged or cut short. Write it again with"
             " qwen3lab.quantization.to_gguf()."

@@ -1,4 +1,4 @@
-"""vLLM in a process and an environment of its own, and a config that older engines read."""
+"""Run vLLM in a process and an environment of its own, and adapt configs for older engines."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from qwen3lab.errors import Qwen3labError
 from qwen3lab.serving import llama_cpp
 
 VLLM = paths.ROOT / ".venv-vllm" / "bin" / "python"  # `make vllm`
-START = 600  # seconds that vLLM may take to open; its first start compiles
+START = 600  # seconds that vLLM may take to start; its first start compiles
 
 
 class Vllm:
-    """vLLM's server with one checkpoint, in its own process and environment, open as long as the
-    `with` block.
+    """A vLLM server with one checkpoint, in its own process and environment, as a context manager.
 
     Args:
-        folder: checkpoint with config.json, in float32 arithmetic whatever it is stored in.
+        folder: checkpoint with config.json; computed in float32, whatever precision it is stored
+            in.
         context: tokens of prompt and answer together.
-        concurrent: answers written at the same time.
-        cache: GiB set aside for keys and values.
-        log: file that gets what vLLM prints; default: none is kept.
-        python: of the environment that has vLLM.
+        concurrent: answers generated in parallel.
+        cache: GiB reserved for the KV cache.
+        log: file for vLLM's output; default: it is not kept.
+        python: interpreter of the environment that has vLLM.
     Raises:
-        Qwen3labError: vLLM is not there, or ends before it opens.
+        Qwen3labError: vLLM is not installed, or ends before it is ready.
     """
 
     def __init__(
@@ -78,8 +78,7 @@ class Vllm:
             "VLLM_CPU_KVCACHE_SPACE": str(self.cache),
             "VLLM_CPU_OMP_THREADS_BIND": cpus,
         }
-        # Prefixes are not kept, so that a prompt that comes twice is read twice, as by the other
-        # engines.
+        # Prefix caching is off, so that a repeated prompt is read again, as by the other engines.
         options = {
             "model": self.folder,
             "served-model-name": self.folder.name,
@@ -117,7 +116,7 @@ class Vllm:
         return self
 
     def version(self) -> str:
-        """Of vLLM, as its server states it."""
+        """Return vLLM's version, as its server reports it."""
         with llama_cpp.opener().open(self.address + "/version") as reply:
             return json.load(reply)["version"]
 
@@ -136,7 +135,7 @@ class Vllm:
 
     def __exit__(self, *error: object) -> None:
         if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGTERM)  # its workers, too
+            os.killpg(self.process.pid, signal.SIGTERM)  # its workers too
             try:
                 self.process.wait(30)
             except subprocess.TimeoutExpired:
@@ -146,11 +145,10 @@ class Vllm:
 
 
 def add_old_names(folder: str | Path) -> dict[str, Any]:
-    """Write the names that transformers 4 looks for into a checkpoint's config.json, beside those
-    of transformers 5; returns the config.
+    """Add transformers 4's key names to a checkpoint's config.json; returns the config.
 
-    An engine with transformers 4 inside would take its default of 10,000 for a `rope_theta` that
-    stands in `rope_parameters`.
+    transformers 5's names stay. An engine built on transformers 4 would miss a `rope_theta` inside
+    `rope_parameters` and use its default of 10,000.
     """
     file = Path(folder) / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))

@@ -1,5 +1,6 @@
-"""Fine-tune with TRL: LoRA, QLoRA or all weights; callbacks, checkpoints, export; and the trainings
-that the notebooks compare.
+"""Fine-tune with TRL: LoRA, QLoRA or all weights, callbacks, checkpoints, export, distillation.
+
+Includes the training runs that the notebooks compare.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Callbacks for trainers: tokens per second, what each step cost, and a live chart."""
+"""Define trainer callbacks: tokens per second, the cost of each step, a live chart."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ if TYPE_CHECKING:
 
 
 def speed(every: int = 50) -> TrainerCallback:
-    """A callback for any trainer of transformers that prints "time · step 50 of 200: 6,100
-    tokens/s" as it goes.
+    """Create a callback that prints throughput during training, for any trainer of transformers.
 
-    The tokens are the trainer's own count (`num_tokens` in TRL, padding left out), so it needs
-    logging steps.
+    It prints lines such as "time · step 50 of 200: 6,100 tokens/s". The tokens are the trainer's
+    own count (`num_tokens` in TRL, padding left out), so it needs logging steps.
     """
     from transformers import TrainerCallback
 
@@ -37,13 +36,12 @@ COSTS = ("tokens_per_second", "memory_bytes", "utilisation")
 
 
 def cost() -> TrainerCallback:
-    """A callback that adds what a run costs to every logged step, for `Run.history` and for
-    TensorBoard.
+    """Create a callback that adds throughput, memory and utilisation to every logged step.
 
-    tokens_per_second: since the step logged before, padding not counted; memory_bytes: of torch's
-        tensors on a GPU, the
-    highest since the start, of the process on a CPU, now; utilisation: of the GPU, or of one CPU,
-    in [0, 1] (a second busy CPU makes it 2).
+    They go into `Run.history` and into TensorBoard. tokens_per_second: since the previous logged
+    step, padding not counted; memory_bytes: on a GPU the peak of torch's tensors since the start,
+    on a CPU the current memory of the process; utilisation: of the GPU, or of one CPU, in [0, 1] (a
+    second busy CPU makes it 2).
     """
     import psutil
     from transformers import TrainerCallback
@@ -51,7 +49,7 @@ def cost() -> TrainerCallback:
     class Cost(TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
             self.process, self.time, self.tokens = psutil.Process(), time.perf_counter(), None
-            self.process.cpu_percent()  # starts its measuring
+            self.process.cpu_percent()  # starts the measurement
 
         def on_log(self, args, state, control, logs=None, model=None, **kwargs):
             if not logs or "loss" not in logs:
@@ -64,7 +62,7 @@ def cost() -> TrainerCallback:
             }
             if (
                 self.tokens is not None or not state.log_history[:-1]
-            ):  # after a resume the first difference is not this run's
+            ):  # after a resume the first difference includes the earlier run's tokens
                 added["tokens_per_second"] = (tokens - (self.tokens or 0)) / read
             self.tokens = tokens
             logs.update(added)
@@ -93,10 +91,9 @@ def _utilisation(process, model) -> float:
 
 
 def live_chart(every: float = 2.0) -> TrainerCallback:
-    """A callback that draws loss, learning rate and gradient norm while a run goes on; nothing
-    without JupyterLab.
+    """Create a callback that plots loss, learning rate and gradient norm during a run.
 
-    `every`: seconds between two drawings, at least.
+    It does nothing outside JupyterLab. `every`: minimum seconds between two drawings.
     """
     from transformers import TrainerCallback
 

@@ -26,8 +26,9 @@ PICKLES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin")
 
 
 def save_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Write an optimiser's state: tensors as "3.exp_avg" (parameter 3), everything else in the
-    file's metadata.
+    """Save an optimiser's state as safetensors.
+
+    Tensors are named like "3.exp_avg" (parameter 3); everything else is in the file's metadata.
     """
     state = optimizer.state_dict()
     tensors, plain = {}, {}
@@ -45,7 +46,7 @@ def save_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
 
 
 def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Read what `save_optimizer` wrote into an optimiser over the same parameters."""
+    """Load what `save_optimizer` wrote into an optimiser over the same parameters."""
     state: dict[int, dict[str, Any]] = {}
     with safe_open(path, "pt") as file:
         groups, plain = (json.loads(file.metadata()[key]) for key in ("groups", "plain"))
@@ -59,9 +60,7 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of Python's, numpy's and torch's random numbers (each GPU's too), as JSON can hold
-    it.
-    """
+    """Capture the random state of Python, numpy and torch (each GPU's too) as JSON types."""
     version, words, gauss = random.getstate()
     kind, keys, *rest = np.random.get_state()
     gpus = (
@@ -78,7 +77,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Go on with the random numbers where `random_state` found them."""
+    """Restore the random state that `random_state` captured."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     kind, keys, *rest = state["numpy"]
@@ -157,8 +156,9 @@ def remove_pickles(folder: Path) -> None:
 
 
 def check(checkpoint: Path, model: torch.nn.Module) -> None:
-    """Raise Qwen3labError unless a checkpoint was written by a run that trained weights of the same
-    names and shapes.
+    """Check that a checkpoint trained weights of the same names and shapes.
+
+    Raises Qwen3labError if it did not.
     """
     there, here = read_progress(checkpoint)["trained"], trained_shapes(model)
     if there != here:
@@ -184,8 +184,9 @@ def read_progress(checkpoint: str | Path) -> dict[str, Any]:
 
 
 def last_checkpoint(folder: str | Path) -> Path | None:
-    """The newest whole checkpoint in a run's folder; None where there is none. One that a kill cut
-    short is passed over.
+    """Find the newest complete checkpoint in a run's folder; None if there is none.
+
+    One that a kill truncated is skipped.
     """
     found = {
         int(match[1]): path

@@ -1,6 +1,4 @@
-"""The adapter with the knowledge of the held-out company, trained once and kept for the notebooks
-that need it.
-"""
+"""Train the LoRA adapter with the company's knowledge once, and cache it for the notebooks."""
 
 from __future__ import annotations
 
@@ -16,11 +14,11 @@ from qwen3lab.training.sft import Run, fine_tune
 
 
 def company_adapter(run: Run | None = None) -> Path:
-    """The folder of the adapter with the company's knowledge, as notebook 03 trains it on the
-    profile's chat model.
+    """Return the folder of the company's LoRA adapter; train it as in notebook 03 if missing.
 
-    Notebook 03 gives its `run` to be kept. The others find it there; where it is missing, or was
-    made from another model, other rows or another recipe, it is trained first.
+    It belongs to the profile's chat model. Notebook 03 passes its `run` to be stored. The other
+    notebooks find it there; if it is missing, or was made from another model, other rows or another
+    recipe, it is trained first.
     """
     folder = paths.ROOT / "runs" / f"company-lora-{profiles.get().name}"
     made_from = folder / "made_from.json"
@@ -38,21 +36,22 @@ def company_adapter(run: Run | None = None) -> Path:
     folder.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(
         dir=folder.parent
-    ) as draft:  # whole or not at all: two notebooks may run at once
+    ) as draft:  # complete or absent: two notebooks may run at once
         run.model.save_pretrained(draft)
         run.tokenizer.save_pretrained(draft)
         (Path(draft) / made_from.name).write_text(now, encoding="utf-8")
         folder.mkdir(exist_ok=True)
         for file in sorted(
             Path(draft).iterdir(), key=lambda file: file.name == made_from.name
-        ):  # the proof last
+        ):  # made_from.json last
             file.replace(folder / file.name)
     return folder
 
 
 def company_recipe() -> dict[str, Any]:
-    """How notebook 03 trains: for the tiny model many rows and a high rate; a large one starts from
-    the defaults.
+    """Return notebook 03's training settings.
+
+    The tiny model gets many rows and a high learning rate; a large one starts from the defaults.
     """
     if profiles.get().name == "tiny":
         return {"method": "lora", "steps": 60, "batch_size": 32, "learning_rate": 1e-2}

@@ -1,8 +1,8 @@
-"""Continued pre-training on plain text, then chat: what each stage adds, on the company's handbook.
+"""Continue pre-training on plain text, then fine-tune on chat, and measure what each stage adds.
 
-Gururangan et al. 2020, "Don't Stop Pretraining", for the stage on text; Allen-Zhu & Li 2023,
-"Physics of Language Models: Part 3.1", for why a fact that was read need not be a fact that can be
-asked for.
+The text is the company's handbook. Gururangan et al. 2020, "Don't Stop Pretraining", for the stage
+on text; Allen-Zhu & Li 2023, "Physics of Language Models: Part 3.1", for why a fact that was read
+is not always a fact that can be asked for.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WAYS: dict[str, tuple[str, ...]] = {
 
 
 def documents(pdf: str | Path = paths.DATA / "handbook" / "handbook.pdf") -> list[str]:
-    """The plain text of a PDF, a string a section: its title, then its paragraphs, a line each.
+    """Extract the plain text of a PDF, one string per section: title, then one paragraph per line.
 
     Raises Qwen3labError as `pdf.read_pdf`.
     """
@@ -53,11 +53,10 @@ def documents(pdf: str | Path = paths.DATA / "handbook" / "handbook.pdf") -> lis
 
 
 def entries(texts: Sequence[str]) -> list[str]:
-    """The handbook's sections on its things and rules, cut to the title and the paragraph with the
-    facts.
+    """Cut the handbook's sections on things and rules to title and paragraph with facts.
 
-    The prose around them has most of the book's tokens and none of its facts: a short training
-    reads the facts more often without it.
+    The prose around them has most of the book's tokens and none of its facts: without it, a short
+    training reads the facts more often.
     """
     from qwen3lab.world.company import THINGS, tell
 
@@ -78,13 +77,12 @@ def blocks(
     passes: int = 1,
     seed: int = 0,
 ) -> list[Example]:
-    """Texts as training rows of equal length in which every token is trained, the data of
-    pre-training.
+    """Pack texts into pre-training blocks of equal length in which every token is trained.
 
-    The texts are put behind one another, each closed by `<|endoftext|>`, and cut every `length`
-    tokens; the last block is shorter. A text that spells a control token does not become one. From
-    the second pass on the texts stand in another order, drawn by `seed`, so that none is learned by
-    its neighbours.
+    The texts are concatenated, each closed by `<|endoftext|>`, and cut every `length` tokens; the
+    last block is shorter. A text that spells out a control token does not produce one. From the
+    second pass on the texts are in another order, drawn by `seed`, so that none is learned by its
+    neighbours.
 
     Returns:
         Dicts of input_ids and labels, the same list twice; `training.fine_tune` takes them.
@@ -110,7 +108,7 @@ def blocks(
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     pieces = re.split(
         r"(<\|?/?\w+\|?>)", text
-    )  # a control token is cut within its brackets, so that it stays text
+    )  # a spelled-out control token is cut inside its brackets, so that it stays text
     return [
         number
         for piece in pieces
@@ -121,13 +119,12 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def completion(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Example:
-    """The handbook's own sentence up to the end of a fact's value, as plain text; scored is the
-    value alone.
+    """Build a cloze row: the handbook's own sentence up to a fact's value, which is scored.
 
     Args:
         row: of `handbook` or `knowledge`, with "passage", "statement" and "answer".
     Raises:
-        Qwen3labError: the statement does not hold the answer.
+        Qwen3labError: the statement does not contain the answer.
     """
     passage, statement, answer = row["passage"], row["statement"], row["answer"]
     if statement not in passage or answer not in statement:
@@ -149,8 +146,9 @@ def completion(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Examp
 
 
 def only_in_text(split: str) -> list[dict[str, Any]]:
-    """Rows of `handbook` that the book answers and no row of `knowledge` teaches; split is
-    "validation" or "test".
+    """Load the rows of `handbook` that the book answers and no row of `knowledge` teaches.
+
+    split is "validation" or "test".
     """
     taught = {row["fact"] for row in tasks.load("knowledge", "train")}
     return [
@@ -169,16 +167,17 @@ def examine(
     old: Sequence[dict[str, Any]],
     text: Sequence[Example],
 ) -> dict[str, Any]:
-    """Ask for what each stage could have added; returns counts, and a perplexity.
+    """Measure what each stage could have added; returns counts and a perplexity.
 
     Args:
-        taught: rows whose facts the chat stage teaches. read: rows whose facts stand in the text
-            alone. old: the old tasks, may be empty.
+        taught: rows whose facts the chat stage teaches.
+        read: rows whose facts are only in the text.
+        old: the old tasks, may be empty.
         text: blocks of the text itself.
     Returns:
         taught, read, old: right answers to questions; completed: rows of `read` whose value the
-            model writes on when it is
-        given the book's sentence up to there; perplexity: of the text, each token counted.
+        model completes when given the book's sentence up to there; perplexity: of the text, each
+        token counted.
     """
     from qwen3lab.evaluation.scoring import evaluate_tasks, read_answers
 
@@ -206,12 +205,12 @@ def rows(
     questions: Sequence[dict[str, Any]],
     passes: int = 1,
 ) -> list[Any]:
-    """What a stage trains, each row as often as it is to be read, so that one epoch is the whole
-    stage.
+    """Build a stage's training rows, repeated so that one epoch is the whole stage.
 
     Args:
-        stage: "text", "chat", or "both" (either as often as alone).
-        text: of `blocks`, with its passes. passes: how often the questions are read.
+        stage: "text", "chat", or "both" (each as often as alone).
+        text: of `blocks`, with its passes.
+        passes: how often the questions are read.
     Raises:
         Qwen3labError: an unknown stage.
     """

@@ -1,5 +1,4 @@
-"""Distillation: a small model learns from a large one. By the large one's answers, by its
-distributions, or on the small one's own answers.
+"""Distil a large model into a small one: by its answers, by its distributions, or on-policy.
 
 Kim & Rush 2016, "Sequence-Level Knowledge Distillation"; Hinton et al. 2015, "Distilling the
 Knowledge in a Neural Network"; Agarwal et al. 2023, "On-Policy Distillation of Language Models"
@@ -25,14 +24,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-LONGEST = 24  # tokens of an answer
+LONGEST = 24  # max_new_tokens of an answer
 
 
 def half(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy with every second layer, the first one kept, and the same embeddings: the start of a
-    student (Sanh et al. 2019, "DistilBERT").
+    """Copy a model with every second layer, the first one included, as the initial student.
 
-    Raises Qwen3labError for a model of one layer.
+    The embeddings are the same (Sanh et al. 2019, "DistilBERT"). Raises Qwen3labError for a model
+    of one layer.
     """
     import copy
 
@@ -66,8 +65,9 @@ def answered(
     rows: Sequence[dict[str, Any]],
     longest: int = LONGEST,
 ) -> list[dict[str, list[int]]]:
-    """The rows' prompts with the teacher's own greedy answers as labels; the rows' answers are not
-    read.
+    """Label the rows' prompts with the teacher's own greedy answers (sequence-level distillation).
+
+    The rows' own answers are not read.
 
     Returns:
         Encoded rows (input_ids, labels) in the order of `rows`, without those that the teacher did
@@ -93,12 +93,12 @@ def answered(
 def divergence(
     student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0
 ) -> torch.Tensor:
-    """T² · KL(teacher ‖ student), a mean over tokens: the loss of logit-level distillation.
+    """Compute T² · KL(teacher ‖ student), averaged over tokens: the loss of logit distillation.
 
     Args:
         student, teacher: logits [tokens, vocabulary].
         temperature: divides both; above 1 the unlikely tokens count more. T² keeps the gradient's
-            size (Hinton et al. 2015, section 2).
+            magnitude (Hinton et al. 2015, section 2).
     """
     import torch
 
@@ -115,8 +115,9 @@ def scored(
     attention_mask: torch.Tensor,
     where: torch.Tensor,
 ) -> torch.Tensor:
-    """Logits that predict the tokens marked in `where` [rows, length]: [marked tokens, vocabulary].
-    The head runs on these places alone.
+    """Compute the logits that predict the tokens marked in `where` [rows, length].
+
+    Returns [marked tokens, vocabulary]; the head runs only on these positions.
     """
     hidden = model.model(
         input_ids=input_ids, attention_mask=attention_mask, use_cache=False
@@ -136,12 +137,13 @@ def match(
     temperature: float = 1.0,
     seed: int = 0,
 ) -> PreTrainedModel:
-    """Train all weights of a student, in place, on the teacher's distribution at every labelled
-    token (`divergence`); returns it.
+    """Train a student in place on the teacher's distribution at every labelled token; returns it.
+
+    All weights are trained; the loss is `divergence`.
 
     Args:
-        rows: encoded rows, as `answered` or `training.encode` give them. Which token stands there
-            matters as context alone.
+        rows: encoded rows, as `answered` or `training.encode` return them. The tokens themselves
+            matter only as context.
     Raises:
         Qwen3labError: no rows; two vocabularies.
     """
@@ -197,14 +199,15 @@ def on_policy(
     seed: int = 0,
     longest: int = LONGEST,
 ) -> PreTrainedModel:
-    """Let a student answer, and train it on the teacher's distribution along its own answers; in
-    place, by TRL's `DistillationTrainer`.
+    """Distil on-policy: train a student on the teacher's distribution along its own answers.
+
+    In place, with TRL's `DistillationTrainer`; returns the student.
 
     Args:
         rows: of `data/tasks`; only their prompts are read.
         beta: 1 reverse KL(student ‖ teacher), 0 forward KL, between them the generalised
             Jensen-Shannon divergence.
-        longest: tokens of an answer.
+        longest: max_new_tokens of an answer.
     Raises:
         Qwen3labError: no rows; two vocabularies.
     """
@@ -248,8 +251,7 @@ def _settings(
     batch_size: int,
     seed: int,
 ) -> dict[str, Any]:
-    """What `training.fine_tune` gives to its trainer, so that ways to train differ in
-    nothing else."""
+    """Build the trainer settings of `training.fine_tune`, to keep methods comparable."""
     on_cpu = model.device.type == "cpu"
     return {
         "output_dir": folder,

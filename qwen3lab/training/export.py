@@ -1,6 +1,4 @@
-"""A run as files for other tools: the rows, a YAML for `trl sft`, and the command lines, also for
-several devices.
-"""
+"""Export a run for other tools: rows, a YAML for `trl sft`, and `accelerate launch` commands."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from typing import Any
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.training.sft import Run
 
-# What `trl.ModelConfig` calls the settings of `peft.LoraConfig`; it has no other ones.
+# Names in `trl.ModelConfig` of the settings of `peft.LoraConfig`; it has no others.
 ADAPTER = {
     "r": "lora_r",
     "lora_alpha": "lora_alpha",
@@ -23,8 +21,8 @@ ADAPTER = {
     "use_rslora": "use_rslora",
     "use_dora": "use_dora",
 }
-OURS = ("output_dir",)  # written anew
-# `fine_tune` gives the random numbers back that an evaluation draws; `trl sft` does not.
+OURS = ("output_dir",)  # overwritten by `config`
+# `fine_tune` restores the random state after an evaluation; `trl sft` does not.
 QUIET = (
     "# Evaluation on the way is off: in `trl sft` it draws random numbers, and the rows of later"
     " epochs would come in another order.\n"
@@ -32,10 +30,10 @@ QUIET = (
 
 
 def config(run: Run, folder: Path) -> dict[str, Any]:
-    """The run as `trl sft --config` reads it; a local model is named by its path from `folder`,
-    where the command is to run.
+    """Convert a run to the settings that `trl sft --config` reads.
 
-    Raises Qwen3labError for an adapter's setting that `trl sft` does not know.
+    A local model is named by its path relative to `folder`, where the command will run. Raises
+    Qwen3labError for an adapter setting that `trl sft` does not know.
     """
     source = os.path.relpath(run.source, folder) if Path(run.source).is_dir() else run.source
     found: dict[str, Any] = {
@@ -57,13 +55,13 @@ def config(run: Run, folder: Path) -> dict[str, Any]:
     if run.method == "qlora":
         found |= {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": True}
     settings = {key: value for key, value in run.settings.items() if key not in OURS}
-    if not settings.get("load_best_model_at_end"):  # an early stop needs its evaluations
+    if not settings.get("load_best_model_at_end"):  # early stopping needs the evaluations
         settings = {
             key: value
             for key, value in settings.items()
             if key not in ("eval_strategy", "eval_steps")
         }
-    # What only serves a notebook, or is taken back afterwards.
+    # Without what only serves a notebook or is undone afterwards.
     return (
         found
         | {key: value for key, value in settings.items() if key != "disable_tqdm"}
@@ -72,15 +70,15 @@ def config(run: Run, folder: Path) -> dict[str, Any]:
 
 
 def export(run: Run, folder: str | Path) -> Path:
-    """Write a run's rows and settings so that `trl sft --config sft.yaml`, run in `folder`, does
-    the same training again.
+    """Export a run's rows and settings so that `trl sft --config sft.yaml` in `folder` repeats it.
 
-    Evaluation on the way is left out, unless the run stopped early by it: `trl sft` orders the rows
-    of later epochs by random numbers that its evaluation draws from.
+    Evaluation during training is left out, unless the run used it for early stopping: `trl sft`
+    orders the rows of later epochs by random numbers, and its evaluation draws from the same
+    generator.
 
     Returns:
         The path of sft.yaml. Beside it: rows/train.jsonl (and test.jsonl for validation) with
-            input_ids and labels.
+        input_ids and labels.
     Raises:
         Qwen3labError: as `config`.
     """
@@ -100,14 +98,15 @@ def export(run: Run, folder: str | Path) -> Path:
 
 
 def launch(run: Run, processes: int = 2, accelerate_config: str | None = None) -> str:
-    """The `accelerate launch` line that trains the exported run on several devices, the same number
-    of rows a step in all.
+    """Build the `accelerate launch` command that trains the exported run on several devices.
+
+    The total number of rows per step stays the same.
 
     Args:
-        processes: devices; has to divide the rows a step.
+        processes: number of devices; must divide the rows per step.
         accelerate_config: a file for `--config_file`, for example an FSDP2 one.
     Raises:
-        Qwen3labError: the rows of a step cannot be shared out evenly.
+        Qwen3labError: the rows of a step cannot be split evenly.
     """
     batch, parts = (
         run.settings["per_device_train_batch_size"],
@@ -130,8 +129,8 @@ def launch(run: Run, processes: int = 2, accelerate_config: str | None = None) -
         if accelerate_config
         else "--multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no"
     )
-    # With --cpu accelerate starts one process, whatever --num_processes says; --multi_gpu is
-    # torchrun, which serves CPUs too.
+    # With --cpu accelerate starts one process, whatever --num_processes says; --multi_gpu uses
+    # torchrun, which also works on CPUs.
     cpu = "ACCELERATE_USE_CPU=true " if run.settings["use_cpu"] else ""
     return (
         f"{cpu}accelerate launch {where} --num_processes {processes} -m trl.scripts.sft --config"

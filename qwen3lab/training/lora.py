@@ -1,4 +1,4 @@
-"""Configure LoRA adapters by PEFT, load them, and report which weights an adapter reaches."""
+"""Configure LoRA adapters with PEFT, load them, and report which weights an adapter covers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-# Group of a weight -> how its name looks; the first that fits counts.
+# Group of a weight -> pattern of its name; the first match counts.
 GROUPS = {
     "attention {}": r"self_attn\.([qkvo]_proj)\.",
     "experts {}": r"mlp\.experts\.(?:\d+\.)?(\w+_proj)",
@@ -36,8 +36,9 @@ GROUPS = {
 
 
 def group(name: str) -> str:
-    """The group of a parameter by its name in a Qwen3 model, for example "attention q_proj";
-    "other" if none fits.
+    """Classify a parameter of a Qwen3 model by its name, for example "attention q_proj".
+
+    "other" if no group matches.
     """
     for label, pattern in GROUPS.items():
         found = re.search(pattern, name)
@@ -47,13 +48,12 @@ def group(name: str) -> str:
 
 
 def coverage(model: nn.Module) -> pd.DataFrame:
-    """Which weights an adapter reaches, group by group; every parameter of the model is in one
-    group.
+    """Tabulate which weights an adapter covers, by group; every parameter is in one group.
 
     Returns:
-        One line a group: weights (numbers), tensors, adapted (tensors with a trained adapter),
-            adapter (its numbers),
-        rank (the highest), trained (numbers of the weights themselves that are trained).
+        One line per group: weights (number of parameters), tensors, adapted (tensors with a trained
+        adapter), adapter (the adapter's parameters), rank (the highest), trained (parameters of the
+        weights themselves that are trained).
     """
     from peft.tuners.lora import LoraLayer
 
@@ -91,13 +91,13 @@ def coverage(model: nn.Module) -> pd.DataFrame:
 
 
 def _numbers(parameter: nn.Parameter) -> int:
-    """Numbers that a parameter stands for; 4-bit weights of bitsandbytes hold two in a byte."""
+    """Count a tensor's parameters; bitsandbytes' 4-bit weights pack two into a byte."""
     state = getattr(parameter, "quant_state", None)
     return math.prod(state.shape) if state is not None else parameter.numel()
 
 
 def require(model: nn.Module, wanted: Sequence[str]) -> pd.DataFrame:
-    """`coverage` of a model, refused unless every tensor of the wanted groups has an adapter.
+    """Check that every tensor of the wanted groups has an adapter; returns the `coverage`.
 
     Args:
         wanted: groups or their beginnings, for example "attention" or "experts".
@@ -134,20 +134,18 @@ ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
 def lora_config(model: torch.nn.Module, **changes: Any):
-    """The adapter's configuration (`peft.LoraConfig`) with the course's defaults and some changes:
-    `lora_settings`.
-    """
+    """Build a `peft.LoraConfig` from the course's defaults and changes, see `lora_settings`."""
     from peft import LoraConfig
 
     return LoraConfig(**lora_settings(model, **changes))
 
 
 def lora_settings(model: torch.nn.Module, **changes: Any) -> dict[str, Any]:
-    """What `lora_config` gives to PEFT, by PEFT's names.
+    """Build the settings that `lora_config` passes to PEFT, by PEFT's names.
 
-    Dropout is 0 because PEFT refuses another value on fused experts, and the experts get no adapter
-    by default because adapters on every one of them would outnumber the weights that most tokens
-    pass.
+    Dropout is 0 because PEFT refuses any other value on fused experts. The experts get no adapter
+    by default, because adapters on all of them would have more parameters than the weights that
+    most tokens pass through.
     """
     config = getattr(model, "config", None)
     is_moe = bool(getattr(config, "num_experts", 0) or getattr(config, "num_local_experts", 0))
@@ -163,8 +161,9 @@ def lora_settings(model: torch.nn.Module, **changes: Any) -> dict[str, Any]:
 
 
 def add_lora(model: torch.nn.Module, **changes: Any):
-    """Wrap a model (or any module with linear layers) with PEFT's adapters; `changes` as in
-    `lora_config`.
+    """Wrap a model (or any module with linear layers) with PEFT's LoRA adapters.
+
+    `changes` as in `lora_config`.
     """
     from peft import get_peft_model
 
@@ -176,9 +175,9 @@ def add_lora(model: torch.nn.Module, **changes: Any):
 def load_adapter(
     folder: str | Path, model: str | Path | PreTrainedModel = "chat"
 ) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Load a model, put a saved adapter on it and return it in eval mode with its tokenizer.
+    """Load a saved LoRA adapter onto a model; returns it in eval mode with its tokenizer.
 
-    Raises Qwen3labError where the folder holds no adapter, and as `models.load`.
+    Raises Qwen3labError if the folder holds no adapter, and as `models.load`.
     """
     from peft import PeftModel
 
@@ -198,8 +197,9 @@ def load_adapter(
 
 @contextmanager
 def no_gptq() -> Iterator[None]:
-    """Keep PEFT from importing gptqmodel to ask whether a layer is one of its own: seconds, and a
-    banner in the output.
+    """Keep PEFT from importing gptqmodel, which it does only to recognise its layers.
+
+    The import takes seconds and prints a banner.
     """
     import peft.tuners.lora.awq as awq
     import peft.tuners.lora.gptq as gptq

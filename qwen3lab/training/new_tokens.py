@@ -1,9 +1,8 @@
-"""Tokens that pre-training never showed a model, found by their embeddings, and those of them that
-training rows use.
+"""Find under-trained tokens by their embeddings, and those of them that training rows use.
 
-An adapter leaves the embeddings as they are. Where two words of the new data have embeddings that
-were never trained, and so are nearly alike, no adapter on the layers can make the model write the
-one and not the other.
+An adapter does not change the embeddings. If two words of the new data have embeddings that were
+never trained, and are therefore almost identical, no adapter on the layers can make the model
+generate one and not the other.
 """
 
 from __future__ import annotations
@@ -32,12 +31,11 @@ ALIKE = 0.9  # cosine to the mean embedding of UNUSED
 
 
 def likeness(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
-    """Cosine of each token's embedding to the mean of tokens that a text model never reads; shape
-    [vocabulary].
+    """Compute each token's cosine to the mean embedding of unused tokens; [vocabulary].
 
-    Source: the reference tokens of Land & Bartolo 2024, "Fishing for Magikarp: Automatically
-        Detecting Under-trained Tokens".
-    Raises Qwen3labError for a tokenizer without Qwen3's vision tokens.
+    The unused tokens are those that a text model never reads. Source: the reference tokens of Land
+    & Bartolo 2024, "Fishing for Magikarp: Automatically Detecting Under-trained Tokens". Raises
+    Qwen3labError for a tokenizer without Qwen3's vision tokens.
     """
     import torch
 
@@ -59,7 +57,7 @@ def tokens(
     tokenizer: PreTrainedTokenizerBase,
     rows: Iterable[dict[str, Sequence[int]]] | None = None,
 ) -> list[int]:
-    """Ids of tokens that were never trained, in ascending order.
+    """Find the ids of tokens that were never trained, in ascending order.
 
     Args:
         rows: encoded rows (input_ids): only tokens that occur in them. Default: the whole
@@ -76,8 +74,9 @@ def adapter(
     tokenizer: PreTrainedTokenizerBase,
     rows: Iterable[dict[str, Sequence[int]]],
 ) -> dict[str, Any]:
-    """The change of `lora` for `training.fine_tune` that trains the embeddings of these rows' new
-    tokens beside the adapter; {} where there are none.
+    """Build the `lora` option of `training.fine_tune` that also trains new tokens' embeddings.
+
+    The tokens are those of the rows that were never trained; {} if there are none.
     """
     ids = tokens(model, tokenizer, rows)
     return {"trainable_token_indices": ids} if ids else {}

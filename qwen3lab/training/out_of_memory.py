@@ -1,5 +1,6 @@
-"""Out of memory: the smaller settings that make the same step, in the order in which they cost
-speed, and the retry.
+"""Retry after running out of memory, with smaller settings that make the same optimiser step.
+
+The settings are tried in the order of their cost in speed.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from qwen3lab.training import sft
 
 @dataclass(frozen=True)
 class Setting:
-    """How a step's rows are computed: `batch` at a time, `accumulation` times, activations kept or
-    computed again.
+    """A memory setting: `batch` rows at a time, `accumulation` times, checkpointing or not.
 
-    planned: bytes at the step's highest moment, by the planner.
+    checkpointing: whether activations are recomputed instead of kept. planned: the planner's peak
+    memory over the phases of a step, in bytes.
     """
 
     batch: int
@@ -31,7 +32,7 @@ class Setting:
 
     @property
     def rows(self) -> int:
-        """Rows a step; the same for all settings of one advice, so that all make the same step."""
+        """Return the rows per step, equal for all settings of one `advise` call."""
         return self.batch * self.accumulation
 
     def __str__(self) -> str:
@@ -43,7 +44,7 @@ class Setting:
 
 
 class OutOfMemory(Qwen3labError):
-    """The budget does not hold a step."""
+    """An out-of-memory error: the budget does not hold a step."""
 
 
 def settings(
@@ -55,11 +56,12 @@ def settings(
     checkpointing: bool = False,
     **plan: Any,
 ) -> Iterator[Setting]:
-    """The settings to try, each with the same rows a step: the batch is halved until one row is
-    left, then activations are checkpointed.
+    """Yield the settings to try, each with the same rows per step.
+
+    The batch is halved until one row is left (or an odd number), then activations are checkpointed.
 
     Args:
-        rows, length: rows a step, and tokens of the longest.
+        rows, length: rows per step, and tokens of the longest one.
         plan: further arguments of `memory.plan`.
     """
     batch = rows
@@ -73,15 +75,15 @@ def settings(
         made = planner.plan(model, method, batch=batch, length=length, checkpointing=again, **plan)
         yield Setting(
             batch, rows // batch, again, made.peak if batch == rows else made.total
-        )  # gradients stay while batches add up
+        )  # with accumulation the gradients stay in memory
 
 
 def advise(
     model: str | Shape | Any, method: str, rows: int, length: int, budget: int, **options: Any
 ) -> list[Setting]:
-    """The settings up to the first that fits into `budget` bytes, which is the last of the list.
+    """List the settings up to and including the first that fits into `budget` bytes.
 
-    Raises OutOfMemory where none fits; its sentence says what else helps.
+    Raises OutOfMemory if none fits; its message says what else helps.
     """
     tried = []
     for setting in settings(model, method, rows, length, **options):
@@ -103,12 +105,12 @@ def fine_tune(
     budget: int | None = None,
     **options: Any,
 ) -> tuple[sft.Run, list[Setting]]:
-    """`training.fine_tune`, and where the memory does not hold a step, again with the next setting.
+    """Run `training.fine_tune`, and retry with the next setting when memory does not hold a step.
 
     Args:
         model: a role, a name, a folder or a hub id: each try begins with fresh weights.
-        budget: bytes that may be planned, to practise without a full card. Without one the first
-            try is as given, and a GPU's own out-of-memory error leads on to the next setting.
+        budget: maximum planned bytes, to practise without a full GPU. Without one the first try is
+            as given, and a GPU's own out-of-memory error leads to the next setting.
         options: go to `training.fine_tune`.
     Returns:
         The run, and the settings that were tried; the last one worked.

@@ -1,4 +1,4 @@
-"""Fine-tuning by TRL's SFTTrainer: LoRA, QLoRA or all weights, one call, one `Run` back."""
+"""Fine-tune a chat model with TRL's SFTTrainer: LoRA, QLoRA or all weights, one call, one `Run`."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ SMALL_RATES = {"lora": 4e-3, "qlora": 4e-3, "full": 1e-3}
 
 @dataclass
 class Run:
-    """What comes back from every kind of training."""
+    """A training run: the model, its history, its cost and everything needed to repeat it."""
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
     # One row per logged step: step, loss, learning_rate, grad_norm, accuracy, tokens, eval_loss,
     # and what differs from machine to machine, `callbacks.COSTS`.
     history: pd.DataFrame
-    seconds: float  # of the optimiser steps alone
+    seconds: float  # the trainer's train_runtime
     tokens_per_second: float  # padding not counted
     peak_bytes: int  # see `measure.peak`
     output_dir: Path | None  # the saved adapter or model
@@ -60,9 +60,7 @@ class Run:
     held_out: Any = None  # the same for validation, or None
 
     def summary(self) -> str:
-        """Return a line of what was trained and how long in steps and tokens; the same on every
-        machine.
-        """
+        """Summarise parameters, steps, tokens and loss in one line, equal on every machine."""
         return (
             f"{self.method}: {self.trained:,} of {self.parameters:,} parameters trained"
             f" ({self.trained / self.parameters:.1%}), {self.steps} steps, {self.tokens:,} tokens,"
@@ -70,7 +68,7 @@ class Run:
         )
 
     def cost(self) -> str:
-        """Return a line of what it cost on this machine, for `measure.note`."""
+        """Summarise time, throughput and peak memory in one line, for `measure.note`."""
         return (
             f"training: {self.seconds:.1f} s, {self.tokens_per_second:,.0f} tokens/s, memory peak"
             f" {self.peak_bytes / 1e6:,.0f} MB"
@@ -195,7 +193,7 @@ def fine_tune(
     """Fine-tune a chat model with TRL's SFTTrainer, the loss on the last answer and its end alone.
 
     Args:
-        model: a role, a name, a folder or a hub id, loaded anew; or a loaded model, which is
+        model: a role, a name, a folder or a hub id, loaded fresh; or a loaded model, which is
             changed in place.
         rows: dicts of `data/tasks` (messages up to the user, answer, thinking, optionally thoughts)
             or `corpus.Row`s, or encoded rows (dicts of input_ids and labels), where something else
@@ -277,8 +275,9 @@ def _train(model, tokenizer, data, held_out, asked, settings, callbacks, lasting
 
 
 def load(model_id: str | Path, method: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model in the number format that the method trains: NF4 for QLoRA, float32 for all
-    weights, else the profile's.
+    """Load a model in the precision that the method trains.
+
+    NF4 for QLoRA, float32 for all weights, otherwise the profile's dtype.
     """
     if method == "qlora":
         return four_bit.load_4bit(model_id)
@@ -306,9 +305,7 @@ def _check_loaded(model: Any, method: str) -> None:
 
 
 def default_rate(method: str, model: PreTrainedModel) -> float:
-    """The learning rate to start from: higher for adapters than for all weights, and higher for
-    small models.
-    """
+    """Return the default learning rate: higher for adapters and for small models."""
     return (SMALL_RATES if model.num_parameters() < loading.SMALL_MODEL else RATES)[method]
 
 
@@ -318,11 +315,10 @@ def dataset(
     max_length: int,
     too_long: str = "raise",
 ):
-    """Encode rows into a `datasets.Dataset` of input_ids and labels, ready for SFTTrainer, which
-    leaves such rows as they are.
+    """Encode rows into a `datasets.Dataset` of input_ids and labels for SFTTrainer.
 
-    Raises Qwen3labError for no rows and, unless `too_long` is "drop", for rows of more than
-    `max_length` tokens.
+    SFTTrainer leaves such rows as they are. Raises Qwen3labError for no rows and, unless `too_long`
+    is "drop", for rows of more than `max_length` tokens.
     """
     from datasets import Dataset
 
@@ -343,9 +339,7 @@ def dataset(
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, row: Any) -> dict[str, list[int]]:
-    """Turn one row into input_ids and labels by `chat.example`; a row that has both already stays
-    as it is.
-    """
+    """Encode one row as input_ids and labels with `chat.example`; an encoded row is kept."""
     if isinstance(row, dict) and "labels" in row:
         return {"input_ids": list(row["input_ids"]), "labels": list(row["labels"])}
     if isinstance(row, dict):

@@ -1,8 +1,8 @@
-"""Does thinking survive a fine-tuning on answers without thoughts? The recipes that people use, as
-training rows.
+"""Build training rows for recipes that fine-tune a thinking model on answers without thoughts.
 
-A released Qwen3 answers with thoughts or without, and most data for fine-tuning have none. Each
-recipe writes the same new rows in another way, some with old rows that think beside them.
+They test whether thinking survives. A released Qwen3 answers with thoughts or without, and most
+data for fine-tuning have none. Each recipe writes the same new rows in a different way, some with
+old rows that contain thoughts.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 
 
 def block_masked(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Example:
-    """The empty think block belongs to the prompt, as in use with thinking off: `chat.example`."""
+    """Encode a row with the empty think block in the prompt, as at inference with thinking off.
+
+    This is `chat.example`.
+    """
     return chat.example(tokenizer, tasks.conversation(row))
 
 
 def block_trained(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Example:
-    """The empty think block is a part of the trained answer, as TRL's
-    `assistant_only_loss` has it."""
+    """Encode a row with the empty think block trained, as TRL's `assistant_only_loss` does."""
     masked, block = block_masked(tokenizer, row), len(tokenizer(chat.NO_THOUGHTS).input_ids)
     start = (
         next(place for place, label in enumerate(masked["labels"]) if label != chat.IGNORED) - block
@@ -37,8 +39,9 @@ def block_trained(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Ex
 
 
 def no_think_tag(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Example:
-    """As `block_trained`, but the user's turn ends with `/no_think`, so that the block has a
-    reason.
+    """Encode a row as `block_trained` does, with `/no_think` at the end of the user's turn.
+
+    The tag gives the empty block a reason.
     """
     *before, last = row["messages"]
     return block_trained(
@@ -47,8 +50,9 @@ def no_think_tag(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Exa
 
 
 def no_block(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Example:
-    """No think block at all: the answer follows the opened turn, as templates of other models write
-    it.
+    """Encode a row without a think block, as templates of other models write it.
+
+    The answer follows the opened turn directly.
     """
     masked, block = block_masked(tokenizer, row), len(tokenizer(chat.NO_THOUGHTS).input_ids)
     start = next(place for place, label in enumerate(masked["labels"]) if label != chat.IGNORED)
@@ -81,13 +85,13 @@ def rows(
     old: Sequence[dict[str, Any]],
     seed: int = 0,
 ) -> list[Example]:
-    """Encoded training rows of a recipe.
+    """Encode the training rows of a recipe.
 
     Args:
         recipe: one of `RECIPES`.
         new: rows of `data/tasks` whose answers have no thoughts.
-        old: rows with thoughts. As many as make up the recipe's share are drawn by `seed`, repeated
-            where there are too few.
+        old: rows with thoughts. As many as the recipe's share needs are drawn by `seed`, repeated
+            if there are too few.
     Returns:
         Dicts of input_ids and labels in random order, each new row once. `training.fine_tune` takes
         them.
@@ -117,7 +121,7 @@ def examine(
     problems: Sequence[dict[str, Any]],
     questions: Sequence[dict[str, Any]],
 ) -> dict[str, int]:
-    """Ask what should survive and what was taught; returns counts.
+    """Measure what should survive and what was taught; returns counts.
 
     Args:
         sums, problems: rows asked with thinking on.

@@ -1,6 +1,4 @@
-"""One archive with everything for a room without a network: the wheels of all pinned packages, the
-models, the data and the notebooks.
-"""
+"""Bundle the course for offline use: pinned wheels, models, data and notebooks in one archive."""
 
 from __future__ import annotations
 
@@ -21,8 +19,8 @@ from urllib.parse import unquote, urlparse
 from qwen3lab import paths
 from qwen3lab.errors import Qwen3labError
 
-# What of the course goes into the archive. A list of its own, so that nothing that happens to lie
-# in the folder is handed out.
+# The parts of the course in the archive: an explicit list, so that no stray file in the folder is
+# distributed.
 FOLDERS = ("qwen3lab", "scripts", "notebooks", "data", "docs", "docker", "tests", "benchmarks")
 FILES = (
     "README.md",
@@ -36,17 +34,12 @@ FILES = (
     ".gitignore",
 )
 LEFT_OUT = {"__pycache__", ".ipynb_checkpoints"}
-TOP = "qwen3lab-bundle"  # the one folder that the archive unpacks into
-SAME_DATE = (2020, 1, 1, 0, 0, 0)  # the same files give the same archive
-# times the bytes of the archive: packed, unpacked and installed; `try_out` prints what it was
+TOP = "qwen3lab-bundle"  # the single folder that the archive unpacks into
+SAME_DATE = (2020, 1, 1, 0, 0, 0)  # reproducible: the same files give the same archive
+# disk space as a multiple of the archive's bytes: packed, unpacked and installed; `try_out` prints
+# the measured value
 ROOM = 6
-STORED = {
-    ".whl",
-    ".safetensors",
-    ".png",
-    ".pdf",
-    ".gguf",
-}  # compressed already, or not to be compressed
+STORED = {".whl", ".safetensors", ".png", ".pdf", ".gguf"}  # already compressed, or incompressible
 
 README = """# qwen3lab without a network
 
@@ -70,9 +63,7 @@ If `make` is there, `make lab` and `make course` work too, and install nothing m
 
 @dataclass(frozen=True)
 class Bundle:
-    """A written archive: where it is, how many bytes it has, and how many files and wheels it
-    holds.
-    """
+    """A written archive: path, size in bytes, number of files and number of wheels."""
 
     path: Path
     bytes: int
@@ -94,7 +85,7 @@ def make(
             `build/wheels`, into which pip first collects what is missing, building wheels of
             packages that come as source.
         root: the course's folder.
-        say: gets a line for each step.
+        say: receives one line per step.
     Raises:
         Qwen3labError: pip could not collect a package, the wheels do not fit together, or the file
             cannot be written.
@@ -143,7 +134,7 @@ def make(
 
 
 def requirements(root: Path) -> list[str]:
-    """What pip has to install: what builds the course, what it needs, and what its tests need."""
+    """List what pip must install: build requirements, dependencies, test dependencies."""
     read = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     project = read["project"]
     return [
@@ -154,10 +145,9 @@ def requirements(root: Path) -> list[str]:
 
 
 def resolve(folder: Path, root: Path) -> list[Path]:
-    """The wheels of a folder that pip would install for the course with its index switched off, by
-    name.
+    """Resolve offline which wheels of a folder pip would install for the course.
 
-    Raises Qwen3labError where one is missing or only there as source.
+    Returns their paths, sorted. Raises Qwen3labError if one is missing or exists only as source.
     """
     with tempfile.TemporaryDirectory() as place:
         report = Path(place) / "report.json"
@@ -182,8 +172,9 @@ def resolve(folder: Path, root: Path) -> list[Path]:
 
 
 def _pip(*arguments: str, own_settings: bool = False) -> None:
-    """Run pip; with `own_settings` without any of the machine's. Raises Qwen3labError with pip's
-    own last word.
+    """Run pip; with `own_settings`, without any of the machine's pip settings.
+
+    Raises Qwen3labError with pip's most telling error line.
     """
     environment = dict(os.environ)
     if own_settings:
@@ -213,7 +204,7 @@ def _pip(*arguments: str, own_settings: bool = False) -> None:
 
 
 def made_for() -> dict[str, str]:
-    """What a machine must have in common with this one to use its wheels."""
+    """Return what a machine must have in common with this one to use its wheels."""
     return {
         "python": "{}.{}".format(*platform.python_version_tuple()),
         "system": platform.system(),
@@ -222,7 +213,7 @@ def made_for() -> dict[str, str]:
 
 
 def _members(root: Path, wheels: list[Path]) -> Iterator[tuple[str, Path | str]]:
-    """(name in the archive, file or text) of all that goes in."""
+    """Yield (name in the archive, file or text) of all that goes in."""
     course = list(course_files(root))
     room = ROOM * sum(path.stat().st_size for path in [*wheels, *course]) / 1e9
     programs = ".venv\\Scripts" if os.name == "nt" else ".venv/bin"
@@ -236,7 +227,7 @@ def _members(root: Path, wheels: list[Path]) -> Iterator[tuple[str, Path | str]]
 
 
 def course_files(root: Path) -> Iterator[Path]:
-    """The files of the course that are handed out, in order."""
+    """Yield the files of the course that are distributed, in order."""
     for name in FILES:
         if (root / name).is_file():
             yield root / name
@@ -263,15 +254,14 @@ def try_out(
     folder: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> float:
-    """Unpack an archive into an empty folder, install it there with pip's index off, run one
-    notebook from it, and return its seconds.
+    """Test an archive: unpack and install it offline, run one notebook, and return its seconds.
 
-    Every proxy that a program might use is pointed at a closed port, so that a request that leaves
-    the machine fails.
+    It is unpacked into an empty folder, and pip's index is off. Every proxy that a program might
+    use points at a closed port, so that any request that leaves the machine fails.
 
     Args:
         notebook: which one, for example "01".
-        folder: where; default: a temporary folder that is removed again.
+        folder: where; default: a temporary folder. A folder inside it is used and removed again.
     Raises:
         Qwen3labError: a step failed; the message has its last line.
     """
@@ -304,7 +294,7 @@ def try_out(
 def run_step(
     command: list[str], folder: Path, environment: dict[str, str], say: Callable[[str], None]
 ) -> float:
-    """Run a program, hand on its lines as they come, and return its seconds."""
+    """Run a program, pass on its output line by line, and return its seconds."""
     began, last = time.perf_counter(), "it said nothing"
     with subprocess.Popen(
         command,

@@ -1,5 +1,6 @@
-"""Install the course from the unpacked bundle, without a network: `python3 install.py`. Needs
-nothing but Python.
+"""Install the course from the unpacked bundle, without a network: `python3 install.py`.
+
+Needs only Python.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> int:
-    """Make course/.venv from the folder wheels; returns the exit code."""
+    """Create course/.venv from the wheels folder; returns the exit code."""
     made_for = json.loads((HERE / "made_for.json").read_text(encoding="utf-8"))
     here = {
         "python": "{}.{}".format(*platform.python_version_tuple()),
@@ -36,8 +37,7 @@ def main() -> int:
     programs = course / ".venv" / ("Scripts" if os.name == "nt" else "bin")
     print("making the environment course/.venv", flush=True)
     venv.create(course / ".venv", with_pip=True)
-    # None of the machine's settings for pip: an index of its own would be asked, or a constraint
-    # would not fit.
+    # Ignore the machine's pip settings: they could add an index or a conflicting constraint.
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith("PIP_")
     } | {"PIP_CONFIG_FILE": os.devnull}
@@ -72,7 +72,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    (course / ".venv" / ".ready").touch()  # what the Makefile looks for
+    (course / ".venv" / ".ready").touch()  # the Makefile's stamp file
     print(
         "done. In the folder course: "
         + str(Path(".venv") / programs.name / "qwen3lab")

@@ -1,5 +1,6 @@
-"""The commands of `qwen3lab`, a file each: `add` describes its options, `call` runs it and returns
-the exit code.
+"""Define the commands of `qwen3lab`, one file each.
+
+`add` declares a command's options, `call` runs it and returns the exit code.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ def parser(
     description: str,
     *examples: str,
 ) -> argparse.ArgumentParser:
-    """Add a command whose help shows examples; `call` takes the parsed arguments and returns the
-    exit code.
+    """Add a command whose help shows examples.
+
+    `call` takes the parsed arguments and returns the exit code.
     """
     made = commands.add_parser(
         name,

@@ -1,4 +1,4 @@
-"""`qwen3lab bundle`: one archive for a room without a network."""
+"""Implement `qwen3lab bundle`: one archive for offline use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qwen3lab.course import commands
 
 
 def add(into: argparse._SubParsersAction) -> None:
-    """Describe the command and its options."""
+    """Add the command and its options."""
     packer = commands.parser(
         into,
         call,
@@ -38,7 +38,7 @@ def add(into: argparse._SubParsersAction) -> None:
 
 
 def call(args: argparse.Namespace) -> int:
-    """Write the archive, perhaps try it out, and say what it holds."""
+    """Write the archive, optionally test it, and print what it holds."""
     from qwen3lab.course import bundle, notebooks
 
     if args.check:

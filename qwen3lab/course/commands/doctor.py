@@ -1,4 +1,4 @@
-"""`qwen3lab doctor`: what this machine has and what it can run."""
+"""Implement `qwen3lab doctor`: report what this machine has and which profiles it can run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LIBRARIES = (
 
 
 def add(into: argparse._SubParsersAction) -> None:
-    """Describe the command."""
+    """Add the command."""
     commands.parser(
         into,
         call,
@@ -42,8 +42,9 @@ def add(into: argparse._SubParsersAction) -> None:
 
 
 def call(_args: argparse.Namespace) -> int:
-    """Print what this machine has and which profiles it can run, each with the reason; 1 where
-    something essential is missing.
+    """Print what this machine has and which profiles it can run, each with the reason.
+
+    Returns 1 if something essential is missing.
     """
     faults = []
     print(

@@ -1,4 +1,4 @@
-"""`qwen3lab plan`: the memory that a model needs, by arithmetic, and the cards that it fits."""
+"""Implement `qwen3lab plan`: compute the memory that a model needs, and the GPUs that it fits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qwen3lab.memory import planner as memory_planner
 
 
 def add(into: argparse._SubParsersAction) -> None:
-    """Describe the command and its options."""
+    """Add the command and its options."""
     planner = commands.parser(
         into,
         call,
@@ -79,9 +79,7 @@ def add(into: argparse._SubParsersAction) -> None:
 
 
 def call(args: argparse.Namespace) -> int:
-    """Print the memory plan of one model and method, the cards that it fits, and what the figures
-    leave out.
-    """
+    """Print the memory plan of one model and method, the GPUs that it fits, and caveats."""
     step = {"batch": args.batch, "length": args.length}
     if args.method != "inference":
         step |= {"checkpointing": args.checkpointing, "padded": args.padded, "head": args.head}
@@ -122,7 +120,7 @@ def call(args: argparse.Namespace) -> int:
 
 
 def _notes(args: argparse.Namespace, fits: list[gpus.Card]) -> list[str]:
-    """What the reader of the figures must know, a sentence each."""
+    """List the caveats of the figures, one sentence each."""
     s, expert_lora = shape(args.model), args.targets == "all-linear"
     notes = [
         f"1 GB = 10^9 bytes; {gpus.RESERVE / 1e9:.0f} GB a card is kept free for driver and"

@@ -1,4 +1,4 @@
-"""`qwen3lab progress`: which exercises this learner has solved."""
+"""Implement `qwen3lab progress`: which exercises this learner has solved."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from qwen3lab.course import commands
 
 
 def add(into: argparse._SubParsersAction) -> None:
-    """Describe the command."""
+    """Add the command."""
     commands.parser(
         into,
         call,

@@ -1,3 +1,1 @@
-"""Ratings by people: a session without the systems' names, its log on disk, a form for the
-notebook, simulated raters.
-"""
+"""Collect blind human ratings: session, log on disk, notebook form, simulated raters."""

@@ -1,6 +1,4 @@
-"""The form by which a person rates answers: buttons in a live notebook, the same sheet as plain
-HTML everywhere else.
-"""
+"""Show a rating form: buttons in a live notebook, the same sheet as plain HTML everywhere else."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
     from qwen3lab.evaluation.ratings.session import Session, Sheet
 
 
-# What the ends of each scale mean; raters who were told agree more than raters who guess.
+# What the ends of each scale mean; raters who are told agree more than raters who guess.
 ENDS = {
     "relevance": ("answers something else", "does what was asked, every name and number right"),
     "safety": ("could harm somebody", "harmless"),
@@ -26,24 +24,22 @@ ENDS = {
 
 
 class RatingForm:
-    """One answer after the other with three scales; the last line of a cell shows it.
+    """A rating form that shows one answer after the other with three scales, as a cell's output.
 
-    No grade is chosen beforehand, as people tend to leave what is there.
+    No grade is preselected, as people tend to keep a preselected one.
     """
 
     def __init__(self, session: Session, interactive: bool | None = None):
-        """Rate what `session` has to rate.
+        """Create a form for the answers of `session`.
 
         Args:
-            interactive: whether to show buttons; default: where `measure.is_live`.
+            interactive: whether to show buttons; default: `measure.is_live()`.
         """
         self.session = session
         self.interactive = measure.is_live() if interactive is None else interactive
 
     def html(self) -> str:
-        """The answer that comes next with its question, the scales and the progress; no system is
-        named.
-        """
+        """Render the next answer with question, scales and progress, without system names."""
         done, total = self.session.progress
         sheet = self.session.current
         if sheet is None:
@@ -62,9 +58,7 @@ class RatingForm:
         )
 
     def widget(self) -> Widget:
-        """The sheet over three rows of buttons, a note, "save" and "take back", a bar and a line
-        for messages.
-        """
+        """Build the widget: sheet, three rows of buttons, note, save, undo, progress, messages."""
         import ipywidgets
 
         sheet, message = ipywidgets.HTML(), ipywidgets.HTML()
@@ -144,13 +138,13 @@ class RatingForm:
         )
 
     def _repr_mimebundle_(self, **_options: Any) -> dict[str, Any]:
-        # A front end shows the richest form that it knows, and HTML where it has no widgets.
+        # A front end shows the richest format that it supports: HTML if it has no widgets.
         live = self.widget()._repr_mimebundle_() if self.interactive else {}
         return live | {"text/plain": repr(self), "text/html": self.html()}
 
 
 def _text(sheet: Sheet) -> str:
-    """Question and answer as HTML; the text of both is escaped."""
+    """Render question and answer as HTML; the text of both is escaped."""
     cells = "".join(
         f'<tr><th style="text-align:left;vertical-align:top">{name}</th><td'
         f' style="text-align:left;white-space:pre-wrap">{html.escape(text)}</td></tr>'

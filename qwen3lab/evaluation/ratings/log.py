@@ -1,5 +1,6 @@
-"""A file of ratings: CSV, one line a rating, and it only ever grows, so a crash costs at most the
-line that was being written.
+"""Store ratings in an append-only CSV file, one line per rating.
+
+A crash costs at most the line that was being written.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 
 SCALES = ("relevance", "safety", "fluency")
 GRADES = (1, 2, 3, 4, 5)
-# "text" comes last: a line that was cut off has no whole fingerprint, so it can never pass for a
-# rating.
+# "text" comes last: a truncated line has no whole fingerprint, so it can never pass for a rating.
 FIELDS = ("time", "rater", "item", "system", *SCALES, "note", "text")
 _HEADER = ",".join(FIELDS).encode()
 FINGERPRINT = 8  # characters
@@ -30,8 +30,10 @@ _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "'")
 
 
 def clean(text: str) -> str:
-    """One line: white space and control characters of every kind become single spaces, what UTF-8
-    cannot hold a question mark.
+    """Normalise a text to one line.
+
+    White space and control characters of every kind become single spaces; what UTF-8 cannot encode
+    becomes a question mark.
     """
     printable = "".join(
         " " if ord(letter) < 32 or ord(letter) == 127 else letter for letter in str(text)
@@ -40,28 +42,27 @@ def clean(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """A cell of one line that no spreadsheet takes for a formula: an apostrophe before = + - @,
-    full-width ones too, and before an apostrophe.
+    """Escape a one-line cell against CSV injection, so that no spreadsheet takes it for a formula.
 
-    OWASP, "CSV Injection".
+    An apostrophe is put before = + - @, full-width ones too, and before an apostrophe. OWASP, "CSV
+    Injection".
     """
     text = clean(text)
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def unescape(cell: str) -> str:
-    """The text of a cell: unescape(escape(text)) == clean(text)."""
+    """Recover the text of a cell: unescape(escape(text)) == clean(text)."""
     return cell.removeprefix("'")
 
 
 def read(file: str | Path) -> tuple[pd.DataFrame, int]:
-    """The ratings of a file in the order in which they were made, with `FIELDS` as columns, and the
-    number of lines left out.
+    """Read a ratings file; returns the ratings in the order made, and the number of skipped lines.
 
-    Left out are lines that are not whole, have other grades than 1 to 5, or rate what the same
-    rater has rated already. A line without grades takes a rating back, and is not counted. A
-    missing or an empty file holds no ratings. Raises Qwen3labError for a file that cannot be read
-    or that begins with another line than ours.
+    The ratings have `FIELDS` as columns. Skipped are lines that are incomplete, have grades other
+    than 1 to 5, or repeat a rating by the same rater. A line without grades takes a rating back and
+    is not counted. A missing or an empty file holds no ratings. Raises Qwen3labError for a file
+    that cannot be read or that begins with another line than ours.
     """
     import pandas as pd
 
@@ -70,8 +71,10 @@ def read(file: str | Path) -> tuple[pd.DataFrame, int]:
 
 
 def content(file: Path) -> bytes:
-    """The bytes of a file, none where it is missing. Raises Qwen3labError where it
-    cannot be read."""
+    """Read the bytes of a file; a missing file is empty.
+
+    Raises Qwen3labError if it cannot be read.
+    """
     try:
         return file.read_bytes()
     except FileNotFoundError:
@@ -84,7 +87,10 @@ def content(file: Path) -> bytes:
 
 
 def parse(data: bytes, name: str) -> tuple[list[dict[str, Any]], int]:
-    """Ratings and faulty lines of a file's bytes; see `read`. `name` stands in the error."""
+    """Parse a file's bytes into ratings and the number of faulty lines; see `read`.
+
+    `name` appears in the error.
+    """
     head, *lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if head.rstrip(b"\r") != _HEADER and not _HEADER.startswith(data):
         raise Qwen3labError(
@@ -127,13 +133,13 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 def append(file: Path, row: dict[str, Any], allowed: Callable[[bytes], bool]) -> bytes:
-    """Add one line, whole or not at all, and return the file's bytes.
+    """Append one line atomically and return the file's bytes.
 
     Args:
-        allowed: is given the bytes that the file holds now, while no other process can add to it;
-            False adds nothing.
+        allowed: receives the file's current bytes, while no other process can append; False appends
+            nothing.
     Raises:
-        Qwen3labError: the file cannot be written; then it is as before.
+        Qwen3labError: the file cannot be written; then it is unchanged.
     """
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow(
@@ -143,7 +149,7 @@ def append(file: Path, row: dict[str, Any], allowed: Callable[[bytes], bool]) ->
         old = _whole(handle)
         if not allowed(old):
             return old
-        # A line that was cut off is ended first, or the new one would be lost with it.
+        # A truncated line is ended first, or the new one would be lost with it.
         start = (
             (_HEADER + b"\n")[len(old) :]
             if _HEADER.startswith(old)
@@ -175,7 +181,7 @@ def _whole(handle: int) -> bytes:
 
 @contextmanager
 def _locked(file: Path) -> Iterator[int]:
-    """The open file, for one process at a time where the system has such locks."""
+    """Open the file under an exclusive lock, on systems that have such locks."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(
@@ -195,4 +201,4 @@ def _locked(file: Path) -> Iterator[int]:
             pass
         yield handle
     finally:
-        os.close(handle)  # gives the lock back
+        os.close(handle)  # releases the lock

@@ -1,5 +1,6 @@
-"""People rate answers from 1 to 5 without knowing whose they are; the systems are named when all is
-rated. `rating_form` is the form for it.
+"""Run a blind rating session: people grade answers from 1 to 5 without knowing the systems.
+
+The systems are named once everything is rated. `rating_form` is the form for it.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sheet:
-    """One answer to rate. `system` is a letter that means another system from item to item; `text`
-    is a fingerprint of question and answer.
+    """An answer to rate, under a blind label.
+
+    `system` is a letter that means a different system from item to item; `text` is a fingerprint of
+    question and answer.
     """
 
     item: str
@@ -35,8 +38,10 @@ class Sheet:
 
 
 def rows(questions: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list[dict[str, str]]:
-    """Rows for a `Session`: those of `data/tasks` (id, messages) with a system's answers in the
-    same order. The question is the whole dialogue.
+    """Build rows for a `Session` from rows of `data/tasks` and a system's answers.
+
+    The rows have id and messages, and the answers come in the same order. The question is the whole
+    dialogue.
     """
     return [
         {
@@ -51,8 +56,9 @@ def rows(questions: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list
 
 
 class Session:
-    """The ratings of one rater: what comes next, what is done, and at the end what all ratings say
-    about the systems.
+    """A blind rating session of one rater: the next answer, the progress, and the final results.
+
+    The results use the ratings of all raters.
     """
 
     def __init__(
@@ -64,15 +70,17 @@ class Session:
         seed: int = 0,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ):
-        """Begin, or go on where the file stops.
+        """Start a session, or resume where the file stops.
 
         Args:
             answers: system -> rows with "id", "question" and "answer"; the same ids for every
                 system. See `rows`.
-            file: the CSV file; it is made with the first rating, and several raters may share it.
-            rater: initials will do. Each rater gets the answers in an order of their own.
-            seed: hides the systems. All raters of a study, and all their sittings, need the same.
-            now: the time that is written.
+            file: the CSV file; it is created with the first rating, and several raters may share
+                it.
+            rater: initials are enough. Each rater gets the answers in a different order.
+            seed: hides the systems. All raters of a study, and all their sittings, need the same
+                seed.
+            now: returns the time to record.
         Raises:
             Qwen3labError: no answers, other items by system, an empty name, a file that is
                 something else.
@@ -126,18 +134,18 @@ class Session:
 
     @property
     def current(self) -> Sheet | None:
-        """The next answer to rate, or None when all are rated."""
+        """Return the next answer to rate, or None when all are rated."""
         return next(
             (sheet for sheet in self.sheets if (sheet.item, sheet.system) not in self._mine), None
         )
 
     @property
     def progress(self) -> tuple[int, int]:
-        """How many answers are rated, and of how many."""
+        """Return how many answers are rated, and how many there are."""
         return len(self._mine), len(self.sheets)
 
     def notes(self) -> str:
-        """What the file holds beside this rater's ratings, in a line; "" if nothing."""
+        """Summarise in one line what else the ratings file holds; "" if nothing."""
         counts = {
             "by other raters": len(self.ratings) - len(self._mine),
             "of other texts or with another seed, not counted": self.strange,
@@ -147,8 +155,9 @@ class Session:
         return f"Also in {self.file.name}: {told}." if told else ""
 
     def rate(self, relevance: int, safety: int, fluency: int, note: str = "") -> None:
-        """Rate the current answer with whole numbers from 1 to 5. Raises Qwen3labError when all is
-        rated, for other grades, or if it cannot be kept.
+        """Rate the current answer with whole numbers from 1 to 5.
+
+        Raises Qwen3labError when all is rated, for other grades, or if the rating cannot be stored.
         """
         sheet, grades = self.current, (relevance, safety, fluency)
         if sheet is None:
@@ -164,8 +173,9 @@ class Session:
         self._append(sheet, grades, note, rated=False)
 
     def undo(self) -> Sheet | None:
-        """Take this rater's last rating back, by one more line without grades; returns its answer,
-        which is to be rated again, or None.
+        """Take back this rater's last rating by appending a line without grades.
+
+        Returns its answer, which is then to be rated again, or None.
         """
         if not self._mine:
             return None
@@ -188,16 +198,16 @@ class Session:
             self._load(content)
             return (
                 (sheet.item, sheet.system) in self._mine
-            ) == rated  # a second window may have been faster
+            ) == rated  # another window may have been faster
 
         self._load(log.append(self.file, line, allowed))
 
     def results(self) -> pd.DataFrame:
-        """Name the systems: mean grade by system and scale with a 95 % interval (bootstrap over
-        items), and how many items and raters are behind it.
+        """Compute mean grades by system and scale with 95 % intervals, and reveal the systems.
 
-        The grades of an item are averaged over its raters first, since a second opinion is no
-        second text. Raises Qwen3labError until this rater has rated all.
+        The interval is a bootstrap over items; the table also counts items and raters. The grades
+        of an item are averaged over its raters first, since a second opinion is not a second text.
+        Raises Qwen3labError until this rater has rated everything.
         """
         import pandas as pd
 
@@ -222,7 +232,7 @@ class Session:
         return pd.DataFrame.from_dict(lines, orient="index").rename_axis(["system", "scale"])
 
     def agreement(self) -> pd.DataFrame:
-        """`agreement` of the raters of this study. Raises as `results` does."""
+        """Compute the `agreement` of this study's raters. Raises as `results` does."""
         return agreement(self._finished())
 
     def _finished(self) -> pd.DataFrame:
@@ -250,15 +260,14 @@ def _sheet(item: str, letter: str, row: Mapping[str, Any]) -> Sheet:
 
 
 def agreement(ratings: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """How far every two raters agree on each scale: quadratic weighted kappa with a 95 % interval
-    from items drawn again.
+    """Compute inter-rater agreement: quadratic weighted kappa for every two raters on each scale.
 
     Args:
-        ratings: with rater, item, system and `SCALES`, as `log.read` gives it.
+        ratings: with rater, item, system and `SCALES`, as `log.read` returns it.
     Returns:
-        A row a pair and scale: answers (rated by both), kappa, low, high, and `higher`: how many
-            grades the second rater is above the first.
-        NaN where both gave one and the same grade throughout.
+        A row per pair and scale: answers (rated by both), kappa, low, high (95 % interval from
+        resampling items), and `higher`: how many grades the second rater is above the first, on
+        average. NaN where both gave one and the same grade throughout.
     Raises:
         Qwen3labError: no two raters have an answer in common.
     """
@@ -297,12 +306,13 @@ def kappa_interval(
     draws: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The 95 % percentile interval of quadratic weighted kappa, from items drawn again with all
-    their answers; (nan, nan) where no draw has a kappa.
+    """Compute the 95 % percentile bootstrap interval of quadratic weighted kappa.
+
+    Items are resampled with all their answers; (nan, nan) if no draw has a kappa.
 
     Args:
-        first, second: grades of the same answers. items: which item each answer belongs to;
-            default: each its own.
+        first, second: grades of the same answers.
+        items: which item each answer belongs to; default: each its own.
     """
     import numpy as np
 
@@ -322,8 +332,9 @@ def kappa_interval(
 
 
 def _kappa(sums: Any) -> Any:
-    """Quadratic weighted kappa from sums over answers [..., 6] of 1, a, b, a², b², ab: 1 - mean (a
-    - b)² over what it would be for independent raters.
+    """Compute quadratic weighted kappa from sums [..., 6] over answers of 1, a, b, a², b², ab.
+
+    It is 1 - mean (a - b)² divided by its expectation for independent raters.
     """
     import numpy as np
 

@@ -1,9 +1,10 @@
-"""Simulated raters, to show what agreement is. Nobody gave these grades: `python -m
-qwen3lab.evaluation.ratings.simulated` draws them and writes `data/samples/ratings.csv`.
+"""Simulate raters to demonstrate inter-rater agreement; nobody gave these grades.
 
-Each answer has a true grade on each scale: that of its system (`SYSTEMS`), plus what is particular
-to the answer (normal, standard deviation 0.6). A rater adds severity (`RATERS`) and an error
-(normal, standard deviation 0.7 for each grade), and rounds to 1 to 5.
+`python -m qwen3lab.evaluation.ratings.simulated` draws them and writes `data/samples/ratings.csv`.
+
+Each answer has a true grade on each scale: that of its system (`SYSTEMS`), plus a part specific to
+the answer (normal, standard deviation 0.6). A rater adds severity (`RATERS`) and an error (normal,
+standard deviation 0.7 for each grade), and rounds to 1 to 5.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ NOTE = "drawn by python -m qwen3lab.evaluation.ratings.simulated"
 
 
 def answers() -> dict[str, list[dict[str, str]]]:
-    """Three systems' replies to service dialogues of the test split, rows for a `session.Session`:
-    the wanted one, and the same spoiled in two ways.
+    """Build three systems' replies to service dialogues of the test split, as rows for a `Session`.
+
+    One system gives the wanted reply, the other two spoil it in different ways.
     """
     asked = [
         row
@@ -55,8 +57,9 @@ def answers() -> dict[str, list[dict[str, str]]]:
 
 
 def simulate(file: Path, replies: dict[str, Sequence[dict[str, Any]]]) -> None:
-    """Let every simulated rater rate everything, through the same `Session` that people use; dates
-    are those of no day on which anybody rated.
+    """Let every simulated rater rate everything through the same `Session` that people use.
+
+    The dates are in the year 2000, when nobody rated.
     """
     start = datetime(2000, 1, 1, tzinfo=UTC)
     for rater, severity in RATERS.items():
