@@ -114,7 +114,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_used():
             for top in (
                 {module.split(".")[0] for module in modules}
                 - set(sys.stdlib_module_names)
-                - {"qwen3lab", "scripts", "helpers", "test_checkpointing"}
+                - {"qwen3lab", "scripts", "charts", "helpers", "test_checkpointing"}
             ):
                 used[top] = {name.lower().replace("_", "-") for name in owners[top]}
     declared = names(project["dependencies"]) | names(project["optional-dependencies"]["test"])

@@ -375,10 +375,8 @@ def test_labels_of_texts_are_dealt_out_to_whole_texts():
     assert routing.information(telling, labels).ratio[0] > 5
 
 
-def test_the_recorded_speeds_and_the_charts():
+def test_the_recorded_speeds():
     import pandas as pd
-
-    from qwen3lab import plots
 
     table = pd.DataFrame(records.read("experts")["rows"])
     assert (
@@ -388,19 +386,3 @@ def test_the_recorded_speeds_and_the_charts():
     )
     by = table.pivot(index="experts", columns="implementation", values="seconds")
     assert (by.batched_mm > 10 * by.grouped_mm).all() and (by.batched_mm > 10 * by.eager).all()
-    bars = plots.expert_speed(table).axes[0].patches
-    assert sorted(bar.get_height() for bar in bars) == pytest.approx(sorted(table.seconds * 1000))
-    changes = pd.DataFrame(
-        {
-            "perplexity": [1.5, 1.1],
-            "n": 4,
-            "accuracy": [0.25, 0.75],
-            "low": [0.1, 0.5],
-            "high": [0.5, 0.9],
-        },
-        index=["1", "4"],
-    )
-    left, right = plots.routing_changes(changes, learned="4").axes
-    assert [bar.get_y() + bar.get_height() for bar in left.patches] == pytest.approx(
-        [1.5, 1.1]
-    ) and [bar.get_height() for bar in right.patches] == [0.25, 0.75]

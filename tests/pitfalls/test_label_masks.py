@@ -4,6 +4,7 @@ run does not."""
 from __future__ import annotations
 
 import pytest
+from charts import bars, heights
 
 from qwen3lab import chat, models, plots
 from qwen3lab.errors import Qwen3labError
@@ -84,6 +85,9 @@ def test_table_and_chart(exhibits):
     ).all()
     figure = plots.clinic_bars(table)
     assert len(figure.axes) == 6 and [ax.get_ylabel() for ax in figure.axes] == list(table.symptom)
+    assert [heights(bars(ax)[0]) for ax in figure.axes] == table[
+        ["sick", "healthy"]
+    ].values.tolist()
 
 
 def test_train_counts_only_labels_and_gives_the_same_weights_twice():

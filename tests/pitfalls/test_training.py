@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from charts import bars, heights, ys
 
 from qwen3lab import plots
 from qwen3lab import training as qwen3lab_training
@@ -61,6 +62,15 @@ def test_table_and_chart(failures):
     assert list(table.index) == list(training.EXHIBITS) and table.remedy.str.len().min() > 20
     figure = plots.failures(list(failures.values()))
     assert [ax.get_title() for ax in figure.axes] == list(training.EXHIBITS)
+    for ax, failure in zip(figure.axes, failures.values()):
+        if failure.curves:
+            drawn = [ys(line) for line in ax.lines]
+            columns = ("lost as 0", "too large") if "scales" in failure.curves else ("loss",)
+            assert drawn == [
+                table[column].tolist() for table in failure.curves.values() for column in columns
+            ]
+        else:
+            assert heights(bars(ax)[0]) == [failure.sick, failure.healthy]
     history = training.healthy().history
     assert [line.get_ydata().tolist() for line in plots.training_curves(history).axes[0].lines] == [
         history.loss.tolist()

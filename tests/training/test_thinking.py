@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qwen3lab import chat, models, plots
+from qwen3lab import chat, models
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.results import records, tables
@@ -109,10 +109,6 @@ def test_the_table_of_the_committed_record():
             line.share * line.n
         )
     assert [row["recipe"] for row in record["rows"]] == ["before", *training_thinking.RECIPES]
-    (filled,) = {
-        tuple(box.get_xdata()) for box in [plots.share_dots(table).axes[0].containers[0].lines[0]]
-    }
-    assert filled == tuple(table[table.measure == "thinks"].share)
 
 
 def test_what_the_notebook_says_of_the_committed_record():
