@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from qwen3lab.errors import Qwen3labError
 
@@ -101,8 +102,8 @@ def bootstrap(
         draws: number of resamples.
         level: confidence level of the interval.
     Returns:
-        (low, high). Efron 1979, "Bootstrap methods"; equals
-        `scipy.stats.bootstrap(method="percentile")` up to the draws.
+        (low, high) of `scipy.stats.bootstrap(method="percentile")`. Efron 1979, "Bootstrap
+        methods".
     """
     values = (
         np.asarray(first, dtype=float)
@@ -111,23 +112,29 @@ def bootstrap(
     )
     if not len(values):
         raise Qwen3labError("There are no answers to draw from. Give at least one.")
-    rng = np.random.default_rng(seed)
-    drawn = values[rng.integers(0, len(values), (draws, len(values)))]
-    found = drawn.mean(-1) if statistic is None else statistic(drawn)
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    if len(values) == 1:  # nothing to resample, which scipy refuses
+        only = float(np.mean(values) if statistic is None else statistic(values[None])[0])
+        return only, only
+    found = stats.bootstrap(
+        (values,),
+        np.mean if statistic is None else lambda drawn, axis: statistic(drawn),
+        n_resamples=draws,
+        confidence_level=level,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
     """Compute McNemar's exact test: the two-sided p value for two paired systems.
 
     It is the probability that two equally good systems differ at least as unevenly on the questions
-    where exactly one is right: an exact binomial test with 1/2; McNemar 1947. Equals
-    `scipy.stats.binomtest(only_first, total).pvalue`.
+    where exactly one is right: `scipy.stats.binomtest` with 1/2; McNemar 1947.
     """
-    total, least = only_first + only_second, min(only_first, only_second)
-    tail = sum(math.comb(total, k) for k in range(least + 1)) / 2**total
-    return min(1.0, 2 * tail)
+    total = only_first + only_second
+    return float(stats.binomtest(only_first, total).pvalue) if total else 1.0
 
 
 def questions_needed(
@@ -250,13 +257,12 @@ def weighted_kappa(
 ) -> float:
     """Compute quadratic weighted kappa: agreement of two raters beyond chance, in [-1, 1].
 
-    A difference of two grades counts four times as much as one of one grade. Cohen 1968; equals
-    `sklearn.metrics.cohen_kappa_score(weights="quadratic", labels=levels)`. NaN if both gave one
+    A difference of two grades counts four times as much as one of one grade. Cohen 1968,
+    by `sklearn.metrics.cohen_kappa_score`. NaN if both gave one
     and the same grade throughout: chance then explains everything. Raises Qwen3labError for unequal
     numbers of ratings, none, or a grade that is not a level.
     """
-    place = {level: i for i, level in enumerate(levels)}
-    strange = (set(first) | set(second)) - set(place)
+    strange = (set(first) | set(second)) - set(levels)
     if len(first) != len(second) or not len(first) or strange:
         what = (
             f"the grades {sorted(strange)}"
@@ -267,33 +273,24 @@ def weighted_kappa(
             f"Agreement cannot be computed from {what}. Give both raters the same items and grades"
             f" from {levels[0]} to {levels[-1]}."
         )
-    table = np.zeros((len(levels), len(levels)))
-    for a, b in zip(first, second):
-        table[place[a], place[b]] += 1
-    weights = np.subtract.outer(np.arange(len(levels)), np.arange(len(levels))) ** 2.0
-    expected = np.outer(table.sum(1), table.sum(0)) / table.sum()
-    apart = (weights * expected).sum()
-    return float("nan") if not apart else float(1 - (weights * table).sum() / apart)
+    from sklearn.metrics import cohen_kappa_score
+
+    if len({*first, *second}) == 1:
+        return float("nan")
+    return float(cohen_kappa_score(first, second, labels=list(levels), weights="quadratic"))
 
 
-def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Compute Wilson's score interval for a share of `successes` in `n` trials.
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Compute Wilson's 95 % score interval for a share of `successes` in `n` trials.
 
-    `z` = 1.96 makes it a 95 % interval. Unlike share ± z * standard error it stays within 0 and 1
-    and has a width even at 0 of n and n of n. Wilson 1927, "Probable inference, the law of
-    succession, and statistical inference"; equals
-    `statsmodels.stats.proportion.proportion_confint(method="wilson")`. Raises Qwen3labError unless
-    0 <= successes <= n and n > 0.
+    Unlike share ± z * standard error it stays within 0 and 1 and has a width even at 0 of n and n
+    of n. Wilson 1927, "Probable inference, the law of succession, and statistical inference", by
+    `scipy.stats`. Raises Qwen3labError unless 0 <= successes <= n and n > 0.
     """
     if not 0 <= successes <= n or n < 1:
         raise Qwen3labError(
             f"There is no share of {successes} in {n}. Give at least one trial and at most as many"
             " successes."
         )
-    share = successes / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # Rounding errors can put the ends slightly outside [0, 1].
-    return max(0.0, middle - half) if successes else 0.0, (
-        min(1.0, middle + half) if successes < n else 1.0
-    )
+    found = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
