@@ -11,9 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import datasets  # noqa: E402
-import evaluate  # noqa: E402
-
 from qwen3lab import chat
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation import scoring
@@ -21,6 +18,9 @@ from qwen3lab.from_scratch import text_metrics
 from qwen3lab.quiet import quiet
 
 quiet()  # before `evaluate` imports half of the environment
+
+import datasets  # noqa: E402
+import evaluate  # noqa: E402
 
 LANGUAGES = ("en", "zh")
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from qwen3lab.data.splits import prompt
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation import contamination, perplexities, scoring, slices, statistics
-from qwen3lab.from_scratch import text_metrics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -259,23 +258,17 @@ def _scores(answers: pd.DataFrame) -> Section:
     ]:
         right = int(group.correct.sum())
         low, high = statistics.wilson(right, len(group))
-        pairs = list(
-            zip(
-                group.prediction,
-                group.reference,
-                group.language.where(group.language == "zh", "en"),
-            )
-        )
+        similar = _similarity(group)
         line = {
             "rows": name,
             "n": len(group),
             "right": right,
             "accuracy": f"{right / len(group):.3f}",
             "95 % interval": f"{low:.3f} to {high:.3f}",
-            "F1": f"{sum(text_metrics.token_f1(*pair) for pair in pairs) / len(pairs):.3f}",
-            "ROUGE-L": f"{sum(text_metrics.rouge_l(*pair) for pair in pairs) / len(pairs):.3f}",
+            **{key: f"{similar[key]:.3f}" for key in ("F1", "ROUGE-L")},
+            "BLEU-4": f"{similar['BLEU-4']:.1f}" if "BLEU-4" in similar else "",
         }
-        lines.append(line | {"BLEU-4": _bleu(group)})
+        lines.append(line)
     return Section(
         "Scores",
         [
@@ -286,14 +279,20 @@ def _scores(answers: pd.DataFrame) -> Section:
     )
 
 
-def _bleu(group: pd.DataFrame) -> str:
-    language, *others = group.language.unique()
-    texts = group.prediction.tolist(), group.reference.tolist()
-    return (
-        ""
-        if others
-        else (f"{text_metrics.bleu(*texts, 'zh' if language == 'zh' else '13a').score:.1f}")
-    )
+def _similarity(group: pd.DataFrame) -> dict[str, float]:
+    """F1 and ROUGE-L as means over rows, BLEU-4 where all rows are of one language."""
+    from qwen3lab.evaluation import metrics
+
+    by_language = group.groupby(group.language.where(group.language == "zh", "en"))
+    found = {"F1": 0.0, "ROUGE-L": 0.0}
+    for language, rows in by_language:
+        texts = {"predictions": rows.prediction.tolist(), "references": rows.reference.tolist()}
+        scores = metrics.suite(language).compute(**texts)
+        for key, name in (("F1", "f1"), ("ROUGE-L", "rouge_l")):
+            found[key] += scores[name] * len(rows) / len(group)
+        if len(by_language) == 1:
+            found["BLEU-4"] = scores["bleu"]
+    return found
 
 
 def _tail(answers: pd.DataFrame, least: int) -> list[Section]:
