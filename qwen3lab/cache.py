@@ -14,6 +14,7 @@ from qwen3lab import paths
 from qwen3lab.errors import Qwen3labError
 
 PROOF = "kept.json"  # what a folder was made from, and the hash of each of its files
+MADE_FROM = "made_from.json"  # the same for a folder of a fixed name, without hashes
 COMMITTED = paths.DATA / "quantised"
 
 
@@ -84,30 +85,67 @@ def keep(
     """
     made_from = recipe(source, method, settings)
     place = (folder or paths.CACHE / "quantised") / name(made_from)
+
+    def whole(draft: Path) -> None:
+        make(draft)
+        files = {
+            file.relative_to(draft).as_posix(): _hash(file)
+            for file in sorted(draft.rglob("*"))
+            if file.is_file()
+        }
+        (draft / PROOF).write_text(
+            json.dumps(made_from | {"files": files}, indent=1) + "\n", encoding="utf-8"
+        )
+
     if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=place.parent))
-        try:
-            make(draft)
-            files = {
-                file.relative_to(draft).as_posix(): _hash(file)
-                for file in sorted(draft.rglob("*"))
-                if file.is_file()
-            }
-            (draft / PROOF).write_text(
-                json.dumps(made_from | {"files": files}, indent=1) + "\n", encoding="utf-8"
-            )
-            draft.chmod(0o755)
-            if not place.exists():
-                try:
-                    draft.rename(place)
-                except OSError:  # another process was faster
-                    if not place.exists():
-                        raise
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        write_whole(place, whole, replace=False)
     check(place)
     return place
+
+
+def renew(
+    place: Path, made_from: dict[str, Any], make: Callable[[Path], Any], *, again: bool = False
+) -> bool:
+    """Make a folder under a fixed name unless it was made from the same; return whether it was.
+
+    Args:
+        made_from: JSON values, kept as made_from.json in the folder.
+        make: writes into an empty folder.
+        again: make it in any case.
+    """
+    proof, now = place / MADE_FROM, json.dumps(made_from, indent=1)
+    if not again and proof.is_file() and proof.read_text(encoding="utf-8") == now:
+        return False
+
+    def whole(draft: Path) -> None:
+        make(draft)
+        (draft / MADE_FROM).write_text(now, encoding="utf-8")
+
+    write_whole(place, whole, replace=True)
+    return True
+
+
+def write_whole(place: Path, make: Callable[[Path], Any], *, replace: bool) -> None:
+    """Write a folder elsewhere and rename it when it is complete, so that half a one is never seen.
+
+    Args:
+        replace: put it in the place of an older one; else the first of two processes wins.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=place.parent))
+    try:
+        make(draft)
+        draft.chmod(0o755)
+        if replace:
+            shutil.rmtree(place, ignore_errors=True)
+        if not place.exists():
+            try:
+                draft.rename(place)
+            except OSError:  # another process was faster
+                if not place.exists():
+                    raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def check(place: Path) -> dict[str, Any]:

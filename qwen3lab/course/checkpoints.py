@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,7 +43,6 @@ NUMBERS = (
     "best_step",
     "adapter",
 )
-PROOF = "made_from.json"  # written last
 KINDS = ("f16", "q8_0", "q4_k_m")
 
 
@@ -178,9 +175,9 @@ def index(embedder: SentenceTransformer | None = None) -> retrieval_index.Index:
 
 
 def _proof(where: Path) -> Path:
-    if not (where / PROOF).is_file():
+    if not (where / cache.MADE_FROM).is_file():
         raise Qwen3labError(f"The checkpoint {where.name!r} is not there. Run `make checkpoints`.")
-    return where / PROOF
+    return where / cache.MADE_FROM
 
 
 def _name(source: str) -> str:
@@ -286,17 +283,7 @@ def make(name: str) -> tuple[Path, bool]:
     """
     target, one = folder(name), CHECKPOINTS[name]
     made = [make(other)[1] for other in one.needs]
-    proof = target / PROOF
-    now = json.dumps(_made_from(), indent=1)
-    if not any(made) and proof.is_file() and proof.read_text(encoding="utf-8") == now:
-        return target, False
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as draft:
-        one.make(Path(draft) / name)
-        (Path(draft) / name / proof.name).write_text(now, encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        (Path(draft) / name).replace(target)
-    return target, True
+    return target, cache.renew(target, _made_from(), one.make, again=any(made))
 
 
 def _made_from() -> dict[str, Any]:

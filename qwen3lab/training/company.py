@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +19,19 @@ def company_adapter(run: Run | None = None) -> Path:
     recipe, it is trained first.
     """
     folder = paths.ROOT / "runs" / f"company-lora-{profiles.get().name}"
-    made_from = folder / "made_from.json"
-    now = json.dumps(
-        {
-            "model": loading.fingerprint("chat"),
-            "rows": cache.fingerprint(paths.TASKS / "knowledge.train.jsonl"),
-            "recipe": company_recipe(),
-        },
-        indent=1,
-    )
-    if run is None and made_from.is_file() and made_from.read_text(encoding="utf-8") == now:
-        return folder
-    run = run or fine_tune("chat", tasks.load("knowledge", "train"), **company_recipe())
-    folder.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=folder.parent
-    ) as draft:  # complete or absent: two notebooks may run at once
-        run.model.save_pretrained(draft)
-        run.tokenizer.save_pretrained(draft)
-        (Path(draft) / made_from.name).write_text(now, encoding="utf-8")
-        folder.mkdir(exist_ok=True)
-        for file in sorted(
-            Path(draft).iterdir(), key=lambda file: file.name == made_from.name
-        ):  # made_from.json last
-            file.replace(folder / file.name)
+    made_from = {
+        "model": loading.fingerprint("chat"),
+        "rows": cache.fingerprint(paths.TASKS / "knowledge.train.jsonl"),
+        "recipe": company_recipe(),
+    }
+
+    def make(draft: Path) -> None:
+        rows = tasks.load("knowledge", "train")
+        trained = run or fine_tune("chat", rows, **company_recipe())
+        trained.model.save_pretrained(draft)
+        trained.tokenizer.save_pretrained(draft)
+
+    cache.renew(folder, made_from, make, again=run is not None)
     return folder
 
 

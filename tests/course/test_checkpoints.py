@@ -116,7 +116,7 @@ def toys(monkeypatch, build):
     def maker(name, fails=()):
         def make(where):
             made.append(name)
-            where.mkdir()
+            where.mkdir(exist_ok=True)
             (where / "half").write_text(name)
             if made.count(name) in fails:
                 raise Qwen3labError("no power")
