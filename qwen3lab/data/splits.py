@@ -88,11 +88,6 @@ def groups(rows: Sequence[dict], threshold: float = THRESHOLD) -> list[list[int]
     return list(members.values())
 
 
-def deduplicate(rows: Sequence[dict], threshold: float = THRESHOLD) -> list[dict]:
-    """Keep the first row of every group of near-copies."""
-    return [rows[group[0]] for group in groups(rows, threshold)]
-
-
 def split(
     rows: Sequence[dict],
     *,

@@ -33,13 +33,6 @@ def code_book() -> torch.Tensor:
     return values / values.abs().max()
 
 
-def even_levels() -> torch.Tensor:
-    """Compute sixteen evenly spaced values from -1 to 1: the levels of a 4-bit integer."""
-    import torch
-
-    return torch.linspace(-1, 1, 16)
-
-
 def quantize(
     weight: torch.Tensor, block: int = 64, levels: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -32,7 +32,7 @@ class Setting:
 
     @property
     def rows(self) -> int:
-        """Return the rows per step, equal for all settings of one `advise` call."""
+        """Return the rows per step, equal for all settings of one plan."""
         return self.batch * self.accumulation
 
     def __str__(self) -> str:
@@ -76,24 +76,6 @@ def settings(
         yield Setting(
             batch, rows // batch, again, made.peak if batch == rows else made.total
         )  # with accumulation the gradients stay in memory
-
-
-def advise(
-    model: str | Shape | Any, method: str, rows: int, length: int, budget: int, **options: Any
-) -> list[Setting]:
-    """List the settings up to and including the first that fits into `budget` bytes.
-
-    Raises OutOfMemory if none fits; its message says what else helps.
-    """
-    tried = []
-    for setting in settings(model, method, rows, length, **options):
-        tried.append(setting)
-        if setting.planned <= budget:
-            return tried
-    raise OutOfMemory(
-        f"Even {tried[-1]} is more than the budget of {budget / 1e6:,.0f} MB. Shorten the rows, or"
-        " take a smaller model or QLoRA."
-    )
 
 
 def fine_tune(

@@ -6,7 +6,6 @@ values that evaluation never uses, `held_out=True` only those that training neve
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import dataclass, field
 
@@ -676,18 +675,4 @@ def _question_line(rng, thing: Thing, key: str) -> str:
         ask(thing, key, rng.randrange(60))
         + (" " if thing.language == "en" else "")
         + thing.values[key]
-    )
-
-
-def dump(row: Row) -> str:
-    """Format a row as one JSON line, for files that people read."""
-    return json.dumps(
-        {
-            "task": row.task,
-            "language": row.language,
-            "messages": row.messages,
-            "tools": row.tools,
-            "thinking": row.thinking,
-        },
-        ensure_ascii=False,
     )

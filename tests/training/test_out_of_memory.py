@@ -30,19 +30,6 @@ def test_every_setting_makes_the_same_step_and_the_order_is_from_fast_to_small()
     )
 
 
-def test_advice_ends_with_what_fits():
-    card = 24_000_000_000
-    advice = out_of_memory.advise("8B", "lora", 8, 1024, card)
-    assert advice[-1].planned <= card and all(setting.planned > card for setting in advice[:-1])
-    with pytest.raises(
-        out_of_memory.OutOfMemory,
-        match="Even 1 row x 8, checkpointing on: .* is more than the budget of 8,000 MB. Shorten",
-    ):
-        out_of_memory.advise("8B", "lora", 8, 1024, 8_000_000_000)
-    already = out_of_memory.settings(family.shape("8B"), "qlora", 2, 512, checkpointing=True)
-    assert [(s.batch, s.checkpointing) for s in already] == [(2, True), (1, True)]
-
-
 def test_no_budget_is_small_enough(checkpoint):
     rows = [
         {"messages": [{"role": "user", "content": "Code?"}], "answer": "7", "thinking": False}
@@ -73,3 +60,8 @@ def test_a_cards_own_error_leads_to_the_next_setting(checkpoint, monkeypatch):
     ] * 4
     _, tried = out_of_memory.fine_tune(checkpoint, rows, batch_size=4, steps=1)
     assert seen == [(4, 1), (2, 2)] and len(tried) == 2
+
+
+def test_what_is_checkpointed_already_is_halved_alone():
+    already = out_of_memory.settings(family.shape("8B"), "qlora", 2, 512, checkpointing=True)
+    assert [(s.batch, s.checkpointing) for s in already] == [(2, True), (1, True)]
