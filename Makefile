@@ -30,11 +30,15 @@ notebooks: $(READY)  ## run all notebooks in place, which renews the committed o
 	$(BIN)/python -m qwen3lab.course.notebooks run --in-place
 	$(BIN)/python docs/figures.py
 
-models: $(READY)  ## rebuild the bundled models (three hours on two cores; goes on where it was stopped)
-	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m scripts.tiny_models dense moe
-	$(BIN)/python -m scripts.tiny_models draft embedding
-	$(BIN)/python -m scripts.tiny_models.report
-	$(BIN)/python -m scripts.tiny_models.cards
+MODELS := data/models
+WORK := build/tiny
+MADE := --work $(WORK) --models $(MODELS)
+
+models: $(READY)  ## rebuild the bundled models (three hours on two cores; goes on where it was stopped); MODELS= and WORK= name other folders
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m scripts.tiny_models dense moe $(MADE)
+	$(BIN)/python -m scripts.tiny_models draft embedding $(MADE)
+	$(BIN)/python -m scripts.tiny_models.report --models $(MODELS)
+	$(BIN)/python -m scripts.tiny_models.cards $(MADE)
 
 checkpoints: $(READY)  ## make what the long cells make, for those who join a workshop late
 	$(BIN)/python -m qwen3lab.course.checkpoints

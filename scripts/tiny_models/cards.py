@@ -5,6 +5,7 @@ Everything comes from the recorded logs and results.
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -159,14 +160,17 @@ Exact match on items whose names and open values training never saw; measured
 """
 
 
-def write(work: Path = Path("build/tiny")) -> None:
+def write(work: Path = Path("build/tiny"), models: Path = paths.MODELS) -> None:
     """Write card and log of every model whose stages are all finished, and README.md's table.
 
-    `work` holds the finished stages.
+    Args:
+        work: holds the finished stages.
+        models: holds the checkpoints and their results.json. The table of the README is that of the
+            bundled ones alone.
     """
-    results = json.loads((paths.MODELS / "results.json").read_text())
+    results = json.loads((models / "results.json").read_text())
     for name, (stages, *_) in WHAT.items():
-        folder, done = paths.MODELS / name, {stage: work / stage / "done.json" for stage in stages}
+        folder, done = models / name, {stage: work / stage / "done.json" for stage in stages}
         if folder.exists() and all(file.exists() for file in done.values()):
             totals = {stage: json.loads(file.read_text()) for stage, file in done.items()}
             (folder / "README.md").write_text(card(name, totals, results), encoding="utf-8")
@@ -175,9 +179,15 @@ def write(work: Path = Path("build/tiny")) -> None:
             )
     readme = paths.ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    if "<!-- models -->" in text:
+    if models.resolve() == paths.MODELS and "<!-- models -->" in text:
         readme.write_text(pages.fill(text, {"models": table(results)}), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    write()
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.tiny_models.cards", description=__doc__
+    )
+    parser.add_argument("--work", type=Path, default=Path("build/tiny"))
+    parser.add_argument("--models", type=Path, default=paths.MODELS)
+    given = parser.parse_args()
+    write(given.work, given.models)

@@ -43,13 +43,13 @@ def exact(
     return {"right": right, "n": len(rows)}
 
 
-def questions(model, tokenizer) -> dict:
+def questions(model, tokenizer, limit: int | None = None) -> dict:
     """Score exact match on context questions, answerable and not, by language."""
     return {
         f"{task} {language}": exact(
             model,
             tokenizer,
-            [r for r in tasks.load(task, "test") if r["language"] == language],
+            [r for r in tasks.load(task, "test") if r["language"] == language][:limit],
             thinking=False,
             max_new_tokens=32,
         )
@@ -57,16 +57,16 @@ def questions(model, tokenizer) -> dict:
     }
 
 
-def additions(model, tokenizer) -> dict:
+def additions(model, tokenizer, limit: int | None = None) -> dict:
     """Score exact match on sums of three-digit numbers with and without thinking."""
-    rows = [row for row in tasks.load("addition", "test") if row["digits"] == 3]
+    rows = [row for row in tasks.load("addition", "test") if row["digits"] == 3][:limit]
     return {
         f"addition {label}": exact(model, tokenizer, rows, thinking=on)
         for label, on in (("thinking", True), ("direct", False))
     }
 
 
-def experts(model, tokenizer) -> dict:
+def experts(model, tokenizer, limit: int | None = None) -> dict:
     """Measure expert load (smallest and largest, in fair shares) and the worst information ratio.
 
     The ratio is that of the worst layer.
@@ -79,7 +79,7 @@ def experts(model, tokenizer) -> dict:
             tools=row.get("tools"),
             generation_prompt=False,
         )
-        for row in tasks.load("chat", "test")
+        for row in tasks.load("chat", "test")[:limit]
     ]
     routed = routing.record(model, rows)
     kinds = [kind for row in rows for kind in routing.token_kinds(tokenizer, row)]
@@ -92,7 +92,7 @@ def experts(model, tokenizer) -> dict:
     }
 
 
-def acceptance(target, draft, tokenizer, drafted: int = DRAFTED) -> dict:
+def acceptance(target, draft, tokenizer, limit: int | None = None, drafted: int = DRAFTED) -> dict:
     """Measure the acceptance rate of greedy speculative decoding on the chat set.
 
     Returns {"right", "n", "passes"}. The target's own greedy answer is the only thing it can
@@ -101,7 +101,7 @@ def acceptance(target, draft, tokenizer, drafted: int = DRAFTED) -> dict:
     """
     import torch
 
-    rows = tasks.load("chat", "test")
+    rows = tasks.load("chat", "test")[:limit]
     prompts = [encode(tokenizer, row["messages"], thinking=row["thinking"]) for row in rows]
     answers = [
         answer + [tokenizer.eos_token_id]
@@ -129,22 +129,26 @@ def acceptance(target, draft, tokenizer, drafted: int = DRAFTED) -> dict:
     return {"right": accepted, "n": proposed, "tokens": sum(map(len, answers)), "passes": passes}
 
 
-def retrieval_recall() -> dict:
+def retrieval_recall(folder: Path = paths.MODELS) -> dict:
     """Measure recall@3 over the handbook's chunks, by the embedding model and by BM25.
 
     The questions are the handbook's answerable test questions.
     """
     from qwen3lab.data import pdf
-    from qwen3lab.retrieval import chunking, index
+    from qwen3lab.retrieval import chunking, index, metrics
 
-    parts = chunking.chunk(pdf.read_pdf(paths.HANDBOOK), loading.load_tokenizer("qwen3-tiny"))
+    parts = chunking.chunk(
+        pdf.read_pdf(paths.HANDBOOK), loading.load_tokenizer(folder / "qwen3-tiny")
+    )
     rows = [row for row in tasks.load("handbook", "test") if row["answerable"]]
     relevant = [
-        index.relevant_chunks(parts, row["answer"], row["pages"], row["fact"].split("/")[1])
+        metrics.relevant_chunks(parts, row["answer"], row["pages"], row["fact"].split("/")[1])
         for row in rows
     ]
     searches = {
-        "recall@3": index.Index.build(parts, loading.load_embedding("qwen3-tiny-embedding")),
+        "recall@3": index.Index.build(
+            parts, loading.load_embedding(folder / "qwen3-tiny-embedding")
+        ),
         "recall@3 of BM25": index.Keywords(parts),
     }
     found = {}
@@ -159,23 +163,29 @@ def retrieval_recall() -> dict:
     return found | {"chunks": len(parts)}
 
 
-def measure(names: list[str]) -> dict:
-    """Score the named models: `{model: {score: {"right", "n"} or a number}}`."""
+def measure(
+    names: list[str], folder: Path = paths.MODELS, limit: int | None = None
+) -> dict[str, dict]:
+    """Score the named models: `{model: {score: {"right", "n"} or a number}}`.
+
+    Args:
+        folder: where their checkpoints lie.
+        limit: the first so many rows of each score; default: all.
+    """
     results: dict = {}
     if {"qwen3-tiny", "qwen3-tiny-draft"} & set(names):
-        target, tokenizer = loading.load("qwen3-tiny")
-    if "qwen3-tiny" in names:
-        results["qwen3-tiny"] = questions(target, tokenizer) | additions(target, tokenizer)
-    if "qwen3-tiny-moe" in names:
-        moe, tokenizer = loading.load("qwen3-tiny-moe")
-        results["qwen3-tiny-moe"] = (
-            questions(moe, tokenizer) | additions(moe, tokenizer) | experts(moe, tokenizer)
-        )
+        target, tokenizer = loading.load(folder / "qwen3-tiny")
+    for name in ("qwen3-tiny", "qwen3-tiny-moe"):
+        if name in names:
+            model, tokenizer = loading.load(folder / name)
+            results[name] = questions(model, tokenizer, limit) | additions(model, tokenizer, limit)
+            if name == "qwen3-tiny-moe":
+                results[name] |= experts(model, tokenizer, limit)
     if "qwen3-tiny-draft" in names:
-        draft, _ = loading.load("qwen3-tiny-draft")
-        results["qwen3-tiny-draft"] = {"accepted": acceptance(target, draft, tokenizer)}
+        draft, _ = loading.load(folder / "qwen3-tiny-draft")
+        results["qwen3-tiny-draft"] = {"accepted": acceptance(target, draft, tokenizer, limit)}
     if "qwen3-tiny-embedding" in names:
-        results["qwen3-tiny-embedding"] = retrieval_recall()
+        results["qwen3-tiny-embedding"] = retrieval_recall(folder)
     return results
 
 
@@ -183,22 +193,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.tiny_models.report", description=__doc__
     )
-    parser.add_argument(
-        "names",
-        nargs="*",
-        default=[p.name for p in sorted(paths.MODELS.iterdir()) if (p / "config.json").exists()],
-    )
-    parser.add_argument("--out", type=Path, default=paths.MODELS / "results.json")
+    parser.add_argument("names", nargs="*", help="default: every model of the folder")
+    parser.add_argument("--models", type=Path, default=paths.MODELS, help="their folder")
+    parser.add_argument("--limit", type=int, help="the first so many rows of each score, for a try")
     args = parser.parse_args()
-    began = time.time()
-    results = json.loads(args.out.read_text()) if args.out.exists() else {}
-    results |= measure(args.names)
+    names = args.names or [path.parent.name for path in sorted(args.models.glob("*/config.json"))]
+    out, began = args.models / "results.json", time.time()
+    results = json.loads(out.read_text()) if out.exists() else {}
+    results |= measure(names, args.models, args.limit)
     results["measured"] = {
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, one CPU thread",
         "command": "python -m scripts.tiny_models.report",
     }
-    args.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     print(json.dumps(results, indent=1, ensure_ascii=False))
     print(f"time · {time.time() - began:.0f} s")
 

@@ -1,15 +1,16 @@
 """How the bundled models were made: world, tokenizer, encoding, optimiser, loop, upcycling."""
 
+import json
 import random
 
 import pytest
 import torch
 
-from qwen3lab import prompts
+from qwen3lab import paths, prompts
 from qwen3lab.chat import template
 from qwen3lab.paths import MODELS
 from qwen3lab.world import corpus, names
-from scripts.tiny_models import build, shapes
+from scripts.tiny_models import build, cards, report, shapes
 from scripts.tiny_models import tokenizer as tokenizers
 from scripts.tiny_models.encode import Encoder
 from scripts.tiny_models.muon import Muon, orthogonalise
@@ -186,7 +187,7 @@ def test_upcycled_moe_computes_what_the_dense_model_computes(tok):
         assert (dense(ids).logits - moe(ids).logits).abs().max() < 1e-5
 
 
-def test_smoke_build_runs_every_stage(tmp_path):
+def test_smoke_build_runs_every_stage_and_is_scored_and_described(tmp_path):
     for stage in ("dense", "moe", "draft", "embedding"):
         getattr(build, stage)(tmp_path / "work", tmp_path / "models", smoke=True)
     for name in (
@@ -198,3 +199,19 @@ def test_smoke_build_runs_every_stage(tmp_path):
     ):
         assert (tmp_path / "models" / name / "model.safetensors").exists()
         assert not list((tmp_path / "models" / name).glob("*.bin"))
+    names = [name for name in cards.WHAT if name != "qwen3-tiny-base"]
+    found = report.measure(names, tmp_path / "models", limit=2)
+    assert set(found) == set(names) and found["qwen3-tiny"]["context en"]["n"] == 2
+    assert found["qwen3-tiny-draft"]["accepted"]["n"] > 0
+    (tmp_path / "models" / "results.json").write_text(json.dumps(found))
+    before = (paths.ROOT / "README.md").read_bytes()
+    cards.write(tmp_path / "work", tmp_path / "models")
+    card = (tmp_path / "models" / "qwen3-tiny" / "README.md").read_text()
+    assert "`dense-chat`: 3 steps" in card and "context en: " in card
+    assert (paths.ROOT / "README.md").read_bytes() == before
+
+
+def test_the_report_finds_the_committed_scores():
+    kept = json.loads((MODELS / "results.json").read_text())
+    found = report.measure(["qwen3-tiny-embedding"])
+    assert found["qwen3-tiny-embedding"] == kept["qwen3-tiny-embedding"]
