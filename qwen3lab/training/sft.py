@@ -25,7 +25,7 @@ from qwen3lab.training.checkpointing import (
     random_state,
     set_random_state,
 )
-from qwen3lab.training.lora import lora_config, lora_settings, no_gptq
+from qwen3lab.training.lora import lora_config, lora_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -336,15 +336,14 @@ def _trainer(model, tokenizer, data, held_out, method, lora, config):
             finally:
                 set_random_state(state)
 
-    with no_gptq():
-        trainer = Trainer(
-            model,
-            args=config,
-            train_dataset=data,
-            eval_dataset=held_out,
-            processing_class=tokenizer,
-            peft_config=None if method == "full" else lora_config(model, **lora or {}),
-        )
+    trainer = Trainer(
+        model,
+        args=config,
+        train_dataset=data,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        peft_config=None if method == "full" else lora_config(model, **lora or {}),
+    )
     trainer.remove_callback(PrinterCallback)
     head = trainer.model.get_output_embeddings()
     if not hasattr(
