@@ -31,6 +31,7 @@ FILES = (
     "Makefile",
     "pyproject.toml",
     "constraints.txt",
+    "constraints-gptq.txt",
     "constraints-vllm.txt",
     "environment.yml",
     ".gitignore",
@@ -64,7 +65,8 @@ no index. It takes a few minutes. Then, in the folder course:
     {programs}/qwen3lab run 03
     {programs}/qwen3lab doctor
 
-If `make` is there, `make lab` and `make course` work too, and install nothing more.
+If `make` is there, `make lab` and `make course` work too, and install nothing more; `make test`
+needs a network.
 """
 
 
@@ -143,14 +145,10 @@ def make(
 
 
 def requirements(root: Path) -> list[str]:
-    """What pip has to install: what builds the course, what it needs, and what its tests need."""
+    """What pip has to install: what builds the course and what it needs."""
     read = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     project = read["project"]
-    return [
-        *read["build-system"]["requires"],
-        *project.get("dependencies", []),
-        *project.get("optional-dependencies", {}).get("test", []),
-    ]
+    return [*read["build-system"]["requires"], *project.get("dependencies", [])]
 
 
 def resolve(folder: Path, root: Path) -> list[Path]:
