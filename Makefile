@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: course test lab notebooks models checkpoints answers bundle times site awq vllm clean help
+.PHONY: course test lab notebooks models checkpoints answers bundle times site platforms gptq vllm clean help
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -12,15 +13,24 @@ help:  ## list the commands
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "qwen3lab needs Python 3.11 or later. Run make again with PYTHON=python3.11.")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(INSTALL) torch
+	$(INSTALL) -e .
+	touch $@
+
+# The tests build the site, too.
+$(READY)-test: $(READY)
+	$(INSTALL) -e '.[test,site]'
+	touch $@
+
+$(READY)-site: $(READY)
+	$(INSTALL) -e '.[site]'
 	touch $@
 
 course: $(READY)  ## set up everything and run all notebooks, with their times
 	$(BIN)/qwen3lab doctor
 	$(BIN)/python -m qwen3lab.course.notebooks run --jobs auto
 
-test: $(READY)  ## set up what it needs and run all tests
+test: $(READY)-test  ## set up what it needs and run all tests
 	$(BIN)/python -m pytest
 
 lab: $(READY)  ## open JupyterLab
@@ -53,19 +63,23 @@ times: $(READY)  ## measure how long each section takes, and fill the tables of 
 	$(BIN)/python -m qwen3lab.course.notebooks run --times data/section_times.json
 	$(BIN)/python docs/workshop.py
 
-site: $(READY)  ## build the site of the executed notebooks into build/site (needs no network)
+site: $(READY)-site  ## build the site of the executed notebooks into build/site (needs no network)
 	$(BIN)/python docs/build.py
 
-AWQ := .venv-awq
+platforms: $(READY)-test  ## ask the package index whether the course installs from wheels on eight kinds of machine
+	$(BIN)/python -m scripts.platforms
 
-$(AWQ)/.ready: $(READY)
-	$(PYTHON) -m venv --without-pip $(AWQ)
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(AWQ)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/course.pth
-	$(BIN)/pip --python $(AWQ)/bin/python install --quiet --disable-pip-version-check --no-deps --ignore-installed gptqmodel==7.7.0
+GPTQ := .venv-gptq
+
+# Sees the course's environment, and adds what has no wheels: this needs a C compiler.
+$(GPTQ)/.ready: $(READY) constraints-gptq.txt
+	$(PYTHON) -m venv --without-pip $(GPTQ)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(GPTQ)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/course.pth
+	$(BIN)/pip --python $(GPTQ)/bin/python install --quiet --disable-pip-version-check --no-deps --ignore-installed -r constraints-gptq.txt
 	touch $@
 
-awq: $(AWQ)/.ready  ## quantise the company's model with AWQ, in an environment of its own
-	PYTHONPATH=. $(AWQ)/bin/python benchmarks/awq.py
+gptq: $(GPTQ)/.ready  ## quantise the company's model with GPTQ and AWQ, in an environment of its own (needs a C compiler)
+	PYTHONPATH=. $(GPTQ)/bin/python benchmarks/gptq.py
 
 VLLM := .venv-vllm
 
@@ -74,7 +88,7 @@ $(VLLM)/.ready: constraints-vllm.txt
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps -r constraints-vllm.txt
 	touch $@
 
-vllm: $(READY) $(VLLM)/.ready  ## set up vLLM for the CPU (3.5 GB, an environment of its own) and compare its answers with transformers'
+vllm: $(READY)-test $(VLLM)/.ready  ## set up vLLM for the CPU (3.5 GB, an environment of its own) and compare its answers with transformers'
 	$(BIN)/python -m pytest tests/serving/test_engines.py -k vllm -rs
 
 clean:  ## remove what was built; the environment stays

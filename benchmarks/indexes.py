@@ -14,8 +14,8 @@ one thread. Writes `data/benchmarks/indexes.json`; real vectors are cached in `b
 from __future__ import annotations
 
 import argparse
+import os
 import random
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -172,7 +172,7 @@ def main() -> None:
             "build width": approximate.BUILD_WIDTH,
             "check": check,
             "indexes": lines,
-            "peak bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            "peak bytes": record.peak(os.getpid()),
         },
         "indexes.py",
         ("faiss-cpu", "numpy", "sentence-transformers"),

@@ -1,11 +1,11 @@
 """Benchmark all quantised variants of one model, and GPTQ's group size and calibration texts.
 
-`python benchmarks/ladder.py`. The model is the course's chat model with the company's adapter. The
-ladder is measured on the test questions about the company; the ablations, from which a setting
-could be chosen, on the validation questions. Calibration texts are drawn `DRAWS` times, from the
-training questions, from rows like those of pre-training, or as random tokens. The AWQ rung needs
-`make awq` first and is skipped with a message otherwise. Continues an interrupted run; writes
-`data/benchmarks/ladder.json`.
+The model is the course's chat model with the company's adapter. The ladder is measured on the test
+questions about the company; the ablations, from which a setting could be chosen, on the validation
+questions. Calibration texts are drawn `DRAWS` times, from the training questions, from rows like
+those of pre-training, or as random tokens. It quantises by gptqmodel, so it runs in the environment
+that `make gptq` makes (`PYTHONPATH=. .venv-gptq/bin/python benchmarks/ladder.py`). Goes on where it
+was stopped; writes `data/benchmarks/ladder.json`.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ def main() -> None:
             "adapter": cache.fingerprint(adapter / "adapter_model.safetensors"),
             "ladder": lines,
             "left out": missing,
-            "AWQ made by": f"gptqmodel {variants.AWQ_VERSION}",
+            "AWQ made by": f"gptqmodel {variants.GPTQMODEL}",
             "groups": groups,
             "calibration": sets,
             "interval": (

@@ -13,6 +13,7 @@ from typing import Any
 
 from qwen3lab import measure as qwen3lab_measure
 from qwen3lab import paths
+from qwen3lab.errors import Qwen3labError
 
 
 class Parts:
@@ -55,6 +56,18 @@ class Parts:
         """Delete the parts once the record is written, so that the next run starts over."""
         if self.keep:
             self.file.unlink(missing_ok=True)
+
+
+def peak(pid: int) -> int:
+    """Highest resident bytes of a process so far (VmHWM)."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise Qwen3labError(
+            "This benchmark reads a process's memory peak from /proc, which only Linux has. Run it"
+            " on Linux."
+        ) from None
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
 def write(

@@ -321,12 +321,10 @@ def peak(pid: int) -> int:
     Pages that they share count in each.
     """
     import psutil
+    import record
 
-    total = 0
-    for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
-        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-        total += 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
-    return total
+    processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return sum(record.peak(process.pid) for process in processes)
 
 
 def inside(kind: str, prompts: list[list[int]], file: Path) -> dict[str, Any]:

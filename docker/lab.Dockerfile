@@ -4,9 +4,8 @@
 # The user in it has the number 1000; whose files have another owner adds --user "$(id -u)" --env HOME=/tmp.
 FROM python:3.11.14-slim-bookworm
 
-# gptqmodel compiles its CPU kernels when it is first used.
 # hadolint ignore=DL3008
-RUN apt-get update && apt-get install --yes --no-install-recommends g++ git make && rm -rf /var/lib/apt/lists/* \
+RUN apt-get update && apt-get install --yes --no-install-recommends git make && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 lab
 
 WORKDIR /lab
@@ -15,7 +14,7 @@ COPY qwen3lab ./qwen3lab
 # For torch without CUDA, name PyTorch's index of CPU builds: --build-arg PIP_EXTRA_INDEX_URL=...
 ARG PIP_EXTRA_INDEX_URL
 RUN pip install --no-cache-dir --constraint constraints.txt torch \
-    && pip install --no-cache-dir --constraint constraints.txt --editable '.[test]'
+    && pip install --no-cache-dir --constraint constraints.txt --editable '.[test,site]'
 
 USER 1000:1000
 EXPOSE 8888

@@ -4,6 +4,7 @@ another process.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -16,6 +17,12 @@ import psutil
 import pytest
 
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+def needs_gptqmodel() -> None:
+    """Skip the test where the library is missing, without importing it, which is loud."""
+    if importlib.util.find_spec("gptqmodel") is None:
+        pytest.skip("gptqmodel is not here: run this with .venv-gptq/bin/python after `make gptq`")
 
 
 def make_tokenizer(folder: Path) -> None:

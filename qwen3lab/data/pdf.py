@@ -388,6 +388,15 @@ def _breaks(before: Line, line: Line, gap: float, full: float, turned: bool) -> 
 
 
 FONT_FILE = "wqy-microhei.ttc"
+# Where Linux, macOS and Windows keep fonts, those of one user last.
+FONT_FOLDERS = [
+    Path("/usr/share/fonts"),
+    Path("/Library/Fonts"),
+    Path(os.environ.get("WINDIR", "C:/Windows")) / "Fonts",
+    Path.home() / ".local" / "share" / "fonts",
+    Path.home() / "Library" / "Fonts",
+    Path.home() / "AppData" / "Local" / "Microsoft" / "Windows" / "Fonts",
+]
 
 
 def font_path() -> Path:
@@ -397,11 +406,12 @@ def font_path() -> Path:
         Qwen3labError: the font is missing.
     """
     chosen = os.environ.get("QWEN3LAB_CJK_FONT")
-    places = [Path(chosen)] if chosen else sorted(Path("/usr/share/fonts").rglob(FONT_FILE))
+    found = (place for folder in FONT_FOLDERS for place in sorted(folder.rglob(FONT_FILE)))
+    places = [Path(chosen)] if chosen else found
     for place in places:
         if place.is_file():
             return place
     raise Qwen3labError(
-        f"The Chinese font {chosen or FONT_FILE} is missing. Install the Debian package"
-        " fonts-wqy-microhei, or name a font file in QWEN3LAB_CJK_FONT."
+        f"The Chinese font {chosen or FONT_FILE} is missing. Install WenQuanYi Micro Hei (on Debian"
+        " the package fonts-wqy-microhei), or name a font file in QWEN3LAB_CJK_FONT."
     )

@@ -29,6 +29,8 @@ FILE_BYTES = 1 << 20  # maximum size of a file that the process can write, its r
 OPEN_FILES = 32
 POLL = 0.002  # seconds between two polls of the process; `Popen.wait` is up to 0.05 s late
 SHOWN = 60  # characters of a value or an error in a message
+# How a process ends that was killed, or used up its time; Windows knows neither signal.
+KILLED, USED_UP = -getattr(signal, "SIGKILL", 9), -getattr(signal, "SIGXCPU", 24)
 
 # Runs in the process. Limits that the system lacks (address space on macOS) are skipped, and the
 # limit on the number of processes does not apply to root. So an audit hook (PEP 578), which no
@@ -53,11 +55,11 @@ for number in (0, 1, 2):
 os.close(nothing)
 own, folder = tuple(os.path.realpath(place) + os.sep for place in sys.path), os.getcwd() + os.sep
 refused = ("os.", "shutil.", "subprocess.", "pty.", "_posixsubprocess.",
-           "socket.", "ctypes.", "signal.", "syslog.", "resource.")
+           "socket.", "ctypes.", "signal.", "syslog.", "resource.", "_winapi.", "winreg.")
 
 def guard(event, arguments, allowed=("os.listdir", "os.scandir"), real=os.path.realpath,
           decode=os.fsdecode, refused=refused, own=own,
-          folder=folder, reading=os.O_RDONLY, ways=os.O_ACCMODE):
+          folder=folder, reading=os.O_RDONLY, ways=os.O_WRONLY | os.O_RDWR):
     if event.startswith(refused) and event not in allowed:
         raise PermissionError(event + " is refused")
     if event == "open" and not isinstance(arguments[0], int):
@@ -115,7 +117,8 @@ def run(code: str, tests: Sequence[str], *, seconds: float = 2.0, megabytes: int
 
     The process has an empty folder, an empty environment, no input and no output, a session of its
     own that is killed as a whole at the end, and limits (`resource.setrlimit`) on time, memory,
-    files and processes.
+    files and processes. Windows has neither such sessions nor such limits: there the clock alone
+    ends it.
 
     Args:
         code: the text of a Python module that defines the function.
@@ -156,7 +159,7 @@ def run(code: str, tests: Sequence[str], *, seconds: float = 2.0, megabytes: int
             stdout=report,
             stderr=subprocess.DEVNULL,
             cwd=os.path.realpath(folder),
-            env={},
+            env=_environment(),
             start_new_session=True,
         )
         try:
@@ -167,9 +170,9 @@ def run(code: str, tests: Sequence[str], *, seconds: float = 2.0, megabytes: int
         report.seek(0)
         text = report.read(FILE_BYTES).decode(errors="replace")
     out_of_time = (
-        ended == -signal.SIGKILL and time.monotonic() >= start + cpu
+        ended == KILLED and time.monotonic() >= start + cpu
     )  # a process that ignores SIGXCPU is killed a second later
-    if ended is None or ended == -signal.SIGXCPU or out_of_time:
+    if ended is None or ended == USED_UP or out_of_time:
         return Result("timeout", f"did not end within {cpu} s")
     if ended or not text:
         return Result(
@@ -198,10 +201,19 @@ def _parts(test: str) -> tuple[str, object]:
     )
 
 
+def _environment() -> dict[str, str]:
+    """Nothing; but Python does not start on Windows without the folder of the system."""
+    kept = ("SYSTEMROOT",) if os.name == "nt" else ()
+    return {name: os.environ[name] for name in kept if name in os.environ}
+
+
 def _kill(process: subprocess.Popen) -> None:
     """Kill the process and everything that it started in its session."""
     try:
-        os.killpg(process.pid, signal.SIGKILL)
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
     except (
         ProcessLookupError,
         PermissionError,

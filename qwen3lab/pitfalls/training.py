@@ -172,7 +172,8 @@ def wrong_scaling() -> Failure:
 
     def forget_alpha(folder: Path) -> None:
         file = folder / "adapter_config.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"lora_alpha": 8}))
+        settings = json.loads(file.read_text(encoding="utf-8")) | {"lora_alpha": 8}
+        file.write_text(json.dumps(settings), encoding="utf-8")
 
     return Failure(
         "wrong adapter scaling",

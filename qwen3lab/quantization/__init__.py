@@ -6,7 +6,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "gguf": ["GGUF_TYPES", "to_gguf"],
-        "gptq_checkpoints": ["gptq", "load_gptq"],
+        "gptq_checkpoints": ["gptq"],
         "merging": ["Merged", "merge"],
+        "packed": ["load_gptq"],
     },
 )

@@ -1,24 +1,27 @@
-"""Quantise a checkpoint with GPTQ (gptqmodel), and load the result."""
+"""Quantise a checkpoint with GPTQ (gptqmodel).
+
+The library has no wheels and so no place in the course's environment: `make gptq` gives it one of
+its own. Its checkpoints open without it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qwen3lab import paths, profiles
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import loading
 from qwen3lab.quiet import quiet
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def gptq(
@@ -48,7 +51,7 @@ def gptq(
         device: default: the profile's.
         batch_size: texts per batch.
     Raises:
-        Qwen3labError: no texts, or layer sizes that the group size does not divide.
+        Qwen3labError: no texts, layer sizes that the group size does not divide, or no gptqmodel.
     """
     source, dst = Path(loading.resolve(src)), Path(dst)
     if not texts:
@@ -66,8 +69,20 @@ def gptq(
         model = library.GPTQModel.load(str(source), config, device=device or profiles.get().device)
         model.quantize(list(texts), batch_size=batch_size, calibration_data_min_length=1)
         shutil.rmtree(dst, ignore_errors=True)
-        model.save(str(dst))
+        save(model, dst)
     return dst
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write what the library quantised, but for its log of seconds, which would give each run
+    another hash.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        model.save(scratch)
+        for file in Path(scratch).iterdir():
+            if file.name != "quant_log.csv":
+                shutil.copy(file, folder / file.name)
 
 
 def _check_group(source: Path, group_size: int) -> None:
@@ -81,33 +96,6 @@ def _check_group(source: Path, group_size: int) -> None:
             )
 
 
-def load_gptq(
-    path: str | Path, *, dtype: str | None = None, device: str | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load what `gptq` saved: (model in eval mode, tokenizer).
-
-    On a CPU the weights are dequantised by plain torch.
-    """
-    import torch
-
-    profile = profiles.get()
-    path, device = Path(path), device or profile.device
-    if not (path / "quantize_config.json").is_file():
-        raise Qwen3labError(
-            f"{path.name!r} holds no GPTQ model (no quantize_config.json). Write it with"
-            " qwen3lab.quantization.gptq()."
-        )
-    with quiet_gptqmodel() as library:
-        backend = library.BACKEND.TORCH if device == "cpu" else library.BACKEND.AUTO
-        wrapped = library.GPTQModel.load(
-            str(path), device=device, backend=backend, dtype=torch.bfloat16
-        )
-    # The library accepts only 16-bit types, but its torch code computes in the dtype of the scales.
-    model = wrapped.model.to(getattr(torch, dtype or profile.dtype)).eval()
-    loading.set_threads(sum(parameter.numel() for parameter in model.parameters()), device)
-    return model, loading.load_tokenizer(path)
-
-
 @contextlib.contextmanager
 def quiet_gptqmodel() -> Iterator[Any]:
     """Provide gptqmodel, without compilation on a CPU and without its hundreds of log lines.
@@ -115,7 +103,14 @@ def quiet_gptqmodel() -> Iterator[Any]:
     Its CPU kernels are C++ that is compiled at first use: one to two minutes, a compiler and
     Python's headers. Its plain torch code gives the same numbers and needs none of that, so it is
     what runs here on a CPU.
+
+    Raises Qwen3labError where the library is not installed.
     """
+    if importlib.util.find_spec("gptqmodel") is None:
+        raise Qwen3labError(
+            "gptqmodel is not installed, since it has no wheels and needs a C compiler. Run `make"
+            " gptq`, which gives it an environment of its own."
+        )
     os.environ.setdefault(
         "GPTQMODEL_CPU_WORKERS", "2"
     )  # fewer than two, as by default on two cores, are refused

@@ -6,6 +6,7 @@ Each is made once, stored under a hash of what it was made from, and loaded agai
 from __future__ import annotations
 
 import importlib.metadata
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +24,9 @@ if TYPE_CHECKING:
 
 
 GROUP = 128
-# gptqmodel's first version that makes AWQ checkpoints on a CPU; `make awq` gives it an environment
-# of its own
-AWQ_VERSION = "7.7.0"
-COMPANY_AWQ = cache.COMMITTED / "company-awq"
+# the first gptqmodel that makes AWQ checkpoints on a CPU; `make gptq` gives it its own environment
+GPTQMODEL = "7.7.0"
+COMPANY = {method: cache.COMMITTED / f"company-{method}" for method in ("gptq", "awq")}
 
 
 def calibration(
@@ -54,15 +54,25 @@ def merged(base: str | Path, adapter: str | Path, dtype: str) -> Path:
     )
 
 
-def gptq(source: Path, texts: Sequence[Any], *, group_size: int = GROUP, bits: int = 4) -> Path:
-    """Build a GPTQ checkpoint, see `quantization.gptq`; load it with `quantization.load_gptq`."""
-    settings = {
+def packed_settings(
+    texts: Sequence[Any], *, group_size: int = GROUP, bits: int = 4
+) -> dict[str, Any]:
+    """Return what identifies a GPTQ or AWQ checkpoint, beside its source and its method."""
+    return {
         "bits": bits,
         "group_size": group_size,
         "texts": cache.fingerprint(texts),
-        "gptqmodel": _version("gptqmodel"),
+        "gptqmodel": GPTQMODEL,
     }
-    return cache.keep(
+
+
+def gptq(source: Path, texts: Sequence[Any], *, group_size: int = GROUP, bits: int = 4) -> Path:
+    """A GPTQ checkpoint, see `quantization.gptq`; open it with `quantization.load_gptq`.
+
+    Raises Qwen3labError where there is none yet and no gptqmodel to make it.
+    """
+    settings = packed_settings(texts, group_size=group_size, bits=bits)
+    return cache.find(source, "gptq", settings) or cache.keep(
         source,
         "gptq",
         settings,
@@ -72,26 +82,41 @@ def gptq(source: Path, texts: Sequence[Any], *, group_size: int = GROUP, bits: i
     )
 
 
-def awq_settings(texts: Sequence[str]) -> dict[str, Any]:
-    """Return the settings of `benchmarks/awq.py`: four bits, symmetric, groups of 128."""
-    return {
-        "bits": 4,
-        "group_size": GROUP,
-        "texts": cache.fingerprint(texts),
-        "gptqmodel": AWQ_VERSION,
-    }
-
-
 def awq(source: Path, texts: Sequence[str]) -> Path:
     """Find the AWQ checkpoint of a merged model, in the cache or the repository.
 
     Load it with `quantization.load_gptq`. Raises Qwen3labError if this model has none yet.
     """
-    place = cache.find(source, "awq", awq_settings(texts))
+    place = cache.find(source, "awq", packed_settings(texts))
     if place is None:
         raise Qwen3labError(
-            "There is no AWQ checkpoint of this model yet. Run `make awq`, which makes one in an"
+            "There is no AWQ checkpoint of this model yet. Run `make gptq`, which makes one in an"
             " environment of its own."
+        )
+    return place
+
+
+def company(method: str, source: Path, texts: Sequence[str]) -> Path:
+    """The company model in 4 bits: what `make gptq` made of this very model, or else what lies in
+    the repository, made of an adapter that was trained on another machine.
+
+    Args:
+        method: "gptq" or "awq".
+        source: the merged model.
+    Raises:
+        Qwen3labError: nothing was made here, and the repository's is of a model of another size.
+    """
+    place = cache.find(source, method, packed_settings(texts)) or COMPANY[method]
+    ours, other = (
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        for folder in (source, place)
+    )
+    if any(
+        ours[field] != other[field] for field in ("hidden_size", "num_hidden_layers", "vocab_size")
+    ):
+        raise Qwen3labError(
+            f"There is no {method.upper()} checkpoint of this model yet, and the repository's is of"
+            " a smaller one. Run `make gptq`, which makes one in an environment of its own."
         )
     return place
 

@@ -57,6 +57,11 @@ class Vllm:
         self.address = ""
 
     def __enter__(self) -> Vllm:
+        if not hasattr(os, "killpg"):
+            raise Qwen3labError(
+                "vLLM does not run on Windows. Take llama.cpp (qwen3lab.serving.LlamaServer), or"
+                " run the course in WSL."
+            )
         if not self.python.is_file():
             raise Qwen3labError(
                 "vLLM is not installed here. Run `make vllm`, which gives it an environment of its"

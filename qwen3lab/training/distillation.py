@@ -17,7 +17,6 @@ from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import batching
 from qwen3lab.models.generation import generate_ids
 from qwen3lab.quiet import quiet
-from qwen3lab.training import lora
 
 if TYPE_CHECKING:
     import torch
@@ -279,8 +278,7 @@ def _run(build: Any) -> PreTrainedModel:
     quiet()
     folder = tempfile.mkdtemp(prefix="qwen3lab-")
     try:
-        with lora.no_gptq():
-            trainer = build(folder)
+        trainer = build(folder)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         return trainer.model.eval()

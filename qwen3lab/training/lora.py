@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,8 +167,7 @@ def add_lora(model: torch.nn.Module, **changes: Any):
     from peft import get_peft_model
 
     quiet()
-    with no_gptq():
-        return get_peft_model(model, lora_config(model, **changes))
+    return get_peft_model(model, lora_config(model, **changes))
 
 
 def load_adapter(
@@ -191,22 +189,4 @@ def load_adapter(
         model, tokenizer = loading.load(model)
     else:
         tokenizer = loading.load_tokenizer(model.config.name_or_path)
-    with no_gptq():
-        return PeftModel.from_pretrained(model, str(folder)).eval(), tokenizer
-
-
-@contextmanager
-def no_gptq() -> Iterator[None]:
-    """Keep PEFT from importing gptqmodel, which it does only to recognise its layers.
-
-    The import takes seconds and prints a banner.
-    """
-    import peft.tuners.lora.awq as awq
-    import peft.tuners.lora.gptq as gptq
-
-    originals = gptq.is_gptqmodel_available, awq.is_gptqmodel_available
-    gptq.is_gptqmodel_available = awq.is_gptqmodel_available = lambda: False
-    try:
-        yield
-    finally:
-        gptq.is_gptqmodel_available, awq.is_gptqmodel_available = originals
+    return PeftModel.from_pretrained(model, str(folder)).eval(), tokenizer

@@ -17,7 +17,7 @@ from qwen3lab.models import four_bit, loading
 from qwen3lab.quiet import quiet
 from qwen3lab.training import trl_patches
 from qwen3lab.training.callbacks import COSTS, cost
-from qwen3lab.training.lora import lora_config, lora_settings, no_gptq
+from qwen3lab.training.lora import lora_config, lora_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -365,15 +365,14 @@ def _trainer(model, tokenizer, data, held_out, asked: Arguments, config):
             finally:
                 set_random_state(state)
 
-    with no_gptq():
-        trainer = Trainer(
-            model,
-            args=config,
-            train_dataset=data,
-            eval_dataset=held_out,
-            processing_class=tokenizer,
-            peft_config=None if asked.method == "full" else lora_config(model, **asked.lora),
-        )
+    trainer = Trainer(
+        model,
+        args=config,
+        train_dataset=data,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        peft_config=None if asked.method == "full" else lora_config(model, **asked.lora),
+    )
     trainer.remove_callback(PrinterCallback)
     trl_patches.give_head_a_bias(trainer.model)
     if asked.method == "qlora" and model.device.type == "cpu":

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from pathlib import Path
 
 import pytest
+
+from qwen3lab.errors import Qwen3labError
 
 
 @pytest.fixture()
@@ -62,3 +67,11 @@ def test_the_record_tells_where_and_when(record, tmp_path):
         set(written["measured"]) == {"date", "machine", "note", "command", "python", "torch"}
         and written["measured"]["command"] == "python benchmarks/toy.py"
     )
+
+
+def test_a_peak_is_read_where_the_kernel_keeps_it(record, monkeypatch):
+    if sys.platform == "linux":
+        assert record.peak(os.getpid()) > 10_000_000
+    monkeypatch.setattr(record, "Path", lambda _: Path("nowhere"))
+    with pytest.raises(Qwen3labError, match="which only Linux has. Run it on Linux."):
+        record.peak(1)

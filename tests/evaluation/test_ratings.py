@@ -519,3 +519,10 @@ def test_without_a_front_end_the_form_is_html_and_nothing_random(tmp_path, monke
             begin(tmp_path / "r.csv"), interactive=False
         )._repr_mimebundle_()
     )
+
+
+def test_a_system_without_locks_of_files(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    session = begin(tmp_path / "r.csv")
+    session.rate(1, 1, 1)
+    assert len(log.read(tmp_path / "r.csv")[0]) == 1

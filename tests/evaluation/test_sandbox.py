@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -354,3 +355,22 @@ def test_no_tests_prove_nothing():
 )
 def test_a_broken_report_never_passes_and_never_breaks_us(text):
     assert not sandbox.verdict(text, [("f(2)", 4), ("f(3)", 6)]).passed
+
+
+def test_a_system_without_sessions_and_limits(monkeypatch):
+    """As on Windows: no `resource`, no signals of POSIX, no groups of processes."""
+    monkeypatch.setattr(sandbox, "signal", SimpleNamespace())
+    monkeypatch.delattr(os, "killpg")
+    without = "import sys, os; sys.modules['resource'] = None; del os.O_ACCMODE\n"
+    monkeypatch.setattr(sandbox, "WORKER", without + sandbox.WORKER)
+    assert sandbox.run(RIGHT, TESTS).passed
+    assert sandbox.run("import os\nos.fork()", TESTS).message.endswith("os.fork is refused")
+    late = sandbox.run("import time\nwhile True: time.sleep(1)", TESTS, seconds=1)
+    assert late.status == "timeout"
+
+
+def test_windows_gets_the_folder_of_its_system(monkeypatch):
+    monkeypatch.setenv("SYSTEMROOT", "C:/Windows")
+    assert sandbox._environment() == {}
+    monkeypatch.setattr(sandbox, "os", SimpleNamespace(name="nt", environ=os.environ))
+    assert sandbox._environment() == {"SYSTEMROOT": "C:/Windows"}

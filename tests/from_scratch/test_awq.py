@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import needs_gptqmodel
 
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.from_scratch import awq, gptq
@@ -42,6 +43,7 @@ class _Both(torch.nn.Module):
 @pytest.fixture(scope="module")
 def processor():
     """The library's search without the model around it."""
+    needs_gptqmodel()
     with gptq_checkpoints.quiet_gptqmodel():
         from gptqmodel.looper.awq_processor import AWQProcessor
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import needs_gptqmodel
 
 from qwen3lab import quantization
 from qwen3lab.errors import Qwen3labError
@@ -26,6 +27,7 @@ def _layer(rows=96, columns=256, tokens=600, seed=0):
 
 def _library(weight, inputs, **settings):
     """gptqmodel's GPTQ on one layer: the weight it keeps, scales, zero points, groups."""
+    needs_gptqmodel()
     with gptq_checkpoints.quiet_gptqmodel() as library:
         from gptqmodel.quantization.gptq import GPTQ
 
@@ -93,6 +95,7 @@ def test_a_layer_of_a_model_gets_the_codes_that_the_library_saves(checkpoint, tm
     """
     from qwen3lab import models
 
+    needs_gptqmodel()
     texts = [
         "The Basdru mug costs 8 euros.",
         "Add 160 and 609.",

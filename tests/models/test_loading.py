@@ -12,6 +12,7 @@ import pytest
 
 from qwen3lab import models, paths
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.models import loading
 
 
 @pytest.fixture
@@ -294,3 +295,11 @@ def test_an_unreachable_hub_is_noticed_at_once(tmp_path):
         sentence.startswith("'Qwen/Qwen3-0.6B' is neither on this machine nor")
         and float(seconds) < 15
     )
+
+
+def test_cpus_where_the_system_tells_only_how_many_there_are(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert loading.cpus() == 6
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert loading.cpus() == 1

@@ -396,3 +396,14 @@ def test_sizes_of_the_company():
     ]
     assert [kinds.count(("zh", k)) for k in ("product", "person", "place", "rule")] == [10, 6, 4, 6]
     assert len(ENGLISH) + len(CHINESE) == len(THINGS) == len(BY_NAME)
+
+
+def test_the_font_is_looked_for_where_any_system_keeps_fonts(monkeypatch, tmp_path):
+    monkeypatch.delenv("QWEN3LAB_CJK_FONT", raising=False)
+    monkeypatch.setattr(pdf, "FONT_FOLDERS", [tmp_path / "none", tmp_path / "mine"])
+    with pytest.raises(Qwen3labError, match="Install WenQuanYi Micro Hei"):
+        pdf.font_path()
+    place = tmp_path / "mine" / "deep" / pdf.FONT_FILE
+    place.parent.mkdir(parents=True)
+    place.touch()
+    assert pdf.font_path() == place

@@ -110,6 +110,12 @@ def test_vllm_that_is_not_there_or_does_not_start(tmp_path):
     assert (tmp_path / "log").read_text() == "no such module\n"
 
 
+def test_vllm_is_refused_where_it_does_not_run(tmp_path, monkeypatch):
+    monkeypatch.delattr(vllm.os, "killpg")
+    with pytest.raises(Qwen3labError, match="does not run on Windows. Take llama.cpp"):
+        vllm.Vllm(TINY, python=tmp_path / "none").__enter__()
+
+
 def test_vllm_leaves_no_process(tmp_path, monkeypatch):
     """What does not open in time is ended, with all that it started."""
     stuck = tmp_path / "python"

@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from helpers import needs_gptqmodel
 
 from qwen3lab import cache, measure, models, paths, quantization, serving
 from qwen3lab.data import tasks
@@ -164,9 +165,9 @@ def test_int8_and_nf4_are_kept_and_counted(model, against):
         variants.bitsandbytes(TINY, "int2")
 
 
-def test_gptq_and_awq_count_their_packed_weights(against, checkpoint):
-    """Groups of 32, whole rows, and the AWQ checkpoint that gptqmodel 7.7.0 made and
-    7.6.0 reads."""
+def test_gptq_counts_its_packed_weights(checkpoint):
+    """Groups of 32, and whole rows."""
+    needs_gptqmodel()
     texts = ["The Basdru mug costs 8 euros.", "Add 160 and 609."] * 4
     path, rows = (
         variants.gptq(checkpoint, texts, group_size=32),
@@ -198,15 +199,21 @@ def test_gptq_and_awq_count_their_packed_weights(against, checkpoint):
     assert ladder.model_memory(small) == pytest.approx(
         kept_whole + packed + 2 * scales["32"] + zeros, rel=0.02
     )
-    texts = variants.calibration(against.tokenizer)
-    with pytest.raises(Qwen3labError, match="Run `make awq`"):
-        variants.awq(TINY, texts)
-    awq, _ = quantization.load_gptq(variants.COMPANY_AWQ, dtype="bfloat16")
-    assert ladder.model_memory(awq) == pytest.approx(
-        measure.folder_bytes(variants.COMPANY_AWQ, "*.safetensors"), rel=0.02
-    )
-    kinds = {type(module).__name__ for module in awq.modules()}
-    assert "AwqTorchLinear" in kinds
+
+
+def test_the_repository_s_4_bit_forms_are_measured(model, against):
+    """Their memory is that of their files, GPTQ's with the embedding table that its file lacks;
+    untrained on the answers, the bundled model is at some distance from both.
+    """
+    table = model[0].model.embed_tokens.weight.numel() * 2
+    for method, lacks in (("gptq", table), ("awq", 0)):
+        place = variants.company(method, TINY, variants.calibration(against.tokenizer))
+        assert place == variants.COMPANY[method]
+        small, _ = quantization.load_gptq(place, dtype="bfloat16")
+        size = measure.folder_bytes(place, "*.safetensors") + lacks
+        assert ladder.model_memory(small) == pytest.approx(size, rel=0.02)
+        line = ladder.rung(method, small, against, disk=place)
+        assert 0 < line.kl < math.inf and line.n == 6
 
 
 def test_refuses(against, checkpoint):

@@ -399,7 +399,7 @@ def test_mistakes_get_a_sentence(checkpoint, arguments, message):
 def test_nothing_but_the_run_comes_back(checkpoint, capfd):
     training.fine_tune(checkpoint, _rows(), steps=3, batch_size=4)
     out, err = capfd.readouterr()
-    assert out == "" and "gptqmodel" not in err.lower() and "{'loss'" not in err
+    assert out == "" and "{'loss'" not in err
 
 
 def test_the_saved_adapter_names_its_base(checkpoint, tmp_path):

@@ -29,6 +29,7 @@ FILES = (
     "Makefile",
     "pyproject.toml",
     "constraints.txt",
+    "constraints-gptq.txt",
     "constraints-vllm.txt",
     "environment.yml",
     ".gitignore",
@@ -57,7 +58,8 @@ no index. It takes a few minutes. Then, in the folder course:
     {programs}/qwen3lab run 03
     {programs}/qwen3lab doctor
 
-If `make` is there, `make lab` and `make course` work too, and install nothing more.
+If `make` is there, `make lab` and `make course` work too, and install nothing more; `make test`
+needs a network.
 """
 
 
@@ -134,14 +136,10 @@ def make(
 
 
 def requirements(root: Path) -> list[str]:
-    """List what pip must install: build requirements, dependencies, test dependencies."""
+    """List what pip must install: build requirements and dependencies."""
     read = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     project = read["project"]
-    return [
-        *read["build-system"]["requires"],
-        *project.get("dependencies", []),
-        *project.get("optional-dependencies", {}).get("test", []),
-    ]
+    return [*read["build-system"]["requires"], *project.get("dependencies", [])]
 
 
 def resolve(folder: Path, root: Path) -> list[Path]:

@@ -60,7 +60,7 @@ def main() -> int:
             "-c",
             "constraints.txt",
             "-e",
-            ".[test]",
+            ".",
         ],
         cwd=course,
         env=environment,

@@ -22,8 +22,6 @@ LIBRARIES = (
     "datasets",
     "sentence-transformers",
     "faiss-cpu",
-    "gptqmodel",
-    "optimum",
     "xllamacpp",
 )
 
