@@ -137,7 +137,7 @@ def read_llama(
     for example in examples:
         found.append([])
         for place in _answer(example):
-            reply = server._post(
+            reply = server.post(
                 route, {"prompt": example["input_ids"][:place], "temperature": 0.0} | body
             )
             step = (
@@ -256,7 +256,7 @@ def _ask_llama(path: Path, against: Ruler, served: bool) -> tuple[list, list[boo
             if not served:
                 reply = server.complete(row["messages"], max_new_tokens=against.max_new_tokens)
                 return reply.text, len(reply.ids)
-            reply = server._post(
+            reply = server.post(
                 "/v1/chat/completions",
                 {
                     "messages": row["messages"],

@@ -97,7 +97,7 @@ class LlamaServer:
             ) from error
         # A server that is closed before its loop has started hangs forever; an answer proves
         # that it has. It is also the warm-up.
-        self._post("/completion", {"prompt": [0], "n_predict": 1})
+        self.post("/completion", {"prompt": [0], "n_predict": 1})
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -132,7 +132,7 @@ class LlamaServer:
                 f"The prompt has {len(ids)} tokens, but the context is {self.context}. Shorten it,"
                 " or open the server with a larger context."
             )
-        reply = self._post(
+        reply = self.post(
             "/completion",
             {
                 "prompt": [int(i) for i in ids],
@@ -182,7 +182,7 @@ class LlamaServer:
                 raise _refused(part["error"].get("message"))
         return parts[-1]
 
-    def _post(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
+    def post(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
         """Send a request to llama.cpp's own endpoint.
 
         The functions of xllamacpp return text, not ids.

@@ -6,15 +6,11 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 
 def parser(
-    commands: argparse._SubParsersAction,
-    call,
-    name: str,
-    summary: str,
-    description: str,
-    *examples: str,
+    commands: Any, call, name: str, summary: str, description: str, *examples: str
 ) -> argparse.ArgumentParser:
     """Add a command whose help shows examples.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from qwen3lab import measure
 from qwen3lab.course import commands
 
 
-def add(into: argparse._SubParsersAction) -> None:
+def add(into: Any) -> None:
     """Add the command and its options."""
     packer = commands.parser(
         into,

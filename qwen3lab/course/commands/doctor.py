@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+from typing import Any
 
 from qwen3lab import paths, profiles
 from qwen3lab.course import commands
@@ -26,7 +27,7 @@ LIBRARIES = (
 )
 
 
-def add(into: argparse._SubParsersAction) -> None:
+def add(into: Any) -> None:
     """Add the command."""
     commands.parser(
         into,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from qwen3lab.course import commands
 from qwen3lab.family import shape
@@ -10,7 +11,7 @@ from qwen3lab.memory import gpus
 from qwen3lab.memory import planner as memory_planner
 
 
-def add(into: argparse._SubParsersAction) -> None:
+def add(into: Any) -> None:
     """Add the command and its options."""
     planner = commands.parser(
         into,

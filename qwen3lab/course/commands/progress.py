@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from qwen3lab.course import commands
 
 
-def add(into: argparse._SubParsersAction) -> None:
+def add(into: Any) -> None:
     """Add the command."""
     commands.parser(
         into,
