@@ -4,6 +4,7 @@ same plain HTML each time.
 
 from __future__ import annotations
 
+import html
 import re
 
 import numpy as np
@@ -56,7 +57,11 @@ def test_text_of_documents_is_escaped(tokenizer):
     seen = routing.Routing(
         np.array(ids), np.zeros(n, int), np.zeros((1, n, 1), int), np.ones((1, n, 1)), 4
     )
-    assert "<script" not in routing_explorer.RoutingExplorer(seen, tokenizer).html()
+    page = routing_explorer.RoutingExplorer(seen, tokenizer).html()
+    pieces = [tokenizer.decode([token]) for token in ids]
+    assert "<" in pieces[0] and "".join(pieces) == "<script>"
+    shown = re.findall(r'<span title="\d+"[^>]*>(.*?)</span>', page)
+    assert shown == [html.escape(piece) for piece in pieces]
 
 
 def test_without_a_front_end_there_is_html_and_nothing_random(tokenizer, monkeypatch):

@@ -128,19 +128,12 @@ def test_train_takes_the_step_of_the_library():
         input_ids=ids, attention_mask=(ids != tokenizer.pad_token_id).long(), labels=labels
     ).loss.backward()
     optimizer.step()
-    moved = max(
-        float((a - b).detach().abs().max()) for a, b in zip(ours.parameters(), model.parameters())
+    apart = torch.cat(
+        [(a - b).detach().abs().flatten() for a, b in zip(ours.parameters(), model.parameters())]
     )
-    assert (
-        moved < 2.1e-3
-    )  # Adam's first step moves every weight by the rate, so a tiny gradient may differ in sign
-    share = (
-        sum(
-            int(((a - b).abs() < 1e-5).sum()) for a, b in zip(ours.parameters(), model.parameters())
-        )
-        / ours.num_parameters()
-    )
-    assert share > 0.99
+    # Each weight moves by the learning rate, up or down. Where a gradient is nearly 0, rounding
+    # may choose the other way, so a few may lie two steps apart.
+    assert (apart < 1e-5).float().mean() > 0.999
 
 
 def test_collated_labels_are_the_collators():
