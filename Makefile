@@ -30,8 +30,9 @@ course: $(READY)  ## set up everything and run all notebooks, with their times
 	$(BIN)/qwen3lab doctor
 	$(BIN)/python -m qwen3lab.course.notebooks run --jobs auto
 
-test: $(READY)-test  ## set up what it needs and run all tests
+test: $(READY)-test  ## set up what it needs and run all tests, then all notebooks
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --nbmake notebooks -n auto
 
 lab: $(READY)  ## open JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks

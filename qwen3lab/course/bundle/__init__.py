@@ -32,6 +32,7 @@ FILES = (
     "constraints-gptq.txt",
     "constraints-vllm.txt",
     "environment.yml",
+    "conftest.py",
     ".gitignore",
 )
 LEFT_OUT = {"__pycache__", ".ipynb_checkpoints"}

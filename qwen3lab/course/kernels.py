@@ -1,0 +1,154 @@
+"""A pytest plugin beside nbmake, which runs the notebooks: in which kernel, on which CPUs, and what
+it took.
+
+`pytest --nbmake notebooks -n 2` loads it through conftest.py, `qwen3lab run` by its name.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from qwen3lab.models import loading
+
+# bytes that a notebook is given with several at once: twice the highest peak that we saw
+MEMORY = 3_000_000_000
+PEAK = "peak bytes"  # the property of a notebook's report
+BEGAN = pytest.StashKey[float]()
+
+
+def jobs() -> int:
+    """Count the notebooks to run at once: two, or one where the CPUs or the memory are short."""
+    return 2 if loading.cpus() >= 2 and psutil.virtual_memory().available > 2 * MEMORY else 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Answer for `-n auto` where notebooks are run."""
+    return jobs() if getattr(config.option, "nbmake", False) else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Note when the run began."""
+    config.stash[BEGAN] = time.perf_counter()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item):
+    """Run a notebook in a kernel of this interpreter, on this worker's CPUs, and note its peak."""
+    from ipykernel.kernelspec import write_kernel_spec
+
+    if not getattr(item, "nbmake", False):
+        return (yield)
+    watch = _Watch()
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        # The kernel is found here first, whatever else is registered on the machine as python3.
+        # Only errors are logged: else a failure says that the connection, which never leaves this
+        # machine, is not encrypted.
+        write_kernel_spec(Path(folder, "kernels", "python3"), extra_arguments=["--log-level=ERROR"])
+        patch.setenv("JUPYTER_PATH", folder, prepend=os.pathsep)
+        # It imports the course that this process has imported, and draws inline.
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)
+        patch.delenv("MPLBACKEND", raising=False)
+        # No session of JupyterLab, even if this is started from one: widgets are static then.
+        patch.setenv("JPY_SESSION_NAME", "")
+        before = _pin(item.config)
+        watch.start()
+        try:
+            return (yield)
+        finally:
+            watch.over.set()
+            if before:
+                os.sched_setaffinity(0, before)
+            item.user_properties.append((PEAK, watch.peak))
+
+
+def _pin(config: pytest.Config) -> set[int]:
+    """Give a worker of pytest-xdist, and so its kernels, CPUs of its own; return those it had.
+
+    Two notebooks whose threads fight for the same CPUs are many times slower than one after the
+    other.
+    """
+    worker = getattr(config, "workerinput", None)
+    if not worker or not hasattr(os, "sched_setaffinity"):  # one process, or no Linux
+        return set()
+    before = os.sched_getaffinity(0)
+    number, count = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
+    os.sched_setaffinity(0, sorted(before)[number % count :: count] or before)
+    return before
+
+
+class _Watch(threading.Thread):
+    """Follows the memory of this process's kernels with all that they start, every 0.2 s."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.peak, self.over = 0, threading.Event()
+
+    def run(self) -> None:
+        this = psutil.Process()
+        while not self.over.wait(0.2):
+            with suppress(psutil.Error):  # one of them ended just now
+                kernels = [one for one in this.children() if "ipykernel_launcher" in one.cmdline()]
+                sizes = [
+                    one.memory_info().rss
+                    for kernel in kernels
+                    for one in (kernel, *kernel.children(recursive=True))
+                ]
+                self.peak = max(self.peak, sum(sizes), *map(own_peak, kernels))
+
+
+def own_peak(process: psutil.Process) -> int:
+    """The highest resident memory so far that Linux or Windows has kept; 0 on other systems."""
+    try:
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    except OSError:
+        return getattr(process.memory_info(), "peak_wset", 0)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
+
+
+def name(report: pytest.TestReport) -> str:
+    """The name of a report's notebook, without folder and ending."""
+    return Path(report.nodeid.partition("::")[0]).stem
+
+
+def peak(report: pytest.TestReport) -> int | None:
+    """The peak bytes of a notebook's kernel; None where the report is of something else."""
+    return dict(report.user_properties).get(PEAK) if report.when == "call" else None
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """Write a line for each notebook in place of a dot."""
+    if peak(report) is None:
+        return None
+    done = "done" if report.passed else report.outcome
+    line = f"{name(report)}: {done} in {report.duration:.1f} s\n"
+    return report.outcome, line, report.outcome.upper()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    """Write the table of times, in the notebooks' order."""
+    reports = [
+        report
+        for kind in ("passed", "failed")
+        for report in terminalreporter.getreports(kind)
+        if peak(report) is not None
+    ]
+    if not reports:
+        return
+    terminalreporter.write_line(f"{'notebook':<36} {'seconds':>8} {'peak GB':>8}")
+    for report in sorted(reports, key=name):
+        failed = "   failed" if report.failed else ""
+        terminalreporter.write_line(
+            f"{name(report):<36} {report.duration:8.1f} {peak(report) / 1e9:8.2f}{failed}"
+        )
+    seconds = time.perf_counter() - config.stash[BEGAN]
+    terminalreporter.write_line(f"{'all, by the clock':<36} {seconds:8.1f}")
