@@ -28,7 +28,7 @@ $(READY)-site: $(READY)
 
 course: $(READY)  ## set up everything and run all notebooks, with their times
 	$(BIN)/qwen3lab doctor
-	$(BIN)/python -m qwen3lab.course.notebooks run --jobs auto
+	$(BIN)/qwen3lab run --jobs auto
 
 test: $(READY)-test  ## set up what it needs and run all tests, then all notebooks
 	$(BIN)/python -m pytest
@@ -38,7 +38,7 @@ lab: $(READY)  ## open JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 notebooks: $(READY)  ## run all notebooks in place, which renews the committed outputs
-	$(BIN)/python -m qwen3lab.course.notebooks run --in-place
+	$(BIN)/qwen3lab run --in-place
 	$(BIN)/python docs/figures.py
 
 MODELS := data/models
@@ -61,7 +61,7 @@ bundle: $(READY)  ## write one archive for a room without a network, install it 
 	$(BIN)/qwen3lab bundle --check 03
 
 times: $(READY)  ## measure how long each section takes, and fill the tables of docs/workshop.md (on a quiet machine)
-	$(BIN)/python -m qwen3lab.course.notebooks run --times data/section_times.json
+	$(BIN)/qwen3lab run --times data/section_times.json
 	$(BIN)/python docs/workshop.py
 
 site: $(READY)-site  ## build the site of the executed notebooks into build/site (needs no network)

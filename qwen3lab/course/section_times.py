@@ -11,19 +11,26 @@ import platform
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qwen3lab import paths, profiles
 from qwen3lab.errors import Qwen3labError
 
-if TYPE_CHECKING:
-    from qwen3lab.course.notebooks import Result
-
-
 FILE = paths.DATA / "section_times.json"
 EXERCISE = re.compile(r"^\*\*Exercise \d+\.\d+", re.MULTILINE)
+
+
+@dataclass
+class Run:
+    """An executed notebook, with each cell's times in it; seconds of the whole, and the kernel's
+    peak.
+    """
+
+    executed: Path
+    seconds: float
+    peak_bytes: int
 
 
 @dataclass
@@ -40,13 +47,11 @@ class Section:
     exercises: int = 0
 
 
-def split(notebook: Any, seconds: dict[str, float] | None = None) -> list[Section]:
-    """The sections of a notebook in order: what comes first, under its title, then one for each
-    `##` heading.
+def split(notebook: Any) -> list[Section]:
+    """Split a notebook, as nbformat reads it, into its sections in order: what comes first, under
+    its title, then one for each `##` heading.
 
-    Args:
-        notebook: as nbformat reads it.
-        seconds: of each code cell by its id, as in `notebooks.Result.cells`.
+    They have seconds where nbclient has left each cell's times in the notebook.
     """
     found: list[Section] = []
     for cell in notebook.cells:
@@ -54,8 +59,18 @@ def split(notebook: Any, seconds: dict[str, float] | None = None) -> list[Sectio
             _read(cell, found)
         elif found:
             found[-1].cells += 1
-            found[-1].seconds += (seconds or {}).get(cell.id, 0.0)
+            found[-1].seconds += _seconds(cell)
     return found
+
+
+def _seconds(cell: Any) -> float:
+    """What a code cell took, from when the kernel had read it until it answered."""
+    times = cell.metadata.get("execution", {})
+    ends = [times.get(name) for name in ("iopub.execute_input", "shell.execute_reply")]
+    if not all(ends):  # it was not run, or to no end
+        return 0.0
+    began, ended = map(datetime.fromisoformat, ends)
+    return (ended - began).total_seconds()
 
 
 def _read(cell: Any, found: list[Section]) -> None:
@@ -76,32 +91,30 @@ def _read(cell: Any, found: list[Section]) -> None:
             found[-1].exercises += len(EXERCISE.findall(part))
 
 
-def record(file: Path, runs: Sequence[tuple[Result, Path]], jobs: int = 1) -> dict[str, Any]:
-    """Write the section times of executed notebooks into a JSON file; notebooks that are not among
-    them keep their entries.
+def record(file: Path, runs: Sequence[Run], jobs: int = 1) -> dict[str, Any]:
+    """Write the section times of executed notebooks into a JSON file.
+
+    Notebooks of the course that are not among them keep their entries.
 
     Args:
-        runs: results of `notebooks.run` with the notebooks that they come from; one that failed
-            leaves no entry.
+        runs: those that ran to their end.
         jobs: notebooks that ran at a time, for the record.
     """
     import nbformat
 
+    there = {path.stem for path in paths.NOTEBOOKS.glob("[0-9]*.ipynb")}
     kept = load(file) if file.is_file() else {}
-    there = {path.stem for _, source in runs for path in source.parent.glob("[0-9]*.ipynb")}
     kept = {name: entry for name, entry in kept.items() if name in there}
-    for result, source in runs:
-        if not result.error:
-            found = split(nbformat.read(source, as_version=4), result.cells)
-            sections = [
-                asdict(section) | {"seconds": round(section.seconds, 2)} for section in found
-            ]
-            kept[result.name] = {
-                "measured": _circumstances(jobs),
-                "seconds": round(result.seconds, 1),
-                "peak MB": round(result.peak_bytes / 1e6),
-                "sections": sections,
-            }
+    for run in runs:
+        kept[run.executed.stem] = {
+            "measured": _circumstances(jobs),
+            "seconds": round(run.seconds, 1),
+            "peak MB": round(run.peak_bytes / 1e6),
+            "sections": [
+                asdict(section) | {"seconds": round(section.seconds, 2)}
+                for section in split(nbformat.read(run.executed, as_version=4))
+            ],
+        }
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(
         json.dumps(dict(sorted(kept.items())), indent=1, ensure_ascii=False) + "\n",

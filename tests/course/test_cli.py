@@ -1,11 +1,10 @@
 """The command line: what it prints, its help and its exit codes."""
 
 import os
-import sys
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from qwen3lab import exercises, paths
 from qwen3lab.course import cli, notebooks
@@ -61,25 +60,42 @@ def test_progress_lists_every_exercise(capsys, monkeypatch, tmp_path):
 
 
 def test_run_keeps_an_executed_copy_and_tells_the_time(course, capsys):
-    source = (course / "01_good.ipynb").read_bytes()
-    assert cli.main(["run", "01", "--profile", "Tiny", "--into", str(course / "out")]) == 0
-    printed = capsys.readouterr()
-    assert "01_good: done in" in printed.out and "by the clock" in printed.out and printed.err == ""
-    assert [text for _, _, text in notebooks.outputs(course / "out" / "01_good.ipynb")] == [
-        "tiny",
-        "2",
-    ]
-    assert (course / "01_good.ipynb").read_bytes() == source and not (
-        course / "out" / "02_bad.ipynb"
-    ).exists()
+    source, out = (course / "01_good.ipynb").read_bytes(), course / "out"
+    for folder in (out, course / "again"):
+        assert cli.main(["run", "01", "--profile", "Tiny", "--into", str(folder)]) == 0
+    told = capsys.readouterr()
+    assert "01_good: done in" in told.out and "by the clock" in told.out and told.err == ""
+    assert [text for _, _, text in notebooks.outputs(out / "01_good.ipynb")] == ["tiny", "2"]
+    copy = nbformat.read(out / "01_good.ipynb", as_version=4)
+    assert copy == notebooks.clean(nbformat.read(out / "01_good.ipynb", as_version=4))
+    assert [cell.get("execution_count") for cell in copy.cells] == [None, 1, 2]
+    assert (course / "01_good.ipynb").read_bytes() == source
+    assert [path.name for path in out.iterdir()] == ["01_good.ipynb"]
+    assert notebooks.diff(out, course / "again") == []
 
 
-def test_run_of_all_goes_on_after_a_failure_and_says_so(course, capsys, monkeypatch):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    assert cli.main(["run", "--into", str(course / "out")]) == 1
-    printed = capsys.readouterr()
-    assert "ZeroDivisionError: division by zero" in printed.out and "01_good: done" in printed.out
-    assert "3/4" in printed.err and "02_bad" in printed.err  # of four cells the last was never run
+def test_run_of_all_goes_on_after_a_failure_and_says_so(course, capsys):
+    files = {name: course / f"{name}.ipynb" for name in ("01_good", "02_bad")}
+    before = files["02_bad"].read_bytes()
+    assert cli.main(["run", "--jobs", "2", "--in-place", "--into", str(course / "out")]) == 1
+    told = capsys.readouterr().out
+    assert "division by zero" in told and "01_good: done" in told and "02_bad: failed in" in told
+    # What ran to its end is renewed, what failed is kept for a look at it beside its source.
+    assert [text for _, _, text in notebooks.outputs(files["01_good"])] == ["tiny", "2"]
+    assert files["02_bad"].read_bytes() == before
+    ((_, kind, text),) = notebooks.outputs(course / "out" / "02_bad.ipynb")
+    assert (kind, text) == ("error", "ZeroDivisionError: division by zero")
+
+
+def test_a_kernel_that_dies_leaves_no_outputs_of_an_earlier_run(course, capsys):
+    file = course / "02_bad.ipynb"
+    old = nbformat.read(file, as_version=4)
+    old.cells[1].source = "import os\nos._exit(1)"
+    old.cells[1].outputs = [new_output("stream", text="old")]
+    nbformat.write(old, file)
+    assert cli.main(["run", "02", "--into", str(course / "out")]) == 1
+    assert "Kernel died" in capsys.readouterr().out
+    assert notebooks.outputs(course / "out" / "02_bad.ipynb") == []
 
 
 @pytest.mark.parametrize(
@@ -97,6 +113,10 @@ def test_run_of_all_goes_on_after_a_failure_and_says_so(course, capsys, monkeypa
             ["run", "01", "--into", "01_good.ipynb/out"],
             "Nothing can be written into the folder 'out' (Not a directory). Give another one.",
         ),
+        (
+            ["run", "01", "--into", "."],
+            "The copies cannot lie in the folder of the notebooks themselves. Give another one",
+        ),
         (["bundle", "--check", "09"], "There is no notebook '09'. Choose from: 01_good, 02_bad."),
         (
             ["bundle", "--wheels", "none"],
@@ -113,13 +133,17 @@ def test_a_fault_is_one_sentence_and_code_1(course, capsys, monkeypatch, argumen
     assert os.environ["QWEN3LAB_PROFILE"] == "tiny" and not (course / "out").exists()
 
 
-def test_stopping_by_hand_is_one_sentence(course, capsys, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(notebooks, "run_all", interrupted)
+@pytest.mark.parametrize(
+    "code, sentence",
+    [
+        (2, "Stopped before the end.\n"),
+        (3, "pytest could not run the notebooks (exit code 3). Look at its lines above.\n"),
+    ],
+)
+def test_a_run_that_comes_to_no_end_is_one_sentence(course, capsys, monkeypatch, code, sentence):
+    monkeypatch.setattr(pytest, "main", lambda *_, **__: code)
     assert cli.main(["run", "--into", str(course / "out")]) == 1
-    assert "Stopped before the end.\n" in capsys.readouterr().err
+    assert capsys.readouterr().err == sentence
 
 
 @pytest.mark.parametrize(

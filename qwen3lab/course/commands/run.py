@@ -1,13 +1,17 @@
-"""`qwen3lab run`: execute notebooks, with a bar that moves with each cell."""
+"""`qwen3lab run`: nbmake executes copies of the notebooks; what it leaves in them is cleaned and
+kept.
+"""
 
 from __future__ import annotations
 
 import argparse
-import time
+import shutil
+import tempfile
 from pathlib import Path
 
 from qwen3lab import paths
 from qwen3lab.course import commands
+from qwen3lab.errors import Qwen3labError
 
 
 def add(into: argparse._SubParsersAction) -> None:
@@ -50,40 +54,98 @@ def add(into: argparse._SubParsersAction) -> None:
         default=600,
         help="seconds that one cell may take (default: %(default)s)",
     )
+    runner.add_argument(
+        "--in-place",
+        action="store_true",
+        help="write the outputs into the notebooks themselves, too, where they ran to their end",
+    )
+    runner.add_argument(
+        "--times",
+        type=Path,
+        help="JSON file that gets the seconds of each section, for docs/workshop.md",
+    )
+
+
+class _Reports(list):
+    """The reports of pytest on what it ran."""
+
+    def pytest_runtest_logreport(self, report) -> None:
+        if report.when == "call":
+            self.append(report)
 
 
 def call(args: argparse.Namespace) -> int:
     """Run the notebooks and print their times; 1 where one failed."""
     import nbformat
-    from tqdm import tqdm
+    import pytest
 
     import qwen3lab
-    from qwen3lab.course import notebooks
+    from qwen3lab.course import kernels, notebooks, section_times
 
-    files = [(path, args.into / path.name) for path in notebooks.find(args.names)]
-    notebooks.check_folder(args.into)
+    chosen = {path.stem: path for path in notebooks.find(args.names)}
+    _check_folder(args.into)
     if args.profile:
         qwen3lab.use(args.profile)
-    cells = sum(
-        bool(cell.source.strip())
-        for path, _ in files
-        for cell in nbformat.read(path, as_version=4).cells
-        if cell.cell_type == "code"
-    )
-    jobs = notebooks.default_jobs() if args.jobs == "auto" else int(args.jobs)
-    results, began = [], time.perf_counter()
-    with tqdm(total=cells, unit="cell", disable=None) as bar:  # None: no bar where nobody watches
-
-        def after_cell(name: str) -> None:
-            bar.set_description(name, refresh=False)
-            bar.update()
-
-        for result in notebooks.run_all(files, jobs, after_cell, args.timeout):
-            results.append(result)
-            bar.write(f"{result.name}: {result.error or 'done'} in {result.seconds:.1f} s")
-    print(notebooks.table(results, time.perf_counter() - began))
+    copies = {name: args.into.resolve() / path.name for name, path in chosen.items()}
+    for name, path in chosen.items():
+        nbformat.write(_empty(nbformat.read(path, as_version=4)), copies[name])
+    jobs = min(kernels.jobs() if args.jobs == "auto" else int(args.jobs), len(copies))
+    if jobs > 1:
+        print(
+            f"{jobs} notebooks at a time, each on its own CPUs: each takes longer than alone, all"
+            " of them together less.",
+            flush=True,
+        )
+    options = "--nbmake --overwrite --nbmake-kernel python3 --noconftest --assert plain -q"
+    options += " -o addopts= -p no:cacheprovider -p qwen3lab.course.kernels"
+    options += f" --nbmake-timeout {args.timeout} -n {jobs if jobs > 1 else 0}"
+    reports = _Reports()
+    code = pytest.main([*options.split(), *map(str, copies.values())], plugins=[reports])
+    if code == pytest.ExitCode.INTERRUPTED:
+        raise KeyboardInterrupt
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise Qwen3labError(
+            f"pytest could not run the notebooks (exit code {int(code)}). Look at its lines above."
+        )
+    passed = {kernels.name(report): report for report in reports if report.passed}
+    if args.times:
+        runs = [
+            section_times.Run(copies[name], report.duration, kernels.peak(report))
+            for name, report in passed.items()
+        ]
+        section_times.record(args.times, runs, jobs)
+    for name, copy in copies.items():
+        nbformat.write(notebooks.clean(nbformat.read(copy, as_version=4)), copy)
+        if args.in_place and name in passed:
+            shutil.copyfile(copy, chosen[name])
     print(f"the executed copies: {_shown(args.into)}")
-    return 1 if any(result.error for result in results) else 0
+    return int(code)
+
+
+def _empty(notebook):
+    """A notebook without outputs, so that a kernel that dies leaves none of an earlier run."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return notebook
+
+
+def _check_folder(folder: Path) -> None:
+    """Make the folder of the copies and see that files can be written into it."""
+    if folder.resolve() == paths.NOTEBOOKS.resolve():
+        raise Qwen3labError(
+            "The copies cannot lie in the folder of the notebooks themselves. Give another one, or"
+            " --in-place."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise Qwen3labError(
+            f"Nothing can be written into the folder {folder.name!r} ({error.strerror}). Give"
+            " another one."
+        ) from error
 
 
 def _shown(folder: Path) -> str:
