@@ -1,4 +1,4 @@
-"""What `pytest` and `pytest --nbmake notebooks` share: the tiny profile and a limit of memory."""
+"""Set the tiny profile for all tests, and a limit of memory for notebooks run as tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_BYTES = 3e9  # seconds are not limited: on a busy machine they say nothing
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """A notebook whose kernel takes too much memory fails."""
+    """Fail a notebook whose kernel takes too much memory."""
     from qwen3lab.course import kernels  # not above: pytest is the first to import a plugin
 
     report = yield

@@ -1,7 +1,7 @@
-"""A pytest plugin beside nbmake, which runs the notebooks: in which kernel, on which CPUs, and what
-it took.
+"""Control the kernels that nbmake starts: interpreter, environment, CPUs, time and peak memory.
 
-`pytest --nbmake notebooks -n 2` loads it through conftest.py, `qwen3lab run` by its name.
+A pytest plugin: `pytest --nbmake notebooks -n 2` loads it through conftest.py, `qwen3lab run` by
+its name.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ def jobs() -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Answer for `-n auto` where notebooks are run."""
+    """Set what `-n auto` means where notebooks are run."""
     return jobs() if getattr(config.option, "nbmake", False) else None
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Note when the run began."""
+    """Record when the run began."""
     config.stash[BEGAN] = time.perf_counter()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item):
-    """Run a notebook in a kernel of this interpreter, on this worker's CPUs, and note its peak."""
+    """Run a notebook in a kernel of this interpreter, on this worker's CPUs; record its peak."""
     from ipykernel.kernelspec import write_kernel_spec
 
     if not getattr(item, "nbmake", False):
@@ -54,9 +54,9 @@ def pytest_runtest_call(item: pytest.Item):
         # machine, is not encrypted.
         write_kernel_spec(Path(folder, "kernels", "python3"), extra_arguments=["--log-level=ERROR"])
         patch.setenv("JUPYTER_PATH", folder, prepend=os.pathsep)
-        # It imports the course that this process has imported, and draws inline.
+        # It imports the course that this process has imported, whatever else is installed.
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)
-        patch.delenv("MPLBACKEND", raising=False)
+        patch.delenv("MPLBACKEND", raising=False)  # it draws inline
         # No session of JupyterLab, even if this is started from one: widgets are static then.
         patch.setenv("JPY_SESSION_NAME", "")
         before = _pin(item.config)
@@ -86,7 +86,7 @@ def _pin(config: pytest.Config) -> set[int]:
 
 
 class _Watch(threading.Thread):
-    """Follows the memory of this process's kernels with all that they start, every 0.2 s."""
+    """Sample the memory of this process's kernels, child processes included, every 0.2 s."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -106,7 +106,7 @@ class _Watch(threading.Thread):
 
 
 def own_peak(process: psutil.Process) -> int:
-    """The highest resident memory so far that Linux or Windows has kept; 0 on other systems."""
+    """Return a process's peak resident memory in bytes; 0 where the system keeps none."""
     try:
         lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
     except OSError:
@@ -115,17 +115,17 @@ def own_peak(process: psutil.Process) -> int:
 
 
 def name(report: pytest.TestReport) -> str:
-    """The name of a report's notebook, without folder and ending."""
+    """Return the name of a report's notebook, without folder and ending."""
     return Path(report.nodeid.partition("::")[0]).stem
 
 
 def peak(report: pytest.TestReport) -> int | None:
-    """The peak bytes of a notebook's kernel; None where the report is of something else."""
+    """Return the kernel's peak in bytes; None where the report is of no notebook."""
     return dict(report.user_properties).get(PEAK) if report.when == "call" else None
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
-    """Write a line for each notebook in place of a dot."""
+    """Print a line per notebook in place of a dot."""
     if peak(report) is None:
         return None
     done = "done" if report.passed else report.outcome
@@ -135,7 +135,7 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
-    """Write the table of times, in the notebooks' order."""
+    """Print the table of times, in the notebooks' order."""
     reports = [
         report
         for kind in ("passed", "failed")

@@ -1,5 +1,6 @@
-"""The notebooks as files: which there are, what of a run is kept, and `python -m
-qwen3lab.course.notebooks diff`, which compares the outputs of two runs.
+"""Find notebooks, clean executed ones, and compare the outputs of two runs.
+
+`python -m qwen3lab.course.notebooks diff A B` compares two folders.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def clean(notebook):
 
 
 def _joined(outputs: list) -> list:
-    """A cell's outputs with one stream for each name: how often a kernel sends what was printed
-    changes from run to run.
+    """Join a cell's streams by name: into how many pieces a kernel cuts what was printed changes
+    from run to run.
     """
     streams, found = {}, []
     for out in outputs:

@@ -24,9 +24,7 @@ EXERCISE = re.compile(r"^\*\*Exercise \d+\.\d+", re.MULTILINE)
 
 @dataclass
 class Run:
-    """An executed notebook, with each cell's times in it; seconds of the whole, and the kernel's
-    peak.
-    """
+    """An executed notebook that holds its cells' times, its total seconds and its kernel's peak."""
 
     executed: Path
     seconds: float
@@ -64,7 +62,7 @@ def split(notebook: Any) -> list[Section]:
 
 
 def _seconds(cell: Any) -> float:
-    """What a code cell took, from when the kernel had read it until it answered."""
+    """Return a code cell's seconds, from when the kernel had read it until it answered."""
     times = cell.metadata.get("execution", {})
     ends = [times.get(name) for name in ("iopub.execute_input", "shell.execute_reply")]
     if not all(ends):  # it was not run, or to no end

@@ -1,6 +1,4 @@
-"""`qwen3lab run`: nbmake executes copies of the notebooks; what it leaves in them is cleaned and
-kept.
-"""
+"""`qwen3lab run`: execute copies of the notebooks with nbmake, then clean and keep them."""
 
 from __future__ import annotations
 
@@ -37,7 +35,10 @@ def add(into: argparse._SubParsersAction) -> None:
         "--into",
         type=Path,
         default=paths.BUILD / "notebooks",
-        help="folder for the executed copies (default: build/notebooks)",
+        help=(
+            "folder for the executed copies, from where their relative paths start (default:"
+            " build/notebooks)"
+        ),
     )
     runner.add_argument(
         "--jobs",
@@ -67,7 +68,7 @@ def add(into: argparse._SubParsersAction) -> None:
 
 
 class _Reports(list):
-    """The reports of pytest on what it ran."""
+    """Collect pytest's reports on what it ran."""
 
     def pytest_runtest_logreport(self, report) -> None:
         if report.when == "call":
@@ -123,7 +124,7 @@ def call(args: argparse.Namespace) -> int:
 
 
 def _empty(notebook):
-    """A notebook without outputs, so that a kernel that dies leaves none of an earlier run."""
+    """Drop the outputs, so that a kernel that dies leaves none of an earlier run."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
@@ -131,7 +132,7 @@ def _empty(notebook):
 
 
 def _check_folder(folder: Path) -> None:
-    """Make the folder of the copies and see that files can be written into it."""
+    """Create the folder of the copies and check that files can be written into it."""
     if folder.resolve() == paths.NOTEBOOKS.resolve():
         raise Qwen3labError(
             "The copies cannot lie in the folder of the notebooks themselves. Give another one, or"
