@@ -288,19 +288,19 @@ def load(model_id: str | Path, method: str) -> tuple[PreTrainedModel, PreTrained
 
 def _check_loaded(model: Any, method: str) -> None:
     """Refuse a loaded model that does not fit the method."""
-    four_bit = getattr(model, "is_loaded_in_4bit", False)
+    in_4bit = getattr(model, "is_loaded_in_4bit", False)
     if hasattr(model, "peft_config"):
         raise Qwen3labError(
             "This model carries an adapter already. Load the base model anew, or merge the adapter"
             " into it first."
         )
-    if (method == "qlora") != four_bit:
+    if (method == "qlora") != in_4bit:
         need = "needs a model in 4 bits" if method == "qlora" else "cannot train a model in 4 bits"
         raise Qwen3labError(
             f"Method {method!r} {need}. Give the model's name, and it is loaded in the right"
             " format."
         )
-    if four_bit:
+    if in_4bit:
         four_bit.guard(model)
 
 
