@@ -99,7 +99,9 @@ def call(args: argparse.Namespace) -> int:
         )
     options = "--nbmake --overwrite --nbmake-kernel python3 --noconftest --assert plain -q"
     options += " -o addopts= -p no:cacheprovider -p qwen3lab.course.kernels"
-    options += f" --nbmake-timeout {args.timeout} -n {jobs if jobs > 1 else 0}"
+    # A worker even for one at a time: nbclient takes Ctrl-C for the end of one kernel, and in this
+    # process the next notebook would begin.
+    options += f" --nbmake-timeout {args.timeout} -n {jobs}"
     reports = _Reports()
     code = pytest.main([*options.split(), *map(str, copies.values())], plugins=[reports])
     if code == pytest.ExitCode.INTERRUPTED:
