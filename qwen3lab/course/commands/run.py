@@ -6,13 +6,14 @@ import argparse
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from qwen3lab import paths
 from qwen3lab.course import commands
 from qwen3lab.errors import Qwen3labError
 
 
-def add(into: argparse._SubParsersAction) -> None:
+def add(into: Any) -> None:
     """Describe the command and its options."""
     runner = commands.parser(
         into,
