@@ -11,8 +11,7 @@ from pathlib import Path
 
 from qwen3lab import paths
 from qwen3lab.errors import Qwen3labError
-
-VOLATILE = "time · "  # a line that begins so holds a measurement that differs from run to run
+from qwen3lab.measure import MARK
 
 
 def find(names: list[str] | None = None, folder: Path | None = None) -> list[Path]:
@@ -82,7 +81,7 @@ def outputs(path: Path) -> list[tuple[str, str, str]]:
             if out.output_type == "error":
                 pieces = {"error": f"{out['ename']}: {out['evalue']}"}
             for kind, text in sorted(pieces.items()):
-                lines = [line for line in str(text).splitlines() if not line.startswith(VOLATILE)]
+                lines = [line for line in str(text).splitlines() if not line.startswith(MARK)]
                 found += [(cell["id"], kind, "\n".join(lines))] if lines else []
     return found
 

@@ -21,7 +21,7 @@ from qwen3lab.world.things import ATTRIBUTES, Thing
 Row = dict[str, Any]
 
 
-def _listed(colon: str, comma: str, text: str) -> dict[str, tuple[str, ...]]:
+def _table(colon: str, comma: str, text: str) -> dict[str, tuple[str, ...]]:
     """Read a word list with one word and its substitutes per line."""
     lines = (line.strip().partition(colon) for line in text.strip().splitlines())
     return {word: tuple(others.split(comma)) for word, _, others in lines}
@@ -30,7 +30,7 @@ def _listed(colon: str, comma: str, text: str) -> dict[str, tuple[str, ...]]:
 # What a thesaurus lists under these words, regardless of the sentence they stand in: that is how
 # such lists are used.
 SYNONYMS: dict[str, dict[str, tuple[str, ...]]] = {
-    "en": _listed(
+    "en": _table(
         ": ",
         ", ",
         """
@@ -155,7 +155,7 @@ SYNONYMS: dict[str, dict[str, tuple[str, ...]]] = {
         kilograms: kilos, kg
         """,
     ),
-    "zh": _listed(
+    "zh": _table(
         "：",
         "、",
         """
@@ -393,6 +393,7 @@ def harm(rows: Iterable[Row], news: Iterable[Row]) -> dict[str, int]:
 
 @lru_cache
 def pattern_of(language: str) -> re.Pattern[str]:
+    """Compile the pattern of a language's words that have listed synonyms."""
     words = "|".join(
         sorted(map(re.escape, SYNONYMS[language]), key=lambda word: (-len(word), word))
     )

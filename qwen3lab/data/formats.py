@@ -348,6 +348,7 @@ class Form:
     lacks: tuple[str, ...] = ()
 
     def fits(self, row: dict[str, Any]) -> bool:
+        """Check whether a row has the keys and types of this format."""
         return all(
             isinstance(row.get(key), kind) and key in row for key, kind in self.keys.items()
         ) and not any(key in row for key in self.lacks)

@@ -61,6 +61,7 @@ class Page:
 
     @property
     def text(self) -> str:
+        """Join the lines of the page."""
         return "\n".join(line.text for line in self.lines)
 
 

@@ -25,19 +25,21 @@ if TYPE_CHECKING:
 
 
 SHOWN = 240  # characters of a question or an answer
-STYLE = """.report-card{font:14px/1.45 system-ui,sans-serif;color:#222;background:#fff;
-max-width:50rem;margin:1rem auto;padding:0 1rem}
-.report-card h1{font-size:1.5rem;margin:.2rem 0}
-.report-card h2{font-size:1.05rem;margin:1rem 0 .3rem;border-bottom:1px solid #1f4e79}
-.report-card table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-.report-card th,.report-card td{padding:.1rem .6rem;text-align:right;border-bottom:1px solid #ddd}
-.report-card th:first-child,.report-card td:first-child{text-align:left}
-.report-card pre{white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate;
-margin:.1rem 0;padding:.2rem .5rem;background:#f4f4f4}
-.report-card dt{font-weight:600}
-.report-card dd{margin:0 0 .3rem 0}
-.report-card img{max-width:100%}
-@media print{.report-card{font-size:11px;margin:0}}"""
+STYLE = (
+    ".report-card{font:14px/1.45 system-ui,sans-serif;color:#222;background:#fff;"
+    "max-width:50rem;margin:1rem auto;padding:0 1rem}\n"
+    ".report-card h1{font-size:1.5rem;margin:.2rem 0}.report-card h2{font-size:1.05rem;"
+    "margin:1rem 0 .3rem;border-bottom:1px solid #1f4e79}\n"
+    ".report-card table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
+    ".report-card th,.report-card td{padding:.1rem .6rem;text-align:right;"
+    "border-bottom:1px solid #ddd}\n"
+    ".report-card th:first-child,.report-card td:first-child{text-align:left}"
+    ".report-card pre{white-space:pre-wrap;\n"
+    "overflow-wrap:anywhere;unicode-bidi:isolate;margin:.1rem 0;padding:.2rem .5rem;"
+    "background:#f4f4f4}\n"
+    ".report-card dt{font-weight:600}.report-card dd{margin:0 0 .3rem 0}"
+    ".report-card img{max-width:100%}@media print{.report-card{font-size:11px;margin:0}}"
+)
 POLICY = (  # a browser refuses all else, should anything slip through
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 )
@@ -432,6 +434,7 @@ def _mark(text: Any) -> str:
 
 
 def shorten(text: str) -> str:
+    """Cut the middle out of a text of more than `SHOWN` characters."""
     return (
         text
         if len(text) <= SHOWN

@@ -109,6 +109,7 @@ class Result:
 
     @property
     def passed(self) -> bool:
+        """Whether every test passed."""
         return self.status == "passed"
 
 
@@ -159,7 +160,7 @@ def run(code: str, tests: Sequence[str], *, seconds: float = 2.0, megabytes: int
             stdout=report,
             stderr=subprocess.DEVNULL,
             cwd=os.path.realpath(folder),
-            env=_environment(),
+            env=worker_environment(),
             start_new_session=True,
         )
         try:
@@ -201,7 +202,7 @@ def _parts(test: str) -> tuple[str, object]:
     )
 
 
-def _environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """Nothing; but Python does not start on Windows without the folder of the system."""
     kept = ("SYSTEMROOT",) if os.name == "nt" else ()
     return {name: os.environ[name] for name in kept if name in os.environ}

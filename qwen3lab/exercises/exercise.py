@@ -397,4 +397,5 @@ def _first_line(error: Exception) -> str:
 
 
 def of_module(module: Any) -> list[Exercise]:
+    """List the exercises of a module in the order of their definition."""
     return [thing for thing in vars(module).values() if isinstance(thing, Exercise)]

@@ -127,6 +127,8 @@ def route(x: Tensor, matrix: Tensor, k: int, renormalise: bool = True) -> tuple[
 
 
 class RMSNorm(nn.Module):
+    """RMSNorm with a weight [size]."""
+
     def __init__(self, size: int, eps: float):
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
@@ -136,6 +138,8 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
+    """Grouped-query attention with QK-norm, RoPE and an optional KV cache."""
+
     def __init__(self, config: Config):
         super().__init__()
         s = config.shape
@@ -161,6 +165,8 @@ class Attention(nn.Module):
 
 
 class SwiGLU(nn.Module):
+    """SwiGLU feed-forward layer."""
+
     def __init__(self, hidden: int, width: int):
         super().__init__()
         self.gate_proj = nn.Linear(hidden, width, bias=False)
@@ -172,6 +178,8 @@ class SwiGLU(nn.Module):
 
 
 class Router(nn.Module):
+    """Top-k router of a mixture of experts."""
+
     def __init__(self, config: Config):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(config.shape.experts, config.shape.hidden))
@@ -182,6 +190,8 @@ class Router(nn.Module):
 
 
 class MixtureOfExperts(nn.Module):
+    """Mixture of experts: SwiGLU layers, of which the router chooses k per token."""
+
     def __init__(self, config: Config):
         super().__init__()
         s = config.shape
@@ -202,6 +212,8 @@ class MixtureOfExperts(nn.Module):
 
 
 class Block(nn.Module):
+    """Decoder layer: attention, then feed-forward, each behind a norm and beside a residual."""
+
     def __init__(self, config: Config):
         super().__init__()
         s = config.shape
@@ -218,6 +230,8 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
+    """Decoder: embedding, layers and the last norm."""
+
     def __init__(self, config: Config):
         super().__init__()
         s, self.config = config.shape, config

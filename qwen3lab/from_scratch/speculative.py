@@ -97,9 +97,10 @@ def accept(
 
 
 def draw_from(weights: torch.Tensor, generator: torch.Generator | None) -> int:
+    """Sample a token id from weights [vocabulary], which need not sum to 1."""
+
     import torch
 
-    # Weights need not sum to 1.
     return int(torch.multinomial(weights.cpu(), 1, generator=generator))
 
 

@@ -107,6 +107,8 @@ def record(model: PreTrainedModel, rows: Sequence[Sequence[int]], batch_size: in
 
 
 def routers_of(model: PreTrainedModel) -> list:
+    """List the routers of a mixture of experts; raises Qwen3labError for a dense model."""
+
     from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
     routers = [module for module in model.modules() if isinstance(module, Qwen3MoeTopKRouter)]

@@ -141,6 +141,7 @@ def knowledge(n: int = 24) -> list[dict[str, Any]]:
 
 
 def company_conversations() -> list[list[dict[str, Any]]]:
+    """List the conversations of `knowledge`, each with its answer."""
     return [tasks.conversation(row) for row in knowledge()]
 
 

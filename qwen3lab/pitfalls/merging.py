@@ -64,6 +64,7 @@ def distance(
 def answer_examples(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]]
 ) -> list[dict[str, list[int]]]:
+    """Encode rows as input_ids and labels, the labels on the answer alone."""
     return [chat.example(tokenizer, tasks.conversation(row)) for row in rows]
 
 

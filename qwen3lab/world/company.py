@@ -204,10 +204,12 @@ class Fact:
 
     @property
     def id(self) -> str:
+        """The id of the fact: language, thing and attribute."""
         return f"{self.thing.language}/{self.thing.name}/{self.key}"
 
     @property
     def value(self) -> str:
+        """The value that the fact states."""
         return self.thing.values[self.key]
 
     def __hash__(self) -> int:

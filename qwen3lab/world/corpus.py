@@ -32,6 +32,7 @@ class Row:
 
     @property
     def answer(self) -> str:
+        """The text of the last message."""
         return self.messages[-1].get("content") or ""
 
 

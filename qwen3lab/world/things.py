@@ -71,6 +71,7 @@ def _choice(en: list[str], zh: list[str]):
 
 
 def draw_code(rng, language, held_out):
+    """Draw an order code such as "KV-482"."""
     make = lambda r: "".join(r.choices("ABCDEFGHKLMNPRSTVWXZ", k=2)) + f"-{r.randint(100, 999)}"
     return w.pick(rng, make, held_out)
 
@@ -726,6 +727,7 @@ def make_thing(
 
 
 def fill_in(form: str, subject: str, value: str) -> str:
+    """Fill a sentence form with subject and value."""
     text = (
         form.replace("{S}", subject[0].upper() + subject[1:])
         .replace("{s}", subject)

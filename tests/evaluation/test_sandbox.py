@@ -371,6 +371,6 @@ def test_a_system_without_sessions_and_limits(monkeypatch):
 
 def test_windows_gets_the_folder_of_its_system(monkeypatch):
     monkeypatch.setenv("SYSTEMROOT", "C:/Windows")
-    assert sandbox._environment() == {}
+    assert sandbox.worker_environment() == {}
     monkeypatch.setattr(sandbox, "os", SimpleNamespace(name="nt", environ=os.environ))
-    assert sandbox._environment() == {"SYSTEMROOT": "C:/Windows"}
+    assert sandbox.worker_environment() == {"SYSTEMROOT": "C:/Windows"}

@@ -87,6 +87,7 @@ def simulate(file: Path, replies: dict[str, Sequence[dict[str, Any]]]) -> None:
 
 
 def main() -> None:
+    """Write the simulated ratings and print their summary."""
     FILE.unlink(missing_ok=True)
     simulate(FILE, answers())
     session = ratings_session.Session(answers(), FILE, next(iter(RATERS)), seed=SEED)
