@@ -251,6 +251,33 @@ def clean_rows(
         Qwen3labError: a row has neither messages nor text, or a length limit was given without a
             tokenizer.
     """
+    # 1. What was asked for, checked before anything is changed.
+    _check(rows, min_tokens, max_tokens, tokenizer)
+    # 2. Each row by itself, in parallel where it pays.
+    done = _prepared(rows, mask, tuple(words), near_threshold is not None, processes)
+    # 3. The steps that look at one row.
+    steps = _Steps(rows, done)
+    steps.normalise()
+    if mask:
+        steps.mask()
+    if words:
+        steps.drop_words()
+    if min_tokens is not None or max_tokens is not None:
+        steps.drop_lengths(tokenizer, min_tokens, max_tokens)
+    # 4. The steps that look for an earlier row.
+    steps.drop_copies()
+    if near_threshold is not None:
+        steps.drop_near_copies(near_threshold)
+    return [done.rows[place] for place in steps.alive], steps.report
+
+
+def _check(
+    rows: Sequence[dict[str, Any]],
+    min_tokens: int | None,
+    max_tokens: int | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> None:
+    """Refuse rows of another schema, and limits that cannot be counted."""
     for number, row in enumerate(rows, start=1):
         if not _is_row(row):
             raise Qwen3labError(
@@ -262,83 +289,6 @@ def clean_rows(
             "A limit on tokens needs a tokenizer to count them. Pass"
             " tokenizer=models.load_tokenizer('chat')."
         )
-    report = Report(len(rows))
-    done = _prepared(rows, mask, tuple(words), near_threshold is not None, processes)
-    alive = list(range(len(rows)))
-
-    def step(
-        name: str,
-        dropped: dict[int, str],
-        changed: Sequence[int] = (),
-        counts: Counter[str] | None = None,
-        look: Callable[[int], str] = lambda place: short(done.texts[place]),
-    ) -> None:
-        nonlocal alive
-        this = Step(name, len(changed), len(dropped), counts=counts or Counter())
-        for place in [*dropped][:_EXAMPLES] or changed[:_EXAMPLES]:
-            this.note(f"row {place + 1}: " + (dropped[place] if place in dropped else look(place)))
-        report.steps.append(this)
-        report.dropped += [
-            {"row": place + 1, "id": rows[place].get("id"), "step": name, "why": why}
-            for place, why in dropped.items()
-        ]
-        alive = [place for place in alive if place not in dropped]
-
-    empty = {
-        place: "nothing but invisible characters in a message"
-        for place in alive
-        if done.empty[place]
-    }
-    changed = [place for place in alive if done.normalised[place] and not done.empty[place]]
-    step(
-        "normalise", empty, changed, look=lambda place: _difference(rows[place], clean(rows[place]))
-    )
-    if mask:
-        # Rows with the most kinds come first, as examples.
-        found = sorted(
-            (place for place in alive if done.found[place]),
-            key=lambda place: (-len(done.found[place]), place),
-        )
-        step(
-            "mask personal data",
-            {},
-            found,
-            sum((done.found[place] for place in found), Counter()),
-            lambda place: _around(done.texts[place], _MARK),
-        )
-    if words:
-        step("word list", {place: done.blocked[place] for place in alive if done.blocked[place]})
-    if min_tokens is not None or max_tokens is not None:
-        lengths = dict(zip(alive, token_lengths([done.rows[place] for place in alive], tokenizer)))
-        low, high = min_tokens or 0, max_tokens if max_tokens is not None else float("inf")
-        limits = [f"fewer than {min_tokens}"] * (min_tokens is not None) + [
-            f"more than {max_tokens}"
-        ] * (max_tokens is not None)
-        step(
-            " or ".join(limits) + " tokens",
-            {
-                place: f"{length} tokens: {short(done.texts[place], 60)}"
-                for place, length in lengths.items()
-                if not low <= length <= high
-            },
-        )
-    first: dict[str, int] = {}
-    copies = {
-        place: first[done.keys[place]]
-        for place in alive
-        if first.setdefault(done.keys[place], place) != place
-    }
-    step("exact copies", {place: f"copies row {other + 1}" for place, other in copies.items()})
-    if near_threshold is not None:
-        pairs = done.near(alive, near_threshold)
-        step(
-            "near-copies",
-            {
-                place: f"overlap {overlap:.2f} with row {other + 1}: {short(done.texts[place], 60)}"
-                for place, other, overlap in pairs
-            },
-        )
-    return [done.rows[place] for place in alive], report
 
 
 def _is_row(row: Any) -> bool:
@@ -385,6 +335,117 @@ class _Prepared:
                 hashes[kept], starts, keys[alive], threshold
             )
         ]
+
+
+class _Steps:
+    """The steps of `clean_rows`, in the order of their methods, and the places of the rows left."""
+
+    def __init__(self, rows: Sequence[dict[str, Any]], done: _Prepared):
+        self.rows, self.done = rows, done
+        self.alive, self.report = list(range(len(rows))), Report(len(rows))
+
+    def _take(
+        self,
+        name: str,
+        dropped: dict[int, str],
+        changed: Sequence[int] = (),
+        counts: Counter[str] | None = None,
+        look: Callable[[int], str] = str,
+    ) -> None:
+        """Drop rows and report the step; `look` shows a changed row as an example."""
+        this = Step(name, len(changed), len(dropped), counts=counts or Counter())
+        for place in [*dropped][:_EXAMPLES] or changed[:_EXAMPLES]:
+            this.note(f"row {place + 1}: " + (dropped[place] if place in dropped else look(place)))
+        self.report.steps.append(this)
+        self.report.dropped += [
+            {"row": place + 1, "id": self.rows[place].get("id"), "step": name, "why": why}
+            for place, why in dropped.items()
+        ]
+        self.alive = [place for place in self.alive if place not in dropped]
+
+    def normalise(self) -> None:
+        """Report the normalised rows; drop those with nothing else in a message."""
+        done = self.done
+        empty = {
+            place: "nothing but invisible characters in a message"
+            for place in self.alive
+            if done.empty[place]
+        }
+        changed = [
+            place for place in self.alive if done.normalised[place] and not done.empty[place]
+        ]
+        self._take(
+            "normalise",
+            empty,
+            changed,
+            look=lambda place: _difference(self.rows[place], clean(self.rows[place])),
+        )
+
+    def mask(self) -> None:
+        """Report the rows whose personal data was masked."""
+        # Rows with the most kinds come first, as examples.
+        found = sorted(
+            (place for place in self.alive if self.done.found[place]),
+            key=lambda place: (-len(self.done.found[place]), place),
+        )
+        self._take(
+            "mask personal data",
+            {},
+            found,
+            sum((self.done.found[place] for place in found), Counter()),
+            lambda place: _around(self.done.texts[place], _MARK),
+        )
+
+    def drop_words(self) -> None:
+        """Drop rows that contain a word of the list."""
+        blocked = self.done.blocked
+        self._take("word list", {place: blocked[place] for place in self.alive if blocked[place]})
+
+    def drop_lengths(
+        self,
+        tokenizer: PreTrainedTokenizerBase | None,
+        min_tokens: int | None,
+        max_tokens: int | None,
+    ) -> None:
+        """Drop rows with fewer or more tokens than the limits."""
+        left = [self.done.rows[place] for place in self.alive]
+        lengths = dict(zip(self.alive, token_lengths(left, tokenizer)))
+        low, high = min_tokens or 0, max_tokens if max_tokens is not None else float("inf")
+        limits = [f"fewer than {min_tokens}"] * (min_tokens is not None) + [
+            f"more than {max_tokens}"
+        ] * (max_tokens is not None)
+        self._take(
+            " or ".join(limits) + " tokens",
+            {
+                place: f"{length} tokens: {short(self.done.texts[place], 60)}"
+                for place, length in lengths.items()
+                if not low <= length <= high
+            },
+        )
+
+    def drop_copies(self) -> None:
+        """Drop exact copies of an earlier row."""
+        keys = self.done.keys
+        first: dict[str, int] = {}
+        copies = {
+            place: first[keys[place]]
+            for place in self.alive
+            if first.setdefault(keys[place], place) != place
+        }
+        self._take(
+            "exact copies", {place: f"copies row {other + 1}" for place, other in copies.items()}
+        )
+
+    def drop_near_copies(self, threshold: float) -> None:
+        """Drop rows whose shingles overlap an earlier row's."""
+        self._take(
+            "near-copies",
+            {
+                place: f"overlap {overlap:.2f} with row {other + 1}:"
+                f" {short(self.done.texts[place], 60)}"
+                for place, other, overlap in self.done.near(self.alive, threshold)
+            },
+        )
 
 
 def _prepared(

@@ -108,6 +108,7 @@ def plan(
     Raises:
         Qwen3labError: unknown model, method, targets, optimiser or shard, and impossible sizes.
     """
+    # 1. What was asked for, and the formats that follow from it.
     s = shape(model)
     _check(method, optimiser, rank, bytes_per_weight, gpus, shard, tokens, step)
     targets = targets or ("attention" if s.is_moe else "all-linear")
@@ -115,6 +116,7 @@ def plan(
     width, form = _formats(method, bytes_per_weight, optimiser, shard)
     if quantised and upcast:  # everything not in 4 bits, hidden states included, is then float32
         form = Format(4, form.product, form.adapter)
+    # 2. Weights, gradients and moments of the whole model.
     weights = _weights(s, width, quantised, experts_in_4bit, upcast)
     gradients, moments = {}, {}
     if method == "full":
@@ -128,6 +130,7 @@ def plan(
             if optimiser == "adamw-8bit"
             else 2 * form.adapter * adapter
         )
+    # 3. What of them lies on each GPU.
     stage = SHARDS.get(shard or "", 0)
     parts: dict[str, int] = {}
     for kind, first in ((weights, 3), (gradients, 2), (moments, 1)):
@@ -135,6 +138,7 @@ def plan(
             parts[name] = parts.get(name, 0) + round(size / (gpus if stage >= first else 1))
     if stage == 3 and gpus > 1:
         parts["gathered layers"] = _gathered(s, form.product, method == "full")
+    # 4. What the tokens add: a cache, a first look at the activations, or a whole step.
     if method == "inference" and (tokens or step):
         parts["key-value cache"] = s.kv_bytes(tokens or Step(**step).tokens)
     elif tokens:

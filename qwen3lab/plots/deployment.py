@@ -23,10 +23,12 @@ def ladder(table: pd.DataFrame) -> Figure:
             (`qwen3lab.serving.ladder.table`). The divergence has a logarithmic axis; a variant at
             divergence 0 has no marker there.
     """
+    # 1. Four panels with the variants as common rows.
     figure = chart_class()(figsize=(7.4, 1.4 + 0.56 * len(table)), layout="constrained")
     grid = figure.subplots(2, 2, sharey=True)
     (size, distance), (answers, speed) = grid
     places = list(range(len(table)))
+    # 2. Upper left: bytes, with the names of the variants.
     for shift, column, label, fill in (
         (-0.19, "disk", "on disk", COLOURS[0]),
         (0.19, "memory", "in memory", "white"),
@@ -43,6 +45,7 @@ def ladder(table: pd.DataFrame) -> Figure:
     size.set_yticks(places, table.index)
     size.invert_yaxis()
     size.legend(frameon=False, loc="lower right")
+    # 3. Upper right: the divergence. A logarithmic axis has no place for 0.
     known = [place for place in places if table.kl_low.iloc[place] > 0]
     kl = table.iloc[known]
     distance.errorbar(
@@ -55,6 +58,7 @@ def ladder(table: pd.DataFrame) -> Figure:
         capsize=3,
     )
     distance.set(xlabel="KL to the first form, nats a token", xscale="log")
+    # 4. Lower left: right answers and equal next tokens.
     answers.errorbar(
         table.accuracy,
         places,
@@ -76,10 +80,12 @@ def ladder(table: pd.DataFrame) -> Figure:
         label="same next token",
     )
     answers.set(xlabel="share", xlim=(max(0.0, int(table.low.min() * 10) / 10), 1.02))
+    # 5. Lower right: speed.
     speed.barh(
         places, table.speed, height=0.6, color="white", edgecolor=COLOURS[2], hatch=HATCHES[1]
     )
     speed.set(xlabel="answer tokens a second, one at a time")
+    # 6. What all panels share, and the legend of the third.
     for ax in grid.flat:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(axis="x", alpha=0.3)

@@ -57,6 +57,7 @@ class Vllm:
         self.address = ""
 
     def __enter__(self) -> Vllm:
+        # 1. Can it run here?
         if not hasattr(os, "killpg"):
             raise Qwen3labError(
                 "vLLM does not run on Windows. Take llama.cpp (qwen3lab.serving.LlamaServer), or"
@@ -67,22 +68,33 @@ class Vllm:
                 "vLLM is not installed here. Run `make vllm`, which gives it an environment of its"
                 " own (3.4 GB)."
             )
+        # 2. A free port.
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.address = f"http://127.0.0.1:{port}"
-        cpus = (
-            ",".join(map(str, sorted(os.sched_getaffinity(0))))
-            if hasattr(os, "sched_getaffinity")
-            else "auto"
+        # 3. The process, in a session of its own, so that its workers end with it.
+        self._output = (
+            self.log.open("w", encoding="utf-8")
+            if self.log
+            else tempfile.TemporaryFile("w+", encoding="utf-8")
         )
-        environment = os.environ | {
-            "VLLM_NO_USAGE_STATS": "1",
-            "DO_NOT_TRACK": "1",
-            "HF_HUB_OFFLINE": "1",
-            "VLLM_CPU_KVCACHE_SPACE": str(self.cache),
-            "VLLM_CPU_OMP_THREADS_BIND": cpus,
-        }
+        self.process = subprocess.Popen(
+            self._command(port),
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            env=self._environment(),
+            start_new_session=True,
+        )
+        # 4. Until it answers; a server that does not is ended.
+        try:
+            self._wait()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _command(self, port: int) -> list[str]:
         # Prefix caching is off, so that a repeated prompt is read again, as by the other engines.
         options = {
             "model": self.folder,
@@ -93,32 +105,27 @@ class Vllm:
             "host": "127.0.0.1",
             "port": port,
         }
-        command = [
+        return [
             str(self.python),
             "-m",
             "vllm.entrypoints.openai.api_server",
             "--no-enable-prefix-caching",
             *(word for name, value in options.items() for word in (f"--{name}", str(value))),
         ]
-        output = (
-            self.log.open("w", encoding="utf-8")
-            if self.log
-            else tempfile.TemporaryFile("w+", encoding="utf-8")
-        )  # noqa: SIM115
-        self._output = output
-        self.process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
+
+    def _environment(self) -> dict[str, str]:
+        cpus = (
+            ",".join(map(str, sorted(os.sched_getaffinity(0))))
+            if hasattr(os, "sched_getaffinity")
+            else "auto"
         )
-        try:
-            self._wait()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+        return os.environ | {
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_CPU_KVCACHE_SPACE": str(self.cache),
+            "VLLM_CPU_OMP_THREADS_BIND": cpus,
+        }
 
     def version(self) -> str:
         """Return vLLM's version, as its server reports it."""

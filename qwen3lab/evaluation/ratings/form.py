@@ -61,6 +61,7 @@ class RatingForm:
         """Build the widget: sheet, three rows of buttons, note, save, undo, progress, messages."""
         import ipywidgets
 
+        # 1. The parts that a rater sees.
         sheet, message = ipywidgets.HTML(), ipywidgets.HTML()
         grades = {
             scale: ipywidgets.ToggleButtons(
@@ -80,6 +81,7 @@ class RatingForm:
         back = ipywidgets.Button(description="take the last back")
         bar = ipywidgets.IntProgress(description="rated", max=self.session.progress[1])
 
+        # 2. What a click does: an action, then the next sheet, or the reason why not.
         def show() -> None:
             current, (done, total) = self.session.current, self.session.progress
             sheet.value = self.html() if current is None else _text(current)
@@ -108,10 +110,12 @@ class RatingForm:
         def undo() -> str:
             return "Taken back; the answer stands here again." if self.session.undo() else ""
 
+        # 3. The buttons get their actions, and the first sheet is shown.
         save.on_click(lambda _button: act(keep))
         back.on_click(lambda _button: act(undo))
         show()
         message.value = html.escape(self.session.notes())
+        # 4. The parts from top to bottom.
         return ipywidgets.VBox(
             [
                 sheet,
