@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -110,6 +111,18 @@ def launched(folder: Path, command: str, limits: tuple[int, ...] = (90, 200, 400
     else:
         pytest.fail(f"{command} was not done in {seconds} s, {len(limits)} times")
     assert process.returncode == 0, errors[-3000:]
+
+
+def ended(pid: int, seconds: float = 10) -> bool:
+    """Whether a process is gone, or will be shortly: on a busy machine a kill takes a moment."""
+    try:
+        process = psutil.Process(pid)
+        limit = time.monotonic() + seconds
+        while process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < limit:
+            time.sleep(0.05)
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def code_rows(n: int = 16) -> list[dict]:

@@ -280,17 +280,23 @@ def weighted_kappa(
     return float(cohen_kappa_score(first, second, labels=list(levels), weights="quadratic"))
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
+def wilson(successes: float, n: int) -> tuple[float, float]:
     """Compute Wilson's 95 % score interval for a share of `successes` in `n` trials.
 
     Unlike share ± z * standard error it stays within 0 and 1 and has a width even at 0 of n and n
-    of n. Wilson 1927, "Probable inference, the law of succession, and statistical inference", by
-    `scipy.stats`. Raises Qwen3labError unless 0 <= successes <= n and n > 0.
+    of n. `successes` may be a mean over several trainings, which scipy refuses; for whole numbers
+    it equals `scipy.stats.binomtest(...).proportion_ci(method="wilson")`. Wilson 1927, "Probable
+    inference, the law of succession, and statistical inference". Raises Qwen3labError unless
+    0 <= successes <= n and n > 0.
     """
     if not 0 <= successes <= n or n < 1:
         raise Qwen3labError(
             f"There is no share of {successes} in {n}. Give at least one trial and at most as many"
             " successes."
         )
-    found = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
-    return float(found.low), float(found.high)
+    share, z = successes / n, Z95
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # Rounding errors can put the ends slightly outside [0, 1].
+    low = max(0.0, middle - half) if successes else 0.0
+    return low, min(1.0, middle + half) if successes < n else 1.0

@@ -7,10 +7,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
-from helpers import code_rows, launched
+from helpers import code_rows, ended, launched
 from safetensors.torch import load_file
 
 from qwen3lab import paths, training
@@ -85,7 +84,7 @@ def test_a_run_that_hangs_leaves_nothing_behind(tmp_path):
     with pytest.raises(pytest.fail.Exception, match="was not done in 3 s, 1 times"):
         launched(tmp_path, "NAME=value python wait.py", limits=(3,))
     (worker,) = [int(file.stem) for file in tmp_path.glob("*.pid")]
-    assert not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE
+    assert ended(worker)
 
 
 def test_accelerate_reads_every_line_of_the_config():

@@ -10,7 +10,7 @@ import torch
 
 from qwen3lab import chat, evaluation, models, paths, training
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.models import loading
+from qwen3lab.models import four_bit, loading
 from qwen3lab.training import company
 from qwen3lab.world import corpus
 
@@ -406,6 +406,34 @@ def test_the_saved_adapter_names_its_base(checkpoint, tmp_path):
     run = training.fine_tune(checkpoint, _rows(), steps=1, batch_size=4, output_dir=tmp_path / "a")
     config = json.loads((run.output_dir / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(checkpoint) and config["r"] == 16
+
+
+def test_a_model_given_in_4_bits_is_trained_and_guarded(checkpoint):
+    model, tokenizer = models.load_4bit(checkpoint)
+    for layer in four_bit.layers_4bit(model):
+        layer.support_avx512bf16_for_cpu = True
+    run = training.fine_tune(
+        model, _rows(), method="qlora", tokenizer=tokenizer, steps=2, batch_size=4
+    )
+    assert run.method == "qlora" and run.steps == 2
+    assert not any(layer.support_avx512bf16_for_cpu for layer in four_bit.layers_4bit(run.model))
+
+
+@pytest.mark.parametrize("steps", [84, 85])
+def test_a_run_is_kept_whatever_its_last_logged_line_is(checkpoint, tmp_path, steps):
+    """The last line of the history holds an evaluation alone when `steps` is no multiple of
+    `logging_steps`.
+    """
+    run = training.fine_tune(
+        checkpoint,
+        _rows(4),
+        validation=_rows(6)[4:],
+        steps=steps,
+        batch_size=4,
+        output_dir=tmp_path / "run",
+    )
+    assert run.steps == steps and (tmp_path / "run" / "adapter_model.safetensors").is_file()
+    assert run.summary().endswith(f"{run.history.loss.dropna().iloc[-1]:.3f}")
 
 
 def test_the_company_adapter_is_trained_once_and_again_when_its_sources_change(
