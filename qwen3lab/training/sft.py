@@ -61,10 +61,11 @@ class Run:
 
     def summary(self) -> str:
         """Summarise parameters, steps, tokens and loss in one line, equal on every machine."""
+        losses = self.history.loss.dropna()  # a line may hold an evaluation alone
         return (
             f"{self.method}: {self.trained:,} of {self.parameters:,} parameters trained"
             f" ({self.trained / self.parameters:.1%}), {self.steps} steps, {self.tokens:,} tokens,"
-            f" loss {self.history.loss.iloc[0]:.3f} to {self.history.loss.iloc[-1]:.3f}"
+            f" loss {losses.iloc[0]:.3f} to {losses.iloc[-1]:.3f}"
         )
 
     def cost(self) -> str:
