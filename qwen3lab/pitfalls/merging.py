@@ -233,7 +233,7 @@ def check_base(adapter: Path, base: str | Path) -> None:
     if not file.is_file():
         raise Qwen3labError(
             f"{Path(adapter).name!r} does not say which base it belongs to. "
-            "Write it with merge_traps.stamp() right after the training."
+            "Write it with merging.stamp() right after the training."
         )
     if json.loads(file.read_text(encoding="utf-8")).get("base") != cache.fingerprint(
         loading.resolve(base)
