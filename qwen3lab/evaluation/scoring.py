@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab import chat
-from qwen3lab.data import tasks
+from qwen3lab.data.rows import as_exams, conversation
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation.statistics import wilson
 from qwen3lab.models import batching
@@ -56,8 +56,8 @@ def evaluate_tasks(
     """Generate greedy answers to rows of `data/tasks` and score each by exact match.
 
     Args:
-        rows: with "messages" (up to the user), "answer", "thinking", optionally "tools", "task",
-            "language", "id".
+        rows: of `data/tasks`, with "messages" (up to the user), "answer", "thinking", optionally
+            "tools", "task", "language", "id"; or of any kind that `fine_tune` takes.
         max_new_tokens: default 64, for rows that think 256.
         batch_size: prompts per batch.
     Returns:
@@ -69,6 +69,7 @@ def evaluate_tasks(
 
     from qwen3lab.models.generation import generate_ids
 
+    rows = as_exams(rows)
     if not rows:
         raise Qwen3labError("There are no rows to evaluate. Give at least one.")
     outputs = [""] * len(rows)
@@ -225,9 +226,5 @@ def perplexity(
 
 def example(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> dict[str, list[int]]:
     """Encode a row of `negative_log_likelihood` as input_ids and labels (`chat.example`)."""
-    messages = (
-        row["messages"] if row["messages"][-1]["role"] == "assistant" else tasks.conversation(row)
-    )
-    return chat.example(
-        tokenizer, messages, thinking=bool(row.get("thinking")), tools=row.get("tools")
-    )
+    messages, thinking, tools = conversation(row)
+    return chat.example(tokenizer, messages, thinking=thinking, tools=tools)

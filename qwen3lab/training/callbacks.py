@@ -90,6 +90,21 @@ def _utilisation(process, model) -> float:
     return process.cpu_percent() / 100
 
 
+def log_last_step() -> TrainerCallback:
+    """Log the last step of a run, whatever `logging_steps` is.
+
+    Otherwise the loss and the tokens since the last logged step would be in no log.
+    """
+    from transformers import TrainerCallback
+
+    class LogLastStep(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step >= state.max_steps or control.should_training_stop:
+                control.should_log = True
+
+    return LogLastStep()
+
+
 def live_chart(every: float = 2.0) -> TrainerCallback:
     """Create a callback that plots loss, learning rate and gradient norm during a run.
 

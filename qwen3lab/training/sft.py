@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab import chat, measure, profiles
-from qwen3lab.data import tasks
+from qwen3lab.data.rows import conversation, records
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import four_bit, loading
 from qwen3lab.quiet import quiet
 from qwen3lab.training import trl_patches
-from qwen3lab.training.callbacks import COSTS, cost
+from qwen3lab.training.callbacks import COSTS, cost, log_last_step
 from qwen3lab.training.lora import lora_config, lora_settings
 
 if TYPE_CHECKING:
@@ -196,9 +196,10 @@ def fine_tune(
     Args:
         model: a role, a name, a folder or a hub id, loaded fresh; or a loaded model, which is
             changed in place.
-        rows: dicts of `data/tasks` (messages up to the user, answer, thinking, optionally thoughts)
-            or `corpus.Row`s, or encoded rows (dicts of input_ids and labels), where something else
-            is to be trained.
+        rows: a sequence, a data frame or a `datasets.Dataset`. Each row has messages that end with
+            the assistant (as `formats.load` gives them), messages up to the user and the answer
+            apart (as in `data/tasks`), or a prompt and a completion; or it is encoded already
+            (input_ids and labels), where something else is to be trained.
         validation: rows whose loss is measured five times on the way (`eval_loss` of the history).
         tokenizer: for a loaded model; default: the one beside its weights.
         callbacks: further `transformers.TrainerCallback`s, for example `callbacks.live_chart()`.
@@ -323,7 +324,7 @@ def dataset(
     """
     from datasets import Dataset
 
-    encoded = [encode(tokenizer, row) for row in rows]
+    encoded = [encode(tokenizer, row) for row in records(rows)]
     kept = [row for row in encoded if len(row["input_ids"]) <= max_length]
     if not encoded:
         raise Qwen3labError("There are no rows to train on. Give at least one row.")
@@ -344,9 +345,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, row: Any) -> dict[str, list[int]]
     if isinstance(row, dict) and "labels" in row:
         return {"input_ids": list(row["input_ids"]), "labels": list(row["labels"])}
     if isinstance(row, dict):
-        return chat.example(
-            tokenizer, tasks.conversation(row), thinking=row["thinking"], tools=row.get("tools")
-        )
+        messages, thinking, tools = conversation(row)
+        return chat.example(tokenizer, messages, thinking=thinking, tools=tools)
     return chat.example(tokenizer, row.messages, thinking=row.thinking, tools=row.tools)
 
 
@@ -384,7 +384,8 @@ def _trainer(model, tokenizer, data, held_out, asked: Arguments, config):
 def _watchers(asked: Arguments, callbacks: Sequence[Any]) -> Iterator[Any]:
     from transformers import EarlyStoppingCallback
 
-    yield cost()  # first: those after it see its numbers
+    yield log_last_step()
+    yield cost()  # before the others: they see its numbers
     if asked.logs is not None:
         from torch.utils.tensorboard import SummaryWriter
         from transformers.integrations import TensorBoardCallback

@@ -1,0 +1,121 @@
+"""Read training rows of several kinds as one: messages that end with the assistant.
+
+Public formats become such rows by `formats.load`. Here the kinds meet that a trainer or an exam is
+given: rows of `data/tasks` (messages up to the user, and the answer apart), conversations,
+prompt and completion, data frames and datasets.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from qwen3lab.data import tasks
+from qwen3lab.errors import Qwen3labError
+
+KINDS = (
+    "messages that end with the assistant, messages with an answer, or a prompt with a completion"
+)
+
+
+def records(rows: Any) -> list[Any]:
+    """List the rows of a data frame, a `datasets.Dataset` or any iterable, in their order."""
+    if hasattr(rows, "to_dict") and hasattr(rows, "columns"):
+        return rows.to_dict("records")
+    return list(rows)
+
+
+def conversation(row: Mapping[str, Any]) -> tuple[list[dict[str, Any]], bool, list[dict] | None]:
+    """Read a row as (messages that end with the assistant, whether it thinks, tools).
+
+    A row that does not say whether it thinks does so if its last turn has thoughts.
+
+    Raises:
+        Qwen3labError: a row of no known kind, or one that ends without an answer.
+    """
+    row = _present(row)
+    if "prompt" in row and "completion" in row:
+        messages = [*_turns(row["prompt"], "user"), *_turns(row["completion"], "assistant")]
+    elif "messages" in row and "answer" in row and not _ends_with_answer(row["messages"]):
+        messages = tasks.conversation(dict(row))
+    elif "messages" in row:
+        messages = [_present(message, keep=("content",)) for message in row["messages"]]
+    else:
+        raise Qwen3labError(
+            f"A row with the keys {', '.join(map(repr, row)) or 'none'} cannot be trained or"
+            f" scored. Give {KINDS}; `formats.load` makes such rows of public formats."
+        )
+    if not _ends_with_answer(messages):
+        raise Qwen3labError(
+            "A row ends without an answer of the assistant. Add the answer, or drop the row."
+        )
+    thinks = row.get("thinking")
+    if thinks is None:
+        thinks = bool(_thoughts(messages[-1]))
+    return messages, bool(thinks), row.get("tools")
+
+
+def exam(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn a row of any kind into one of `data/tasks`: messages up to the user, and the answer.
+
+    The reference is the last turn's text, its tool calls as the template writes them; thoughts
+    before it are asked for, not compared.
+    """
+    given, row = row, _present(row)
+    if "answer" in row and "messages" in row and not _ends_with_answer(row["messages"]):
+        return dict(given)
+    (*before, last), thinks, tools = conversation(row)
+    content = last.get("content") or ""
+    if "</think>" in content and content.lstrip().startswith("<think>"):
+        content = content.partition("</think>")[2]
+    calls = "\n".join(_written(call) for call in last.get("tool_calls") or [])
+    kept = {key: row[key] for key in ("id", "task", "language") if key in row}
+    answer = "\n".join(filter(None, (content.strip("\n"), calls)))
+    return kept | {"messages": before, "answer": answer, "thinking": thinks, "tools": tools}
+
+
+def _present(row: Any, keep: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Drop what a table fills in where a row has nothing: None, and nan of a data frame."""
+    if not isinstance(row, Mapping):
+        raise Qwen3labError(f"A row is a {type(row).__name__}, not a dict. Give {KINDS}.")
+    return {
+        key: value
+        for key, value in row.items()
+        if key in keep or not (value is None or (isinstance(value, float) and math.isnan(value)))
+    }
+
+
+def _turns(value: Any, role: str) -> list[dict[str, Any]]:
+    """A prompt or a completion as messages: text is one turn of the role."""
+    return [{"role": role, "content": value}] if isinstance(value, str) else list(value)
+
+
+def _ends_with_answer(messages: Any) -> bool:
+    last = messages[-1] if len(messages) else None
+    return isinstance(last, Mapping) and last.get("role") == "assistant"
+
+
+def _thoughts(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    if message.get("reasoning_content"):
+        return message["reasoning_content"]
+    if isinstance(content, str) and content.lstrip().startswith("<think>"):
+        return content.partition("</think>")[0].partition("<think>")[2].strip()
+    return ""
+
+
+def _written(call: Mapping[str, Any]) -> str:
+    """A tool call as Qwen3's template writes it."""
+    function = call.get("function", call)
+    given = function.get("arguments") or {}
+    given = json.loads(given) if isinstance(given, str) else given
+    told = {"name": function.get("name"), "arguments": given}
+    return f"<tool_call>\n{json.dumps(told, ensure_ascii=False)}\n</tool_call>"
+
+
+def as_exams(rows: Any) -> list[dict[str, Any]]:
+    """Turn rows of any kind, also a data frame or a dataset, into rows of `data/tasks`."""
+    found: Iterable[Any] = records(rows)
+    return [exam(row) for row in found]
