@@ -10,7 +10,6 @@ table and the tokenizer, which are those of the bundled model.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.metadata
 import json
 import shutil
@@ -56,12 +55,7 @@ def commit(place: Path, goal: Path, rest: str | None = None) -> None:
     config = json.loads((goal / "config.json").read_text(encoding="utf-8"))
     (goal / "config.json").write_text(json.dumps(config | {"rest": rest}, indent=2) + "\n", "utf-8")
     proof = json.loads((goal / cache.PROOF).read_text(encoding="utf-8"))
-    proof["files"] = {
-        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(goal.iterdir())
-        if file.name != cache.PROOF
-    }
-    (goal / cache.PROOF).write_text(json.dumps(proof, indent=1) + "\n", "utf-8")
+    cache.write_proof(goal, proof)
 
 
 def main() -> None:

@@ -61,13 +61,12 @@ class Parts:
 def peak(pid: int) -> int:
     """Highest resident bytes of a process so far (VmHWM)."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+        return qwen3lab_measure.high_water(pid)
     except FileNotFoundError:
         raise Qwen3labError(
             "This benchmark reads a process's memory peak from /proc, which only Linux has. Run it"
             " on Linux."
         ) from None
-    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
 def write(

@@ -88,19 +88,24 @@ def keep(
 
     def whole(draft: Path) -> None:
         make(draft)
-        files = {
-            file.relative_to(draft).as_posix(): _hash(file)
-            for file in sorted(draft.rglob("*"))
-            if file.is_file()
-        }
-        (draft / PROOF).write_text(
-            json.dumps(made_from | {"files": files}, indent=1) + "\n", encoding="utf-8"
-        )
+        write_proof(draft, made_from)
 
     if not place.exists():
         write_whole(place, whole, replace=False)
     check(place)
     return place
+
+
+def write_proof(folder: Path, made_from: dict[str, Any]) -> None:
+    """Write what a folder was made from, and the hash of each of its files, as kept.json."""
+    files = {
+        file.relative_to(folder).as_posix(): _hash(file)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file != folder / PROOF
+    }
+    (folder / PROOF).write_text(
+        json.dumps(made_from | {"files": files}, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def renew(

@@ -110,7 +110,7 @@ def example(
             although `thinking=True`, or the template changes the prompt once the answer is there.
     """
     _check(messages)
-    *before, last = [_separate_thoughts(message) for message in messages]
+    *before, last = [separate_thoughts(message) for message in messages]
     if last["role"] != "assistant" or not before:
         raise Qwen3labError(
             "A training row has to end with an assistant's turn after at least one other. Add the"
@@ -231,7 +231,7 @@ def _check(messages: list[Message]) -> None:
             )
 
 
-def _separate_thoughts(message: Message) -> Message:
+def separate_thoughts(message: Message) -> Message:
     """Move a leading think block into "reasoning_content", as the template does."""
     content = message.get("content")
     if (
@@ -313,7 +313,7 @@ def _write(
     messages = [
         {
             key: value if key == "role" else _marked(value, added, marker)
-            for key, value in _separate_thoughts(message).items()
+            for key, value in separate_thoughts(message).items()
         }
         for message in messages
     ]

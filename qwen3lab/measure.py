@@ -79,7 +79,7 @@ def peak(device: str = "cpu") -> Iterator[Peak]:
         try:
             yield found
         finally:
-            found.bytes = _high_water()
+            found.bytes = high_water()
         return
     import psutil
 
@@ -103,14 +103,17 @@ def _reset_high_water() -> bool:
     """Reset the process's memory peak to its current use (Linux, `proc(5)`); False if it fails."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
-        return _high_water() > 0
+        return high_water() > 0
     except (OSError, ValueError, StopIteration):
         return False
 
 
-def _high_water() -> int:
-    """Read the process's memory peak in bytes since the last reset."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+def high_water(pid: int | str = "self") -> int:
+    """Read a process's peak resident memory in bytes, since the last reset (Linux).
+
+    Raises OSError where there is no such file, StopIteration for a process that has ended.
+    """
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from qwen3lab import measure
 from qwen3lab.models import loading
 
 # bytes that a notebook is given with several at once: twice the highest peak that we saw
@@ -108,10 +109,11 @@ class _Watch(threading.Thread):
 def own_peak(process: psutil.Process) -> int:
     """Return a process's peak resident memory in bytes; 0 where the system keeps none."""
     try:
-        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        return measure.high_water(process.pid)
     except OSError:
         return getattr(process.memory_info(), "peak_wset", 0)
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
+    except StopIteration:  # it has ended
+        return 0
 
 
 def name(report: pytest.TestReport) -> str:

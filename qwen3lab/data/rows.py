@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from qwen3lab import chat
 from qwen3lab.data import tasks
+from qwen3lab.data.validation import arguments
 from qwen3lab.errors import Qwen3labError
 
 KINDS = (
@@ -53,7 +55,9 @@ def conversation(row: Mapping[str, Any]) -> tuple[list[dict[str, Any]], bool, li
         )
     thinks = row.get("thinking")
     if thinks is None:
-        thinks = bool(_thoughts(messages[-1]))
+        last = chat.separate_thoughts(messages[-1])
+        opened = str(last.get("content") or "").lstrip().startswith("<think>")  # and never closed
+        thinks = bool(last.get("reasoning_content")) or opened
     return messages, bool(thinks), row.get("tools")
 
 
@@ -67,9 +71,7 @@ def exam(row: Mapping[str, Any]) -> dict[str, Any]:
     if "answer" in row and "messages" in row and not _ends_with_answer(row["messages"]):
         return dict(given)
     (*before, last), thinks, tools = conversation(row)
-    content = last.get("content") or ""
-    if "</think>" in content and content.lstrip().startswith("<think>"):
-        content = content.partition("</think>")[2]
+    content = chat.separate_thoughts(last).get("content") or ""
     calls = "\n".join(_written(call) for call in last.get("tool_calls") or [])
     kept = {key: row[key] for key in ("id", "task", "language") if key in row}
     answer = "\n".join(filter(None, (content.strip("\n"), calls)))
@@ -97,25 +99,12 @@ def _ends_with_answer(messages: Any) -> bool:
     return isinstance(last, Mapping) and last.get("role") == "assistant"
 
 
-def _thoughts(message: Mapping[str, Any]) -> str:
-    content = message.get("content")
-    if message.get("reasoning_content"):
-        return message["reasoning_content"]
-    if isinstance(content, str) and content.lstrip().startswith("<think>"):
-        return content.partition("</think>")[0].partition("<think>")[2].strip()
-    return ""
-
-
 def _written(call: Mapping[str, Any]) -> str:
     """A tool call as Qwen3's template writes it."""
-    function = call.get("function", call)
-    given = function.get("arguments") or {}
-    given = json.loads(given) if isinstance(given, str) else given
-    told = {"name": function.get("name"), "arguments": given}
+    told = {"name": call.get("function", call).get("name"), "arguments": arguments(call) or {}}
     return f"<tool_call>\n{json.dumps(told, ensure_ascii=False)}\n</tool_call>"
 
 
 def as_exams(rows: Any) -> list[dict[str, Any]]:
     """Turn rows of any kind, also a data frame or a dataset, into rows of `data/tasks`."""
-    found: Iterable[Any] = records(rows)
-    return [exam(row) for row in found]
+    return [exam(row) for row in records(rows)]

@@ -108,7 +108,6 @@ def _pass(
     model, tokenizer, rows: Sequence[list[int]], max_new_tokens: int, batch_size: int
 ) -> tuple[list[list[int]], list[bool]]:
     """Up to `max_new_tokens` new ids of each row, and whether the row came to its end."""
-    ends = set(end_tokens(tokenizer))
     # Sampling fields are set to None because released checkpoints carry some, which greedy search
     # would warn about.
     settings = {
@@ -119,25 +118,29 @@ def _pass(
         "num_beams": 1,
         "max_length": None,
         "max_new_tokens": max_new_tokens,
-        "eos_token_id": sorted(ends),
-        "pad_token_id": pad_token(tokenizer),
     }
-    answers: list[list[int]] = [[] for _ in rows]
-    ended = [False] * len(rows)
-    with batching.reading(model, most_threads=2 if len(rows) >= 8 else 1):
-        for batch, ids, mask in batching.batches(
-            rows,
-            batch_size,
-            order="longest first",
-            fill=pad_token(tokenizer),
-            side="left",
-            device=model.device,
-        ):
+    answers = _answers(model, tokenizer, rows, settings, batch_size, 2 if len(rows) >= 8 else 1)
+    return [answer for answer, _ in answers], [ended for _, ended in answers]
+
+
+def _answers(
+    model, tokenizer, rows: Sequence[list[int]], settings: dict, batch_size: int, threads: int = 2
+) -> list[tuple[list[int], bool]]:
+    """The new ids of each row before its end token, and whether there was one.
+
+    The longest rows go first: if memory is short, it shows at once.
+    """
+    ends, pad = set(end_tokens(tokenizer)), pad_token(tokenizer)
+    settings = settings | {"eos_token_id": sorted(ends), "pad_token_id": pad}
+    found: list[tuple[list[int], bool]] = [([], False)] * len(rows)
+    layout = {"order": "longest first", "fill": pad, "side": "left", "device": model.device}
+    with batching.reading(model, most_threads=threads):
+        for batch, ids, mask in batching.batches(rows, batch_size, **layout):
             out = model.generate(input_ids=ids, attention_mask=mask, **settings)
             for place, row in zip(batch, out[:, ids.shape[1] :].tolist()):
                 end = next((at for at, token in enumerate(row) if token in ends), None)
-                answers[place], ended[place] = row[:end], end is not None
-    return answers, ended
+                found[place] = row[:end], end is not None
+    return found
 
 
 def draw(
@@ -178,7 +181,6 @@ def draw(
         for row in rows
     ]
     owners = [place for place in range(len(rows)) for _ in range(n)]
-    ends = end_tokens(tokenizer)
     settings = {
         "do_sample": True,
         "temperature": temperature,
@@ -187,26 +189,16 @@ def draw(
         "num_beams": 1,
         "max_length": None,
         "max_new_tokens": max_new_tokens,
-        "eos_token_id": ends,
-        "pad_token_id": pad_token(tokenizer),
     }
     texts: dict[int, list[str]] = {place: [] for place in range(len(rows))}
     gpus = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus), batching.reading(model):
+    with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(seed)
-        for batch, ids, mask in batching.batches(
-            [prompts[owner] for owner in owners],
-            batch_size,
-            order="longest first",
-            fill=pad_token(tokenizer),
-            side="left",
-            device=model.device,
-        ):
-            out = model.generate(input_ids=ids, attention_mask=mask, **settings)
-            for place, row in zip(batch, out[:, ids.shape[1] :].tolist()):
-                end = next((at for at, token in enumerate(row) if token in ends), None)
-                text = tokenizer.decode(row[:end], skip_special_tokens=True).strip()
-                texts[owners[place]].append(chat.split_thinking(text)[1])
+        asked = [prompts[owner] for owner in owners]
+        answers = _answers(model, tokenizer, asked, settings, batch_size)
+    for owner, (answer, _) in zip(owners, answers):
+        text = tokenizer.decode(answer, skip_special_tokens=True).strip()
+        texts[owner].append(chat.split_thinking(text)[1])
     return pd.DataFrame(
         [
             {"id": row.get("id", place), "trial": trial, "prediction": text}

@@ -17,8 +17,6 @@ from qwen3lab.models import loading
 from qwen3lab.quiet import quiet
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -57,11 +55,9 @@ def coverage(model: nn.Module) -> pd.DataFrame:
     from peft.tuners.lora import LoraLayer
 
     lines: dict[str, dict[str, int]] = {}
-    seen: set[int] = set()
     for name, parameter in model.named_parameters():  # a tied weight comes once
         if re.search(r"\.lora_\w+\.", name):
             continue
-        seen.add(id(parameter))
         line = lines.setdefault(
             group(name.replace(".base_layer", "")),
             {"weights": 0, "tensors": 0, "adapted": 0, "adapter": 0, "rank": 0, "trained": 0},

@@ -212,6 +212,7 @@ def fine_tune(
     """
     # 1. What was asked for, checked before anything is loaded.
     asked = Arguments.of(**arguments)
+    validation = [] if validation is None else records(validation)
     if asked.patience is not None and not validation:
         raise Qwen3labError(
             "Patience counts evaluations, and there is nothing to evaluate. Give rows as"

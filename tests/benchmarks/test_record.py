@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from qwen3lab import measure
 from qwen3lab.errors import Qwen3labError
 
 
@@ -72,6 +73,6 @@ def test_the_record_tells_where_and_when(record, tmp_path):
 def test_a_peak_is_read_where_the_kernel_keeps_it(record, monkeypatch):
     if sys.platform == "linux":
         assert record.peak(os.getpid()) > 10_000_000
-    monkeypatch.setattr(record, "Path", lambda _: Path("nowhere"))
+    monkeypatch.setattr(measure, "Path", lambda _: Path("nowhere"))
     with pytest.raises(Qwen3labError, match="which only Linux has. Run it on Linux."):
         record.peak(1)

@@ -25,6 +25,13 @@ def tokenizer(checkpoint):
     return models.load_tokenizer(checkpoint)
 
 
+@pytest.mark.parametrize("wrap", [list, pd.DataFrame, Dataset.from_list])
+def test_validation_rows_come_in_the_same_holders(wrap, checkpoint):
+    given = [{"messages": [ASK, SAY]}] * 2
+    run = training.fine_tune(checkpoint, wrap(given), validation=wrap(given), steps=1)
+    assert run.history.eval_loss.notna().any() and len(run.held_out) == 2
+
+
 SAME = [
     {"messages": [ASK], "answer": "111", "thinking": False},
     {"messages": [ASK, SAY]},
