@@ -15,7 +15,7 @@ from qwen3lab import paths
 ORDER = """
 errors quiet prompts measure < paths chat < family cache world
 < data from_scratch memory plots < profiles < models < evaluation < training
-< quantization serving < retrieval pitfalls < results exercises < course
+< quantization serving < retrieval pitfalls < tuning < results exercises < course
 < scripts < benchmarks docs
 """
 GROUPS = [group.split() for group in ORDER.split("<")]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qwen3lab.course.commands import bundle, doctor, plan, progress, run
+from qwen3lab.course.commands import audit, bundle, chat, doctor, plan, progress, run, tune
 from qwen3lab.errors import Qwen3labError
 
-COMMANDS = (doctor, plan, run, progress, bundle)
+COMMANDS = (doctor, plan, run, tune, audit, chat, progress, bundle)
 CODES = (
     "exit codes: 0 done; 1 something is wrong and one sentence says what; 2 the command line itself"
     " is wrong"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from qwen3lab.errors import Qwen3labError
@@ -199,3 +199,31 @@ def last_checkpoint(folder: str | Path) -> Path | None:
         if (path / PROGRESS).is_file() and (path / "trainer_state.json").is_file()
     ]
     return found[max(whole)] if whole else None
+
+
+def ended(checkpoint: Path) -> bool:
+    """Tell whether a checkpoint was written at a run's last step."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return state["global_step"] >= state["max_steps"]
+
+
+def restore(trainer: Any, checkpoint: Path) -> float:
+    """Load the weights, optimiser and log of a run's last step, without training; returns 0 s.
+
+    Where the trainer gives back the best weights, those of the best checkpoint are loaded.
+    """
+    from transformers import TrainerState
+
+    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    load_optimizer(checkpoint / OPTIMIZER, trainer.create_optimizer())
+    if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
+        checkpoint = checkpoint.parent / Path(trainer.state.best_model_checkpoint).name
+    if hasattr(trainer.model, "peft_config"):
+        from peft import load_peft_weights, set_peft_model_state_dict
+
+        set_peft_model_state_dict(trainer.model, load_peft_weights(str(checkpoint), device="cpu"))
+    else:
+        for file in sorted(checkpoint.glob("model*.safetensors")):
+            # A tied head has no entry of its own.
+            trainer.model.load_state_dict(load_file(file), strict=False)
+    return 0.0

@@ -41,7 +41,7 @@ class Run:
     # One row per logged step: step, loss, learning_rate, grad_norm, accuracy, tokens, eval_loss,
     # and what differs from machine to machine, `callbacks.COSTS`.
     history: pd.DataFrame
-    seconds: float  # the trainer's train_runtime
+    seconds: float  # the trainer's train_runtime; of a resumed run the last part's
     tokens_per_second: float  # padding not counted
     peak_bytes: int  # see `measure.peak`
     output_dir: Path | None  # the saved adapter or model
@@ -254,11 +254,15 @@ def _train(model, tokenizer, data, held_out, asked, settings, callbacks, lasting
     from qwen3lab.training.checkpointing import (
         SafeCheckpoints,
         check,
+        ended,
         last_checkpoint,
         remove_pickles,
+        restore,
     )
 
-    trainer = _trainer(model, tokenizer, data, held_out, asked, SFTConfig(**settings))
+    # Of the library's two counts of tokens the one that a checkpoint keeps.
+    counted = {"include_num_input_tokens_seen": "non_padding"} | settings
+    trainer = _trainer(model, tokenizer, data, held_out, asked, SFTConfig(**counted))
     checkpoint = last_checkpoint(lasting) if asked.resume else None
     if checkpoint:
         check(checkpoint, trainer.model)
@@ -266,11 +270,15 @@ def _train(model, tokenizer, data, held_out, asked, settings, callbacks, lasting
         trainer.add_callback(callback)
     on_cpu = model.device.type == "cpu"
     with measure.peak(model.device.type) as memory, trl_patches.head_on_trained_positions(on_cpu):
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if checkpoint and ended(checkpoint):  # the library would train one step more
+            seconds = restore(trainer, checkpoint)
+        else:
+            result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            seconds = result.metrics["train_runtime"]
     if lasting:  # first of all: whatever fails from here on, the weights are there
         trainer.save_model(str(lasting))
         remove_pickles(lasting)
-    run = _run(trainer, tokenizer, asked.method, result, memory.bytes, lasting)
+    run = _run(trainer, tokenizer, asked.method, seconds, memory.bytes, lasting)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     if not math.isfinite(losses[-1]):
         raise Qwen3labError("The loss is no longer a number. Lower the learning rate.")
@@ -397,10 +405,10 @@ def _watchers(asked: Arguments, callbacks: Sequence[Any]) -> Iterator[Any]:
     yield from callbacks
 
 
-def _run(trainer, tokenizer, method, result, peak_bytes, output_dir) -> Run:
+def _run(trainer, tokenizer, method, seconds, peak_bytes, output_dir) -> Run:
     import pandas as pd
 
-    names = {"mean_token_accuracy": "accuracy", "num_tokens": "tokens"}
+    names = {"mean_token_accuracy": "accuracy", "num_input_tokens_seen": "tokens"}
     keep = ("step", "loss", "learning_rate", "grad_norm", "accuracy", "tokens", "eval_loss", *COSTS)
     by_step: dict[int, dict[str, float]] = {}
     for entry in trainer.state.log_history:
@@ -412,15 +420,13 @@ def _run(trainer, tokenizer, method, result, peak_bytes, output_dir) -> Run:
     history = pd.DataFrame([by_step[step] for step in sorted(by_step)])
     model = trainer.model.eval()
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    logged = [entry for entry in trainer.state.log_history if "num_tokens" in entry]
-    tokens = int(logged[-1]["num_tokens"])
-    seconds, best = result.metrics["train_runtime"], trainer.args.load_best_model_at_end
+    tokens, best = trainer.state.num_input_tokens_seen, trainer.args.load_best_model_at_end
     return Run(
         model=model,
         tokenizer=tokenizer,
         history=history,
         seconds=seconds,
-        tokens_per_second=tokens / seconds,
+        tokens_per_second=tokens / seconds if seconds else 0.0,
         peak_bytes=peak_bytes,
         output_dir=output_dir,
         method=method,
