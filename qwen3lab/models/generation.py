@@ -196,9 +196,11 @@ def draw(
         torch.manual_seed(seed)
         asked = [prompts[owner] for owner in owners]
         answers = _answers(model, tokenizer, asked, settings, batch_size)
+    traits = chat.traits(tokenizer)
     for owner, (answer, _) in zip(owners, answers):
         text = tokenizer.decode(answer, skip_special_tokens=True).strip()
-        texts[owner].append(chat.split_thinking(text)[1])
+        opened = traits.opened(bool(rows[owner].get("thinking")))
+        texts[owner].append(chat.split_thinking(text, opened)[1])
     return pd.DataFrame(
         [
             {"id": row.get("id", place), "trial": trial, "prediction": text}
