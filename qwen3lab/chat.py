@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ROLES = ("system", "user", "assistant", "tool")
 IGNORED = -100  # the label that torch's cross-entropy leaves out
 ZERO_WIDTH_SPACE = "\u200b"
+separate_thoughts = read  # the name under which rows call it
 NO_THOUGHTS = "<think>\n\n</think>\n\n"  # what the template writes for enable_thinking=False
 
 
@@ -131,6 +132,16 @@ def traits(tokenizer: PreTrainedTokenizerBase) -> Traits:
     if key not in _TRAITS:
         _TRAITS[key] = _probe(tokenizer)
     return _TRAITS[key]
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Find the token that the chat template writes behind an answer, and that ends generation.
+
+    It need not be the tokenizer's end token: a base model's ends a text. None if it is no token of
+    its own.
+    """
+    end = traits(tokenizer).end or ""
+    return next((token for token in _added_tokens(tokenizer) if end.startswith(token)), None)
 
 
 def _probe(tokenizer: PreTrainedTokenizerBase) -> Traits:

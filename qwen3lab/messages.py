@@ -5,24 +5,26 @@ tokens everywhere:
 
 - Content is a text or a list of parts. Parts are joined with a line break, as vLLM and llama.cpp do
   for templates that take text, such as Qwen3's. A part that is no text is refused by its name.
-- null is absent. Only an assistant that calls a tool or thinks may be without content.
+- null, and a data frame's nan, are absent. Only an assistant that calls a tool or thinks may be
+  without content.
 - A tool's result may be any JSON value. What is no text is written as JSON.
-- Thoughts stand under one of the names `THOUGHTS`, or as a think block at the beginning of an
-  assistant's content. Without its opening tag (the 2507 Thinking models leave that to the prompt)
-  the block is known by a closing tag that has a line to itself.
+- Thoughts stand under one of the names `THOUGHTS`, in a part of that kind, or as a think block at
+  the beginning of an assistant's content. Without its opening tag (the 2507 Thinking models leave
+  that to the prompt) the block is known by a closing tag that has a line to itself.
 - A call's arguments are an object, or OpenAI's JSON text of one.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from qwen3lab.errors import Qwen3labError
 
-THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thoughts")  # the first that has any
+THOUGHTS = ("reasoning_content", "thinking", "reasoning", "thoughts")  # the first that has any
 TEXT = ("text", "input_text", "output_text", "refusal")  # kinds of parts that hold text
 OTHERS = ("image", "image_url", "input_image", "video", "video_url", "audio", "input_audio", "file")
 _BLOCK = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
@@ -45,6 +47,10 @@ def read(message: Mapping[str, Any]) -> dict[str, Any]:
     calls = _plain(found.pop("tool_calls", None))
     thoughts = _thoughts(message) if role == "assistant" else ""
     content = _plain(message.get("content"))
+    if role == "assistant" and isinstance(content, list):
+        parts = [part for part in content if _kind(part) in THOUGHTS]
+        content = [part for part in content if _kind(part) not in THOUGHTS]
+        thoughts = thoughts or "\n".join(map(_part, parts))
     if content is None or (role != "tool" and content == []):
         if not (role == "assistant" and (calls or thoughts)):
             raise Qwen3labError(f"A message of role {role!r} has no content. Give it a text.")
@@ -102,16 +108,21 @@ def arguments(call: Any) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """Turn an array, in which a data frame holds what was a list, back into a list."""
-    return value.tolist() if hasattr(value, "tolist") else value
+    """Turn what a data frame makes of a list (an array) and of null (nan) back."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _kind(part: Any) -> str:
+    return part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
 
 
 def _part(part: Any) -> str:
     if isinstance(part, str):
         return part
-    kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
-    if kind in TEXT:
-        for key in ("text", "value", kind):
+    kind = _kind(part)
+    if kind in TEXT + THOUGHTS:
+        for key in (kind, "text", "value"):
             if isinstance(part.get(key), str):
                 return part[key]
         # Some files name no type and write {"image": …} beside {"text": …}.

@@ -127,6 +127,7 @@ def test_what_is_trained_is_what_is_asked_the_answer_and_its_end(tokenizer, name
 
 
 ASKED = "<|im_start|>user\nWhat is 2 + 3?<|im_end|>\n<|im_start|>assistant\n"
+TEXT_END = "<|endoftext|>"
 EMPTY = "<think>\n\n</think>\n\n"
 FULL = "<think>\n2 + 3 = 5.\n</think>\n\n5<|im_end|>"
 
@@ -188,6 +189,13 @@ def test_thoughts_under_any_name_or_in_the_content_are_the_same(tokenizer, name)
         *(plain | {key: THOUGHT["reasoning_content"]} for key in messages.THOUGHTS),
         THOUGHT | dict.fromkeys(messages.THOUGHTS[1:]),
         THOUGHT | {"content": [{"type": "text", "text": "5"}]},
+        plain
+        | {
+            "content": [
+                {"type": "thinking", "thinking": THOUGHT["reasoning_content"]},
+                {"type": "text", "text": "5"},
+            ]
+        },
     ]
     thinks = chat.traits(tokenizer).thoughts
     for spelling in spellings:
@@ -287,7 +295,8 @@ def test_parts_are_joined_with_a_line_break(tokenizer, name, texts):
         ([{"role": "user", "content": [5]}], "'int'"),
         ([{"role": "user", "content": [{"type": "text"}]}], "'without text'"),
         ([{"role": "user", "content": 5}], "of type int"),
-        ([{"role": "user", "content": float("nan")}], "of type float"),
+        ([{"role": "user", "content": float("nan")}], "has no content"),
+        ([{"role": "user", "content": [{"type": "thinking", "thinking": "x"}, 5]}], "'int'"),
         ([{"role": "user", "content": None}], "has no content"),
         ([{"role": "user"}], "has no content"),
         ([{"role": "system", "content": []}, ASK], "has no content"),
@@ -370,24 +379,36 @@ def test_recipes_for_thinking_with_every_kind_of_block(tokenizer, name):
     assert said["block masked"] == (open_, rest + "5<|im_end|>")
 
 
-@pytest.mark.parametrize("name", ["qwen3_instruct_2507", "thinking 2507"])
+@pytest.mark.parametrize("name", ["qwen3_instruct_2507", "thinking 2507", "base"])
 def test_a_tiny_model_learns_with_the_template(name, tmp_path):
     """The bundled model with another template: it is asked with it, trained with it, and then knows
-    what it was taught. Without a think block, where the template has none.
+    what it was taught. Without a think block, where the template has none; and it stops, also where
+    the tokenizer's own end token is that of texts, as a base model's is.
     """
     folder = shutil.copytree(paths.MODELS / "qwen3-tiny", tmp_path / "tiny")
-    (folder / "chat_template.jinja").write_text(templates()[name], encoding="utf-8")
+    if name == "base":
+        for file in ("tokenizer_config.json", "generation_config.json", "config.json"):
+            given = json.loads((folder / file).read_text())
+            given |= {"eos_token": TEXT_END} if "eos_token" in given else {"eos_token_id": 4064}
+            (folder / file).write_text(json.dumps(given))
+    else:
+        (folder / "chat_template.jinja").write_text(templates()[name], encoding="utf-8")
     rows = [row for row in tasks.load("knowledge", "train") if row["language"] == "en"][:8]
-    done = training.fine_tune(
-        folder, rows, method="full", steps=12, batch_size=8, learning_rate=2e-3, seed=0
-    )
+    before = models.load_tokenizer(folder)
+    assert before.eos_token == (TEXT_END if name == "base" else "<|im_end|>")
+    asked = {"method": "full", "steps": 12, "batch_size": 8, "learning_rate": 2e-3}
+    done = training.fine_tune(folder, rows, **asked, seed=0, output_dir=tmp_path / "out")
     model, tokenizer = done.model, done.tokenizer
-    assert tokenizer.chat_template == templates()[name]
+    assert tokenizer.chat_template == (templates()[name] or chat.template())
     prompt = tokenizer.decode(chat.encode(tokenizer, rows[0]["messages"]))
-    assert prompt.partition("assistant\n")[2] == ("<think>\n" if name == "thinking 2507" else "")
+    block = {"thinking 2507": "<think>\n", "base": EMPTY}.get(name, "")
+    assert prompt.partition("assistant\n")[2] == block
     answers = generate(model, tokenizer, [row["messages"] for row in rows])
     start = "</think>\n\n" if name == "thinking 2507" else ""
     assert answers == [start + row["answer"] for row in rows]
     scored = evaluate_tasks(model, tokenizer, rows)
     assert scored.correct.all() and set(scored.thoughts) == {""}
     assert perplexity(model, tokenizer, rows) < 1.1
+    saved = json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"]
+    assert 4066 in (saved if isinstance(saved, list) else [saved])  # <|im_end|>
+    assert models.load_tokenizer(tmp_path / "out").eos_token == "<|im_end|>"

@@ -12,9 +12,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from qwen3lab import chat
 from qwen3lab.data import tasks
+from qwen3lab.data.validation import arguments
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.messages import arguments, read
 
 KINDS = (
     "messages that end with the assistant, messages with an answer, or a prompt with a completion"
@@ -54,7 +55,7 @@ def conversation(row: Mapping[str, Any]) -> tuple[list[dict[str, Any]], bool, li
         )
     thinks = row.get("thinking")
     if thinks is None:
-        last = read(messages[-1])
+        last = chat.separate_thoughts(messages[-1])
         opened = str(last.get("content") or "").lstrip().startswith("<think>")  # and never closed
         thinks = bool(last.get("reasoning_content")) or opened
     return messages, bool(thinks), row.get("tools")
@@ -70,7 +71,7 @@ def exam(row: Mapping[str, Any]) -> dict[str, Any]:
     if "answer" in row and "messages" in row and not _ends_with_answer(row["messages"]):
         return dict(given)
     (*before, last), thinks, tools = conversation(row)
-    content = read(last).get("content") or ""
+    content = chat.separate_thoughts(last).get("content") or ""
     calls = "\n".join(_written(call) for call in last.get("tool_calls") or [])
     kept = {key: row[key] for key in ("id", "task", "language") if key in row}
     answer = "\n".join(filter(None, (content.strip("\n"), calls)))

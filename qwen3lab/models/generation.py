@@ -100,8 +100,10 @@ def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the ids that end an answer: the end of a turn, and the padding after it."""
-    return sorted({tokenizer.eos_token_id, pad_token(tokenizer)} - {None})
+    """Return the ids that end an answer: the end of a turn or text, and the padding after it."""
+    turn = chat.end_of_turn(tokenizer)
+    ends = {tokenizer.eos_token_id, pad_token(tokenizer)}
+    return sorted((ends | {turn and tokenizer.convert_tokens_to_ids(turn)}) - {None})
 
 
 def _pass(
