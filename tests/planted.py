@@ -218,6 +218,7 @@ def main(place: Path) -> None:
     found = 0
     for number, (name, (plant, _)) in enumerate(FAULTS.items()):
         copy = place / f"fault-{number}" / "run"
+        shutil.rmtree(copy.parent, ignore_errors=True)
         shutil.copytree(first, copy)
         model = plant(copy)
         lines = checks.audit(copy, model if isinstance(model, str) else None)

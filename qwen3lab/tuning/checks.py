@@ -151,11 +151,11 @@ def mask(run: Run) -> Iterator[Line]:
     end = run.tokenizer.convert_tokens_to_ids(END)
     wrong: dict[str, int] = {}
     for place, row in enumerate(rows):
-        wanted = None
-        if len(told) == len(rows):
-            messages, thinks, tools = kinds.conversation(told[place])
-            wanted = chat.example(run.tokenizer, messages, thinking=thinks, tools=tools)
-        found = _mask_fault(row, wanted, end)
+        try:
+            wanted = chat_example(run, told[place]) if len(told) == len(rows) else None
+            found = _mask_fault(row, wanted, end)
+        except Qwen3labError:  # the folder's template cannot write this row at all
+            found = "other template"
         if found:
             wrong[found] = wrong.get(found, 0) + 1
     tokens = sum(len(row["labels"]) for row in rows)
@@ -531,13 +531,22 @@ def audit(
     for check in CHECKS:
         if broken and check in (trained_share, reproduces, stops, thinking, forms):
             continue  # there is no model to ask
-        for line in check(run):
+        for line in _made(check, run):
             lines.append(line)
             say(str(line))
             broken |= line.check == "adapter not saved" and "no adapter" in line.figure
     if page:
         folder.write_text(run.path / "audit.html", report(run, lines).html)
     return lines
+
+
+def _made(check: Callable[[Run], Iterator[Line]], run: Run) -> Iterator[Line]:
+    """Make a check; what it cannot do because of the run's files is a fault of the run."""
+    try:
+        yield from check(run)
+    except Qwen3labError as error:
+        what, _, advice = str(error).rstrip(".").partition(". ")
+        yield Line(FAULT, check.__name__.replace("_", " "), what, advice)
 
 
 def report(run: Run, lines: Sequence[Line]) -> Any:

@@ -232,7 +232,7 @@ def test_bad_input(tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     refused("holds no rows", source=str(tmp_path / "empty.jsonl"))
     questions_only = write(tmp_path / "no_answer.jsonl", [{"question": "Why?"}] * 3)
-    refused("", source=questions_only)
+    refused("holds no conversation to train on", source=questions_only)
     source = write(tmp_path / "rows.jsonl", conversations("knowledge", "train", 12))
     refused("There is no checkpoint 'nothing'", source=source, model="nothing")
     refused("cannot be held out", source=source, held_out=1.5)
