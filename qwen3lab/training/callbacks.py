@@ -118,7 +118,9 @@ def skipped_steps() -> TrainerCallback:
     """Create a callback that counts the steps left out by loss scaling, and prints how many.
 
     Under float16 the loss is scaled up, and a step whose gradients overflow changes nothing but the
-    scale, which is halved. A few at the beginning, where the scale is found, are usual.
+    scale, which is halved. A few at the beginning, where the scale is found, are usual. What
+    accelerate has for it, `step_was_skipped`, stays False with fused optimisers, which leave the
+    step out themselves.
     """
     from transformers import TrainerCallback
 
@@ -126,8 +128,12 @@ def skipped_steps() -> TrainerCallback:
         def on_train_begin(self, args, state, control, **kwargs):
             self.skipped, self.begun = 0, state.global_step
 
-        def on_step_end(self, args, state, control, optimizer=None, **kwargs):
-            self.skipped += bool(getattr(optimizer, "step_was_skipped", False))
+        def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+            self.scaler = getattr(optimizer, "scaler", None)
+            self.before = self.scaler.get_scale() if self.scaler else 0.0
+
+        def on_optimizer_step(self, args, state, control, **kwargs):
+            self.skipped += self.scaler is not None and self.scaler.get_scale() < self.before
 
         def on_train_end(self, args, state, control, **kwargs):
             if self.skipped:

@@ -100,8 +100,7 @@ def fine_tune(
         OutOfMemory: no setting fits.
     """
     import torch
-    from accelerate.utils import clear_device_cache
-    from accelerate.utils.memory import should_reduce_batch_size
+    from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
     from transformers import AutoConfig
 
     source = loading.resolve(model)
