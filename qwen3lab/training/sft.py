@@ -280,11 +280,13 @@ def _train(model, tokenizer, data, held_out, asked, settings, callbacks, lasting
     run = _run(trainer, tokenizer, asked.method, result, memory.bytes, lasting)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     if not math.isfinite(losses[-1]):
-        in_float16 = " or train in float32 (load the model with dtype='float32', give fp16=False)"
-        raise Qwen3labError(
-            "The loss is no longer a number. Lower the learning rate"
-            f"{in_float16 if trainer.args.fp16 else ''}."
-        )
+        said = "The loss is no longer a number. Lower the learning rate."
+        if trainer.args.fp16:
+            said += (
+                " In float16 it may also have overflowed: load the model with dtype='float32' and"
+                " give fp16=False."
+            )
+        raise Qwen3labError(said)
     return run
 
 

@@ -141,6 +141,7 @@ def test_the_training_cell_runs_with_the_light_packages_alone(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("lora: 262,144 of 3,672,832 parameters trained (7.1%), 3 steps")
+    assert "loss on 20 rows that were held out: " in done.stdout
     assert (tmp_path / "my-adapter" / "adapter_model.safetensors").is_file()
 
 
