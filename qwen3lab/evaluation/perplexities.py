@@ -40,8 +40,9 @@ def token_losses(
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             for place, given, wanted in zip(batch, logits, ids):
                 count = len(rows[place]) - 1  # position t predicts token t + 1
-                given, wanted = given[:count].double(), wanted[1 : count + 1]
-                found[place] = cross_entropy(given, wanted, reduction="none").cpu().numpy()
+                given, wanted = batching.double(given[:count]), wanted[1 : count + 1]
+                losses = cross_entropy(given, wanted.to(given.device), reduction="none")
+                found[place] = losses.cpu().numpy()
     return [found[place] for place in range(len(rows))]
 
 

@@ -181,7 +181,8 @@ def read_answers(
             # Position t predicts token t + 1.
             for place, given, wanted in zip(batch, logits[:, :-1], labels[:, 1:]):
                 scored = wanted != chat.IGNORED
-                given, wanted = given[scored].double(), wanted[scored]
+                given = batching.double(given[scored])
+                wanted = wanted[scored].to(given.device)
                 lines[place] = {
                     "tokens": len(wanted),
                     "nll": cross_entropy(given, wanted, reduction="sum").item(),

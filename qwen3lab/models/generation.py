@@ -193,8 +193,9 @@ def draw(
         "max_new_tokens": max_new_tokens,
     }
     texts: dict[int, list[str]] = {place: [] for place in range(len(rows))}
-    gpus = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus):
+    kind = model.device.type
+    gpus = [model.device] if kind != "cpu" else []
+    with torch.random.fork_rng(devices=gpus, device_type=kind):
         torch.manual_seed(seed)
         asked = [prompts[owner] for owner in owners]
         answers = _answers(model, tokenizer, asked, settings, batch_size)

@@ -22,7 +22,7 @@ from transformers import TrainerCallback
 from qwen3lab.errors import Qwen3labError
 
 OPTIMIZER, PROGRESS = "optimizer.safetensors", "progress.json"
-PICKLES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin")
+PICKLES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "training_args.bin")
 
 
 def save_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
@@ -73,6 +73,7 @@ def random_state() -> dict[str, Any]:
         "numpy": [kind, keys.tolist(), *rest],
         "torch": torch.get_rng_state().tolist(),
         "cuda": gpus,
+        "mps": torch.mps.get_rng_state().tolist() if torch.backends.mps.is_available() else [],
     }
 
 
@@ -87,6 +88,9 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(
             [torch.tensor(gpu, dtype=torch.uint8) for gpu in state["cuda"]]
         )
+    # Missing in checkpoints of earlier versions.
+    if state.get("mps") and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(torch.tensor(state["mps"], dtype=torch.uint8))
 
 
 class SafeCheckpoints(TrainerCallback):
@@ -110,6 +114,9 @@ class SafeCheckpoints(TrainerCallback):
         if self.progress:
             load_optimizer(self.resumed / OPTIMIZER, optimizer)
             lr_scheduler.load_state_dict(lr_scheduler.state_dict() | self.progress["schedule"])
+            scaler = getattr(optimizer, "scaler", None)
+            if scaler is not None and self.progress.get("loss scale"):
+                scaler.load_state_dict(self.progress["loss scale"])
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         if self.progress and self.progress["epoch"] % 1:  # stopped within an epoch
@@ -141,6 +148,9 @@ class SafeCheckpoints(TrainerCallback):
             "random": random_state(),
             "trained": trained_shapes(model),
         }
+        scaler = getattr(optimizer, "scaler", None)  # of float16: numbers alone
+        if scaler is not None:
+            progress["loss scale"] = scaler.state_dict()
         # Last, and at once: a checkpoint that has it is whole.
         draft = folder / f"{PROGRESS}.new"
         draft.write_text(json.dumps(progress), encoding="utf-8")

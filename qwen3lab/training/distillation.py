@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import chat
+from qwen3lab import chat, devices
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import batching
 from qwen3lab.models.generation import generate_ids
@@ -251,7 +251,9 @@ def _settings(
     seed: int,
 ) -> dict[str, Any]:
     """Build the trainer settings of `training.fine_tune`, to keep methods comparable."""
-    on_cpu = model.device.type == "cpu"
+    kind, scaled = model.device.type, str(model.dtype) == "torch.float16"
+    if scaled:  # only the gradients of float32 weights can be scaled
+        model.float()
     return {
         "output_dir": folder,
         "max_steps": steps,
@@ -264,12 +266,11 @@ def _settings(
         "report_to": "none",
         "disable_tqdm": True,
         "logging_strategy": "no",
-        "use_cpu": on_cpu,
-        "bf16": False,
+        "use_cpu": kind == "cpu",
         "activation_checkpointing": False,
-        "dataloader_pin_memory": not on_cpu,
+        "dataloader_pin_memory": kind == "cuda",
         "remove_unused_columns": False,
-    }
+    } | devices.autocast(kind, "float16" if scaled else "float32")
 
 
 def _run(build: Any) -> PreTrainedModel:
