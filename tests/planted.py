@@ -191,9 +191,18 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], tuple[Any, ...]]] = {
 
 
 def experts_missed(place: Path) -> Path:
-    """A mixture whose every linear layer was asked for: PEFT finds no linear layer in experts."""
-    rows = conversations("knowledge", "train", 40)
-    return run(place, rows, model="qwen3-tiny-moe", targets="all-linear", steps=2, answered=2)
+    """A mixture trained with the fused matrix named as a module: PEFT finds it nowhere."""
+    from qwen3lab.training import ATTENTION, fine_tune
+
+    fine_tune(
+        "qwen3-tiny-moe",
+        conversations("knowledge", "train", 8),
+        steps=1,
+        batch_size=2,
+        output_dir=place / "run",
+        lora={"target_modules": [*ATTENTION, "gate_up_proj", "down_proj"]},
+    )
+    return place / "run"
 
 
 HEALTHY: dict[str, Callable[[Path], Path]] = {

@@ -333,20 +333,29 @@ def trained_share(run: Run) -> Iterator[Line]:
     whole = [name for name in table.index if name in adapted]
     experts = [name for name in table.index if name.startswith("experts")]
     targets = run.record.get("adapter", {}).get("target_modules", run.config.get("target_modules"))
-    names = [targets] if isinstance(targets, str) else list(targets or [])
-    wanted = any(name == "all-linear" or name.endswith(("up_proj", "down_proj")) for name in names)
-    figure = ", ".join(whole) or "none"
-    if experts and wanted and not set(experts) & set(whole):
-        share = table.weights[experts].sum() / table.weights.sum()
+    names = [targets] if isinstance(targets, str) else sorted(targets or [])
+    named = ("all-linear", "gate_proj", "up_proj", "gate_up_proj", "down_proj")
+    wanted = any(name.rsplit(".", 1)[-1] in named for name in names)
+    missed = [name for name in experts if name not in whole] if wanted else []
+    if missed:
+        share = table.weights[missed].sum() / table.weights.sum()
         yield Line(
             FAULT,
             "experts missed",
-            f"{share:.0%} of the weights are in experts, and no adapter is on them",
+            f"no adapter on {', '.join(missed)}, {share:.0%} of the weights, though the targets"
+            f" name {', '.join(names)}",
             "Name them in target_parameters (mlp.experts.gate_up_proj, mlp.experts.down_proj)",
         )
-        return
-    note = "; experts left as they are" if experts and not set(experts) & set(whole) else ""
-    yield Line(OK, "adapted", figure + note)
+    elif "router" in whole:
+        yield Line(
+            WARNING,
+            "adapted",
+            f"{', '.join(whole)}",
+            "all-linear adapts the router too, which changes who answers: name the targets",
+        )
+    else:
+        note = "; experts left as they are" if experts and not set(experts) & set(whole) else ""
+        yield Line(OK, "adapted", (", ".join(whole) or "none") + note)
 
 
 def _adapted(model: Any, group: Callable[[str], str]) -> set[str]:
