@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from qwen3lab import profiles
 from qwen3lab.data import cleaning, formats, splits
 from qwen3lab.errors import Qwen3labError
@@ -72,15 +74,7 @@ class Rows:
     counts: dict[str, int] = field(default_factory=dict)
 
 
-def tune(
-    settings: Settings,
-    out: str | Path,
-    *,
-    forms: Forms = Forms(),
-    dry_run: bool = False,
-    say: Callable[[str], None] = print,
-    progress: bool = False,
-) -> dict[str, Any]:
+def tune(settings: Settings, out: str | Path, **options: Any) -> dict[str, Any]:
     """Tune a model on rows of a file and write one folder; returns the run's record.
 
     The folder holds the adapter (or model) with its tokenizer, the rows as conversations,
@@ -95,8 +89,27 @@ def tune(
     Raises:
         Qwen3labError: rows, model, memory, disk or folder do not do; each says what to do.
     """
+    try:
+        return _tune(settings, Path(out), **options)
+    except (OSError, SafetensorError) as error:
+        if "No space left" not in str(error):
+            raise
+        raise Qwen3labError(
+            f"The disk is full. What {Path(out).name!r} holds is whole: free some space, and call"
+            " again to go on."
+        ) from error
+
+
+def _tune(
+    settings: Settings,
+    out: Path,
+    *,
+    forms: Forms = Forms(),
+    dry_run: bool = False,
+    say: Callable[[str], None] = print,
+    progress: bool = False,
+) -> dict[str, Any]:
     quiet()
-    out = Path(out)
     # 1. The rows, read and split.
     rows = read(settings)
     for line in rows.said:

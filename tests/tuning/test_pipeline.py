@@ -190,6 +190,24 @@ def test_stopped_while_it_writes_nothing_is_half_there(source, tmp_path, monkeyp
     assert tune(Settings(source=source, **QUICK), place, say=lambda line: None)["steps"] == 6
 
 
+def test_a_full_disk_is_a_sentence_and_the_run_goes_on(source, tmp_path, monkeypatch):
+    import safetensors.torch
+    from safetensors import SafetensorError
+
+    real, place = safetensors.torch.save_file, tmp_path / "run"
+
+    def full(*args, **kwargs):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    for module in ("peft.peft_model.safe_save_file", "qwen3lab.training.checkpointing.save_file"):
+        monkeypatch.setattr(module, full)
+    with pytest.raises(Qwen3labError, match="The disk is full. What 'run' holds is whole"):
+        tune(Settings(source=source, **QUICK), place, say=lambda line: None)
+    for module in ("peft.peft_model.safe_save_file", "qwen3lab.training.checkpointing.save_file"):
+        monkeypatch.setattr(module, real)
+    assert tune(Settings(source=source, **QUICK), place, say=lambda line: None)["steps"] == 6
+
+
 def test_dry_run_writes_nothing(source, tmp_path):
     said = []
     found = tune(Settings(source=source), tmp_path / "run", dry_run=True, say=said.append)
