@@ -67,9 +67,9 @@ def _answers(before: pd.DataFrame, after: pd.DataFrame) -> list[Section]:
         texts = []
         for place in places:
             line = after.loc[place]
-            name = f"{line.id}, score {line.score:.2f}"
             texts += [
-                (f"Wanted, {name}", line.reference),
+                (f"Asked: {line.id}, score {line.score:.2f}", line.asked),
+                ("Wanted", line.reference),
                 ("Before", before.loc[place].prediction),
                 ("After", line.prediction),
             ]

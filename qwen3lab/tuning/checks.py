@@ -194,13 +194,15 @@ def decoded_masks(run: Run, n: int = 3) -> list[tuple[str, str]]:
     """Decode the first rows as they were trained: what is trained stands between ⟦ and ⟧."""
     shown = []
     for number, row in enumerate(run.trained_rows[:n], start=1):
-        pieces, open_ = [], False
+        spans: list[tuple[bool, list[int]]] = []
         for token, label in zip(row["input_ids"], row["labels"]):
-            if (label != chat.IGNORED) != open_:
-                open_ = not open_
-                pieces.append("⟦" if open_ else "⟧")
-            pieces.append(run.tokenizer.decode([token]))
-        shown.append((f"row {number}", "".join(pieces) + "⟧" * open_))
+            trained = label != chat.IGNORED
+            if not spans or spans[-1][0] != trained:
+                spans.append((trained, []))
+            spans[-1][1].append(token)  # decoded together: a character may have several tokens
+        texts = [(trained, run.tokenizer.decode(ids)) for trained, ids in spans]
+        told = "".join(f"⟦{text}⟧" if trained else text for trained, text in texts)
+        shown.append((f"row {number}", told))
     return shown
 
 
@@ -564,6 +566,13 @@ def report(run: Run, lines: Sequence[Line]) -> Any:
 
     from qwen3lab.evaluation.report_card import Card, Section
 
+    class Words(Section):
+        """A section whose table holds words, which are read from the left."""
+
+        def to_html(self) -> str:
+            cell = '<td style="text-align:left">'
+            return super().to_html().replace("<td>", cell)
+
     counts = {level: sum(line.level == level for line in lines) for level in (OK, WARNING, FAULT)}
     told = ", ".join(f"{n} {level}" for level, n in counts.items())
     table = pd.DataFrame(
@@ -575,4 +584,4 @@ def report(run: Run, lines: Sequence[Line]) -> Any:
         ["The first rows as they were trained; ⟦ ⟧ hold what the loss counts."],
         examples=decoded_masks(run),
     )
-    return Card(f"Audit: {run.path.resolve().name}", [Section("Findings", [told], table), masks])
+    return Card(f"Audit: {run.path.resolve().name}", [Words("Findings", [told], table), masks])

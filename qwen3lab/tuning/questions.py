@@ -80,8 +80,8 @@ def examine(
         max_new_tokens: of an answer; default: `answer_limit`.
     Returns:
         One line a row: id, task, language, kind (of `KINDS`), tokens and nll (sum of -ln p of the
-        answer's tokens, its end included), and, where it was answered, reference, prediction,
-        thoughts, score (0 to 1) and stopped (the answer ended before its limit).
+        answer's tokens, its end included), and, where it was answered, asked (the last message),
+        reference, prediction, thoughts, score (0 to 1) and stopped (ended before its limit).
     Raises:
         Qwen3labError: no rows.
     """
@@ -116,6 +116,7 @@ def examine(
         text = tokenizer.decode(ids, skip_special_tokens=True).strip()
         thoughts, prediction = chat.split_thinking(text)
         line |= {
+            "asked": asked_text(row),
             "reference": row["answer"],
             "prediction": prediction.strip(),
             "thoughts": thoughts,
@@ -123,6 +124,11 @@ def examine(
             "stopped": len(ids) < limit,
         }
     return pd.DataFrame(lines)
+
+
+def asked_text(row: dict[str, Any]) -> str:
+    """Return the text of an exam's last message, which is what is asked."""
+    return str(row["messages"][-1].get("content") or "")
 
 
 def score(kind_: str, prediction: str, reference: str, language_: str = "en") -> float:
