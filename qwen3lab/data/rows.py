@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qwen3lab import chat
@@ -22,11 +22,27 @@ KINDS = (
 )
 
 
-def records(rows: Any) -> list[Any]:
-    """List the rows of a data frame, a `datasets.Dataset` or any iterable, in their order."""
+def each(rows: Any) -> Iterable[Any]:
+    """Go through the rows of a data frame, a `datasets.Dataset` or any iterable, in their order."""
     if hasattr(rows, "to_dict") and hasattr(rows, "columns"):
         return rows.to_dict("records")
-    return list(rows)
+    return rows
+
+
+def spelled(rows: Any) -> Any:
+    """Write the columns of whole numbers of a data frame as text; leave rows of all else alone.
+
+    A table cannot tell 42 from "42", as JSON can.
+    """
+    if not (hasattr(rows, "dtypes") and hasattr(rows, "astype")):
+        return rows
+    whole = [column for column, kind in rows.dtypes.items() if getattr(kind, "kind", "") in "iu"]
+    return rows.astype(dict.fromkeys(whole, str))
+
+
+def records(rows: Any) -> list[Any]:
+    """List the rows of a data frame, a `datasets.Dataset` or any iterable, in their order."""
+    return list(each(rows))
 
 
 def conversation(row: Mapping[str, Any]) -> tuple[list[dict[str, Any]], bool, list[dict] | None]:
@@ -91,6 +107,13 @@ def _present(row: Any, keep: tuple[str, ...] = ()) -> dict[str, Any]:
 
 def _turns(value: Any, role: str) -> list[dict[str, Any]]:
     """A prompt or a completion as messages: text is one turn of the role."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # pandas reads a column of whole numbers as such
+    if not isinstance(value, (str, list, tuple)):
+        raise Qwen3labError(
+            f"A {'prompt' if role == 'user' else 'completion'} is a {type(value).__name__}, not"
+            " text. Give it as text, or as a list of messages."
+        )
     return [{"role": role, "content": value}] if isinstance(value, str) else list(value)
 
 

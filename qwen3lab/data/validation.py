@@ -167,7 +167,8 @@ def _message_fault(message: Any) -> tuple[str, str] | None:
         )
     if not isinstance(message.get("reasoning_content") or "", str):
         return "a content that is not text", "its thoughts"
-    if not (content or "").strip() and not calls:
+    # A tool may well have nothing to say.
+    if not (content or "").strip() and not calls and message["role"] != "tool":
         return "an empty message", f"the {message['role']}'s"
     return _text_fault((content or "") + (message.get("reasoning_content") or ""))
 
