@@ -24,7 +24,7 @@ from qwen3lab.data import forms, sources
 from qwen3lab.data.forms import ALIASES, Unusable
 from qwen3lab.data.rows import each, spelled
 from qwen3lab.data.sources import Broken, Ragged, read_raw
-from qwen3lab.data.validation import check, check_coding, check_text, fault, short
+from qwen3lab.data.validation import check, check_coding, check_text, check_weight, fault, short
 from qwen3lab.errors import Qwen3labError
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ def _fault(kind: str, made: dict[str, Any]) -> tuple[str, str] | None:
     """Find what is wrong with a converted row as (reason, detail), or None."""
     tools = made.get("tools")
     if kind == "rows":
-        return check(made["messages"], tools)
+        return check(made["messages"], tools) or check_weight(made["messages"][-1])
     if kind == "texts":
         return check_text(made["text"]) or check_coding(made)
     answers = ("chosen", "rejected") if kind == "preferences" else ("completion",)
