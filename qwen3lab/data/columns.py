@@ -194,13 +194,15 @@ class Seen:
     def note(self, row: Mapping[str, Any], found: Plan) -> None:
         """Count the columns of one row."""
         self.named.update(row)
-        filled = {column for column, value in row.items() if value not in (None, "", [], {})}
-        for part, column in found.names.items():
-            if column in filled:
-                self.used[column, part] += 1
-        self.ignored.update(filled.difference(found.names.values()))
-        for column in filled & found.beaten.keys():
-            self.beaten[column] = found.beaten[column]
+        filled = [column for column, value in row.items() if value not in (None, "", [], {})]
+        parts = {column: part for part, column in found.names.items()}
+        for column in filled:
+            if column in parts:
+                self.used[column, parts[column]] += 1
+            else:
+                self.ignored[column] += 1
+                if column in found.beaten:
+                    self.beaten[column] = found.beaten[column]
 
     def lines(self) -> list[str]:
         """Say which column became what, and which were not used, in a line each."""
