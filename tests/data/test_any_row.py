@@ -58,6 +58,12 @@ def given(request, tmp_path):
     return KINDS[request.param](tmp_path)
 
 
+@pytest.fixture(params=["pairs", "frame of messages", "CSV"])
+def few(request, tmp_path):
+    """Some of the kinds, for what takes longer."""
+    return KINDS[request.param](tmp_path)
+
+
 @pytest.fixture(scope="module")
 def loaded(checkpoint):
     return models.load(checkpoint)
@@ -137,19 +143,19 @@ def test_cleaning(given, loaded):
     assert counted == [len(q) + len(a) * with_answers for q, a in BOTH]
 
 
-def test_the_report_card(given, loaded):
+def test_the_report_card(few, loaded):
     options = {"examples": 1, "max_new_tokens": 2, "least": 2}
     page, wanted = (
         report_card.card(*loaded, rows=kind, train=kind, **options).markdown
-        for kind in (given, TASKS)
+        for kind in (few, TASKS)
     )
     strip = lambda text: [line for line in text.split("\n") if "Asked" not in line]  # noqa: E731
     unnamed = lambda text: [line.split(", ")[0] for line in strip(text)]  # noqa: E731
     assert unnamed(page) == unnamed(wanted)
 
 
-def test_a_run_and_its_export(given, checkpoint, examples, tmp_path):
-    run = training.fine_tune(checkpoint, given, validation=given, steps=1, batch_size=2)
+def test_a_run_and_its_export(few, checkpoint, examples, tmp_path):
+    run = training.fine_tune(checkpoint, few, validation=few, steps=1, batch_size=2)
     file = export.export(run, tmp_path / "run")
     for part in ("train", "test"):
         lines = (file.parent / "rows" / f"{part}.jsonl").read_text().splitlines()
