@@ -8,6 +8,8 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
+from qwen3lab.data.rows import course, exam, records
+
 THRESHOLD = 0.9  # Jaccard overlap from which two prompts count as near-copies
 SIZE = 5  # units in a shingle
 _UNIT = re.compile(r"[\u3400-\u9fff]|[^\W_]+")
@@ -15,10 +17,11 @@ _UNIT = re.compile(r"[\u3400-\u9fff]|[^\W_]+")
 
 def prompt(row: dict) -> str:
     """Return the prompt text of a row: all its messages, one per line, or its plain text."""
+    row = course(row)
     return (
         row["text"]
         if "messages" not in row
-        else "\n".join(message["content"] or "" for message in row["messages"])
+        else "\n".join(message.get("content") or "" for message in row["messages"])
     )
 
 
@@ -99,8 +102,9 @@ def split(
     """Split rows at random into train, validation and test; near-copies stay together.
 
     `validation` and `test` are shares of the rows in [0, 1); a share may be missed by the size of
-    one group.
+    one group. The rows are of any kind that `fine_tune` takes, or plain texts.
     """
+    rows = records(rows)
     order = groups(rows, threshold)
     random.Random(seed).shuffle(order)
     wanted = {"test": round(test * len(rows)), "validation": round(validation * len(rows))}
@@ -116,11 +120,20 @@ def leaks(
 ) -> list[str]:
     """Report every held-out row that a training row copies or nearly copies, one line each.
 
-    An empty list means no leak.
+    An empty list means no leak. Rows are of any kind that `fine_tune` takes; where some have their
+    answers apart (as in `data/tasks`), the questions alone are compared. A row without an id is
+    named by its number.
     """
-    training, held_out = list(training), list(held_out)
+    training, held_out = records(training), records(held_out)
+    apart = any("answer" in row and "messages" in row for row in (*training, *held_out))
+    text = _question if apart else prompt
     return [
-        f"{held_out[i]['id']} copies {training[j]['id']} (overlap {overlap:.2f}):"
-        f" {prompt(held_out[i])[:80]!r}"
-        for i, j, overlap in near_copies(held_out, training, threshold)
+        f"{held_out[i].get('id', f'row {i + 1}')} copies {training[j].get('id', f'row {j + 1}')}"
+        f" (overlap {overlap:.2f}): {text(held_out[i])[:80]!r}"
+        for i, j, overlap in near_copies(held_out, training, threshold, text)
     ]
+
+
+def _question(row: dict) -> str:
+    """Return a row's messages up to the answer, one per line, or its plain text."""
+    return prompt(row if "text" in row and "messages" not in row else exam(row))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from qwen3lab.data.rows import as_exams
 from qwen3lab.data.splits import prompt, units
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation import statistics
@@ -32,10 +33,12 @@ def describe(answers: pd.DataFrame, rows: Sequence[dict[str, Any]]) -> pd.DataFr
     "long" does not simply mean "Chinese".
 
     Args:
-        answers: of `evaluation.evaluate_tasks`, in the order of `rows`.
+        answers: of `evaluation.evaluate_tasks`, in the order of `rows`, which are of any kind that
+            it takes.
     Raises:
         Qwen3labError: another number of rows than of answers.
     """
+    rows = as_exams(rows)
     if len(answers) != len(rows):
         raise Qwen3labError(
             f"{len(answers)} answers do not belong to {len(rows)} rows. Give the rows that were"

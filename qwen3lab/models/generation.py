@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab import chat
+from qwen3lab.data.rows import as_exams
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import batching
 
@@ -159,7 +160,7 @@ def draw(
     """Sample n answers per row from the model's distribution at a temperature.
 
     Args:
-        rows: rows of `data/tasks`.
+        rows: rows of `data/tasks`, or of any kind that `fine_tune` takes.
         n: samples per row.
         temperature: above 0; logits are divided by it. Below 1 the answers vary less.
         seed: the same seed gives the same answers on the same machine with the same `batch_size`.
@@ -171,6 +172,7 @@ def draw(
     import pandas as pd
     import torch
 
+    rows = as_exams(rows)
     if not rows or n < 1 or temperature <= 0:
         raise Qwen3labError(
             f"{n} tries at {len(rows)} rows and a temperature of {temperature} cannot be drawn."

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab import chat, devices
+from qwen3lab.data.rows import as_exams
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import batching
 from qwen3lab.models.generation import generate_ids
@@ -66,7 +67,7 @@ def answered(
 ) -> list[dict[str, list[int]]]:
     """Label the rows' prompts with the teacher's own greedy answers (sequence-level distillation).
 
-    The rows' own answers are not read.
+    The rows' own answers are not read; rows are of any kind that `fine_tune` takes.
 
     Returns:
         Encoded rows (input_ids, labels) in the order of `rows`, without those that the teacher did
@@ -76,7 +77,7 @@ def answered(
         chat.encode(
             tokenizer, row["messages"], thinking=bool(row.get("thinking")), tools=row.get("tools")
         )
-        for row in rows
+        for row in as_exams(rows)
     ]
     found = zip(prompts, generate_ids(teacher, tokenizer, prompts, max_new_tokens=longest))
     return [

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab import chat, devices, measure, profiles
-from qwen3lab.data.rows import conversation, records
+from qwen3lab.data.rows import encode as encode_row
+from qwen3lab.data.rows import records
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import four_bit, loading
 from qwen3lab.quiet import quiet
@@ -367,11 +368,8 @@ def dataset(
 
 def encode(tokenizer: PreTrainedTokenizerBase, row: Any) -> dict[str, list[int]]:
     """Encode one row as input_ids and labels with `chat.example`; an encoded row is kept."""
-    if isinstance(row, dict) and "labels" in row:
-        return {"input_ids": list(row["input_ids"]), "labels": list(row["labels"])}
     if isinstance(row, dict):
-        messages, thinking, tools = conversation(row)
-        return chat.example(tokenizer, messages, thinking=thinking, tools=tools)
+        return encode_row(tokenizer, row)
     return chat.example(tokenizer, row.messages, thinking=row.thinking, tools=row.tools)
 
 

@@ -212,10 +212,10 @@ def rows_lost(run: Run) -> Iterator[Line]:
     if not counts:
         yield Line(SKIPPED, "rows", "no record of what was read")
         return
-    used = counts["train"] + counts["held_out"]
-    lost = counts["read"] - used
-    figure = f"{lost:,} of {counts['read']:,} not used ({counts['refused']:,} refused)"
-    level = WARNING if lost > LOST * counts["read"] else OK
+    dropped = counts["drawn"] - counts["train"] - counts["held_out"]
+    refused, read = counts["refused"], counts["read"]
+    figure = f"{refused:,} of {read:,} refused, {dropped:,} of {counts['drawn']:,} drawn dropped"
+    level = WARNING if refused > LOST * read or dropped > LOST * counts["drawn"] else OK
     advice = "Look at the reasons that `tune` printed" if level == WARNING else ""
     yield Line(level, "rows", figure, advice)
 

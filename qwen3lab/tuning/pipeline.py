@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 from qwen3lab import profiles
 from qwen3lab.data import cleaning, formats, splits
+from qwen3lab.data.rows import conversation
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import loading
 from qwen3lab.quiet import quiet
@@ -151,31 +152,26 @@ def _tune(
 def read(settings: Settings) -> Rows:
     """Read a file's conversations, and split off the rows that are held out.
 
-    Nothing is cleaned unless asked for: exact copies are counted and said. Near-copies of a prompt
-    stay on one side of the split.
+    The file is read row by row; of more than `limit` conversations as many are drawn, each with the
+    same chance. Nothing is cleaned unless asked for: exact copies are counted and said. Near-copies
+    of a prompt stay on one side of the split.
 
     Raises:
         Qwen3labError: no conversations, with what the file holds instead.
     """
-    done = formats.load(settings.source, limit=settings.limit)
-    refused = len(done.rejected)
-    counts = {"read": len(done.rows) + len(done.texts) + refused, "refused": refused}
-    said = [f"rows     {counts['read']:,} read, {len(done.rows):,} conversations"]
-    for reason, n in _tally(done.rejected):
-        said.append(f"refused  {n:,} rows: {reason}")
-    if not done.rows:
-        raise Qwen3labError(
-            f"{Path(settings.source).name!r} holds no conversation to train on"
-            f" ({'; '.join(line.split(maxsplit=1)[1] for line in said)}). Give rows with a prompt"
-            " and an answer, or name the columns with --columns."
-        )
-    rows, copies = cleaning.drop_copies(done.rows)
+    drawn, report = draw(settings)
+    said = [f"rows     {line}" for line in str(report).split("\n")]
+    counts = {"read": report.counts.total(), "refused": report.counts["rejected"]}
+    if len(drawn) < report.counts["rows"]:
+        said.append(f"drawn    {len(drawn):,} conversations by seed {settings.seed} (--limit)")
+    counts["drawn"] = len(drawn)
+    rows, copies = cleaning.drop_copies(drawn)
     if copies and not settings.clean:
         said.append(f"copies   {len(copies):,} rows repeat another; kept (--clean drops them)")
-        rows = done.rows
+        rows = drawn
     if settings.clean:
-        rows, report = cleaning.clean_rows(done.rows)
-        said += [f"cleaned  {line}" for line in report.table().to_string().split("\n")]
+        rows, cleaned = cleaning.clean_rows(drawn)
+        said += [f"cleaned  {line}" for line in cleaned.table().to_string().split("\n")]
     counts |= {"copies": len(copies), "used": len(rows)}
     train, held_out = split(rows, settings.held_out, settings.seed)
     said.append(f"split    {len(train):,} to train on, {len(held_out):,} held out")
@@ -185,11 +181,39 @@ def read(settings: Settings) -> Rows:
     return Rows(train, held_out, said, counts)
 
 
-def _tally(rejected: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
-    counts: dict[str, int] = {}
-    for bad in rejected:
-        counts[bad["reason"]] = counts.get(bad["reason"], 0) + 1
-    return sorted(counts.items(), key=lambda pair: -pair[1])
+# Where rows go that are no conversations.
+ELSEWHERE = {
+    "preferences": "preferences are for DPO, trl.DPOTrainer",
+    "labelled": "labelled answers are for KTO, trl.KTOTrainer",
+    "texts": "plain texts are for continued pre-training, in notebook 05",
+}
+
+
+def draw(settings: Settings) -> tuple[list[dict[str, Any]], formats.Report]:
+    """Draw up to `limit` conversations of a file, in its order, without holding the others.
+
+    Vitter 1985, "Random Sampling with a Reservoir", algorithm R.
+    """
+    report, rng = formats.Report(Path(settings.source).name), random.Random(settings.seed)
+    kept: list[tuple[int, dict[str, Any]]] = []
+    columns = settings.columns or None
+    for kind, row in formats.stream(settings.source, columns=columns, report=report):
+        if kind != "rows":
+            continue
+        seen = report.counts["rows"]
+        if len(kept) < settings.limit:
+            kept.append((seen, row))
+        elif (place := rng.randrange(seen)) < settings.limit:
+            kept[place] = (seen, row)
+    if not kept:
+        others = [told for kind, told in ELSEWHERE.items() if report.counts[kind]]
+        told = "; ".join(str(report).split("\n"))
+        advice = "; ".join(others) or "give rows with a prompt and an answer"
+        raise Qwen3labError(
+            f"{Path(settings.source).name!r} holds no conversation to train on ({told})."
+            f" {advice[0].upper()}{advice[1:]}."
+        )
+    return [row for _, row in sorted(kept, key=lambda pair: pair[0])], report
 
 
 def split(
@@ -363,7 +387,7 @@ def describe(settings: Settings, source: Any, run: sft.Run, rows: Rows) -> dict[
         "loss": [float(losses.iloc[0]), float(losses.iloc[-1])],
         "seconds": round(run.seconds, 1),
         "peak_bytes": run.peak_bytes,
-        "thinks": sum(bool(sft.conversation(row)[1]) for row in rows.train),
+        "thinks": sum(conversation(row)[1] for row in rows.train),
         "template": hashlib.sha256(template.encode()).hexdigest(),
         "dtype": str(run.model.dtype).removeprefix("torch."),
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
