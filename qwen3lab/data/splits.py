@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import unicodedata
@@ -52,23 +53,28 @@ def near_copies(
 ) -> list[tuple[int, int, float]]:
     """Find pairs (index in left, index in right, Jaccard) with an overlap of at least `threshold`.
 
-    Exact, by an inverted index from shingles to rows: at course size this is as fast as MinHash and
-    not random. Punctuation, case and spacing are ignored, so prompts that differ only in these have
-    Jaccard 1.
+    Exact, and fast where many rows share set phrases: two sets with an overlap of `threshold` share
+    at least one of their few rarest shingles, so only these are looked up (prefix filtering;
+    Bayardo et al. 2007, "Scaling Up All Pairs Similarity Search"). Punctuation, case and spacing
+    are ignored, so prompts that differ only in these have Jaccard 1.
     """
-    index: dict[tuple, list[int]] = defaultdict(list)
-    sizes = []
-    for j, row in enumerate(right):
-        found = shingles(text(row))
-        sizes.append(len(found))
-        for shingle in found:
+    sets = [[shingles(text(row)) for row in rows] for rows in (left, right)]
+    common = Counter(shingle for side in sets for found in side for shingle in found)
+
+    def rarest(found: frozenset[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        # An overlap of that many shingles leaves out at most the others.
+        needed = max(1, math.ceil(threshold * len(found) - 1e-9))
+        order = sorted(found, key=lambda shingle: (common[shingle], shingle))
+        return order[: len(found) - needed + 1]
+
+    index: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for j, found in enumerate(sets[1]):
+        for shingle in rarest(found):
             index[shingle].append(j)
     pairs = []
-    for i, row in enumerate(left):
-        found = shingles(text(row))
-        shared = Counter(j for shingle in found for j in index.get(shingle, ()))
-        for j, count in sorted(shared.items()):
-            overlap = count / (len(found) + sizes[j] - count)
+    for i, found in enumerate(sets[0]):
+        for j in sorted({j for shingle in rarest(found) for j in index.get(shingle, ())}):
+            overlap = jaccard(found, sets[1][j])
             if overlap >= threshold:
                 pairs.append((i, j, overlap))
     return pairs
