@@ -21,9 +21,10 @@ from qwen3lab import paths
 from qwen3lab.chat import ROLES
 from qwen3lab.data import columns as names
 from qwen3lab.data import forms, sources
-from qwen3lab.data.forms import ALIASES, Unusable
 from qwen3lab.data.rows import each, spelled
-from qwen3lab.data.sources import Broken, Ragged, read_raw
+from qwen3lab.data.sources import read_raw
+from qwen3lab.data.tables import Broken, Ragged
+from qwen3lab.data.turns import ALIASES, Unusable
 from qwen3lab.data.validation import check, check_coding, check_text, check_weight, fault, short
 from qwen3lab.errors import Qwen3labError
 

@@ -12,41 +12,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qwen3lab.chat import ROLES
 from qwen3lab.data.columns import Plan, plain
-from qwen3lab.data.validation import arguments, short
-from qwen3lab.errors import Qwen3labError
+from qwen3lab.data.turns import (
+    UNSEEN,
+    Row,
+    Unusable,
+    is_turns,
+    joined_parts,
+    messages_of,
+    opened,
+    with_calls,
+)
+from qwen3lab.data.validation import short
 
-# The names that public sets use for the four roles. The chat template knows only the right-hand
-# side.
-ALIASES = {
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "developer": "system",
-    "observation": "tool",
-    "function_response": "tool",
-    "function": "tool",
-} | {role: role for role in ROLES}
-CALLS = ("function_call", "tool_call")  # roles of a turn that is nothing but calls, as JSON text
-THOUGHTS = ("reasoning_content", "thinking", "reasoning", "thoughts")
-PICTURES = ("image", "image_url", "input_image", "video", "audio", "input_audio")
-UNSEEN = "a picture or a sound, which no model here takes in"
 _IMAGE = re.compile("<image>", re.IGNORECASE)
-_SPELLED = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 _TRANSCRIPT = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
-
-Row = dict[str, Any]
-
-
-class Unusable(Qwen3labError):
-    """Error for a row that cannot be trained on: a fixed `reason` and this row's `detail`."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(f"This row has {reason} ({detail}). Mend it, or leave it out.")
-        self.reason, self.detail = reason, detail
 
 
 def read(row: Row, found: Plan, notes: Counter[str]) -> tuple[str, Row]:
@@ -89,8 +69,8 @@ class _Given:
     def question(self) -> list[Row]:
         """Build the messages up to the question: system, history, then the prompt."""
         prompt, extra = self.get("prompt"), self.get("input")
-        if _is_turns(prompt := _opened(prompt)):
-            asked = _messages(prompt)
+        if is_turns(prompt := opened(prompt)):
+            asked = messages_of(prompt)
         else:
             prompt = _text(prompt)
             if extra not in (None, ""):
@@ -105,9 +85,9 @@ class _Given:
         return [{"role": "system", "content": system}] if system else []
 
     def history(self) -> list[Row]:
-        history = _opened(self.get("history")) or []
-        if _is_turns(history):
-            return _messages(history)
+        history = opened(self.get("history")) or []
+        if is_turns(history):
+            return messages_of(history)
         if not isinstance(history, list) or not all(
             isinstance(pair, list) and len(pair) == 2 for pair in history
         ):
@@ -122,7 +102,7 @@ class _Given:
         """Build the answer's messages, with thoughts and a weight where the row has them beside."""
         value = self.get("completion")
         if plain(self.names.get("completion")) == "answers":
-            value = self.first_of(_opened(value))
+            value = self.first_of(opened(value))
         answer = _turns(value, "assistant")
         if isinstance(self.get("thoughts"), str) and self.get("thoughts"):
             answer[-1]["reasoning_content"] = self.get("thoughts")
@@ -147,10 +127,10 @@ class _Given:
 
 
 def _conversation(given: _Given) -> tuple[str, Row]:
-    turns = _opened(given.get("messages"))
+    turns = opened(given.get("messages"))
     if not isinstance(turns, list):
         raise Unusable("an unknown form", f"{given.names['messages']!r} is no list of messages")
-    messages = [*given.system(), *_messages(turns)]
+    messages = [*given.system(), *messages_of(turns)]
     if "completion" in given and messages and messages[-1].get("role") != "assistant":
         messages += given.answer()  # as in `data/tasks`
     elif given.get("weight") is not None and messages:
@@ -181,7 +161,7 @@ def _labelled(given: _Given, messages: list[Row]) -> tuple[str, Row]:
 
 
 def _preferred(given: _Given) -> tuple[str, Row]:
-    answers = [_opened(given.get(part)) for part in ("chosen", "rejected")]
+    answers = [opened(given.get(part)) for part in ("chosen", "rejected")]
     if all(isinstance(answer, str) and _TRANSCRIPT.match(answer) for answer in answers):
         answers = [_transcript(answer) for answer in answers]
     chosen, rejected = (_turns(answer, "assistant") for answer in answers)
@@ -196,10 +176,10 @@ def _preferred(given: _Given) -> tuple[str, Row]:
         if prompt and prompt[0].get("role") != "system":
             prompt = [*given.system(), *prompt]
     elif "messages" in given:
-        turns = _opened(given.get("messages"))
+        turns = opened(given.get("messages"))
         if not isinstance(turns, list):
             raise Unusable("an unknown form", f"{given.names['messages']!r} is no list of messages")
-        prompt = [*given.system(), *_messages(turns)]
+        prompt = [*given.system(), *messages_of(turns)]
     elif "prompt" in given:
         prompt = given.question()
     else:
@@ -210,7 +190,7 @@ def _preferred(given: _Given) -> tuple[str, Row]:
 
 
 def _choice(given: _Given) -> tuple[str, Row]:
-    options, question = _opened(given.get("options")), given.get("prompt")
+    options, question = opened(given.get("options")), given.get("prompt")
     if not isinstance(question, str):
         raise Unusable("an unknown form", "a question that is no text")
     if isinstance(options, list) and all(
@@ -284,20 +264,9 @@ def thoughts(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _opened(value: Any) -> Any:
-    """Parse a list or an object that a table keeps as JSON text; leave all else as it is."""
-    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
-        try:
-            inside = json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-        return inside if isinstance(inside, (list, dict)) else value
-    return value
-
-
 def _text(value: Any) -> Any:
     """Join typed parts; leave all else to the check, which refuses what is no text."""
-    return _joined_parts(value) if isinstance(value, list) else value
+    return joined_parts(value) if isinstance(value, list) else value
 
 
 def _written(value: Any) -> Any:
@@ -322,23 +291,13 @@ def _joined(first: Any, second: Any, what: str) -> Any:
     return f"{first}\n\n{second}"
 
 
-def _is_turns(value: Any) -> bool:
-    """Tell a list of messages, whose every item names its role, from other lists."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(turn, dict) and (turn.get("role") or turn.get("from")) for turn in value)
-    )
-
-
 def _turns(value: Any, role: str) -> list[Row]:
     """Read an answer that is one text, one message or a list of messages."""
-    opened = _opened(value)
-    if _is_turns([opened]):
-        return _messages([opened])
-    if _is_turns(opened):
-        return _messages(opened)
-    return [_with_calls({"role": role, "content": _text(value)})]
+    inside = opened(value)
+    for turns in ([inside], inside):
+        if is_turns(turns):
+            return messages_of(turns)
+    return [with_calls({"role": role, "content": _text(value)})]
 
 
 def _transcript(text: str) -> list[Row]:
@@ -372,156 +331,3 @@ def _tools(tools: Any) -> list[Any] | None:
         else tool
         for tool in tools
     ]
-
-
-# Messages
-
-
-def _role(role: Any) -> Any:
-    return ALIASES.get(role.strip().lower(), role) if isinstance(role, str) else role
-
-
-def _messages(turns: list[Any]) -> list[Row]:
-    """Read messages in any of the public spellings."""
-    read: list[Row] = []
-    for turn in turns:
-        if isinstance(turn, dict) and {"human", "assistant"} <= turn.keys():  # a pair
-            read += [
-                {"role": ALIASES[name], "content": turn[name]} for name in ("human", "assistant")
-            ]
-        else:
-            read.append(_message(turn))
-    return _results_apart(read)
-
-
-def _message(turn: Any) -> Row:
-    if not isinstance(turn, dict):
-        return {"role": None, "content": turn}
-    role = turn["role"] if turn.get("role") is not None else turn.get("from")
-    content = turn["content"] if turn.get("content") is not None else turn.get("value")
-    if isinstance(role, str) and role.strip().lower() in CALLS:
-        return {"role": "assistant", "content": "", "tool_calls": _calls(content)}
-    message: Row = {"role": _role(role), "content": content}
-    if isinstance(content, list):
-        message |= _parts(content)
-    if message["role"] == "tool" and isinstance(message["content"], (dict, list)):
-        message["content"] = json.dumps(message["content"], ensure_ascii=False)
-    thoughts = next((turn[name] for name in THOUGHTS if turn.get(name) not in (None, "")), None)
-    if thoughts is not None and message["role"] == "assistant":
-        message["reasoning_content"] = thoughts
-    calls = turn.get("tool_calls") or turn.get("function_call")
-    if calls:
-        message["tool_calls"] = (
-            [_call(call) for call in calls] if isinstance(calls, list) else _calls(calls)
-        )
-    if turn.get("tool_call_id") is not None:
-        message["tool_call_id"] = turn["tool_call_id"]
-    weight = next((turn[n] for n in ("weight", "loss_weight") if turn.get(n) is not None), None)
-    if weight is None and isinstance(turn.get("loss"), bool):
-        weight = float(turn["loss"])
-    if weight is not None and message["role"] == "assistant":
-        message["weight"] = weight
-    return _with_calls(message)
-
-
-def _parts(parts: list[Any]) -> Row:
-    """Read a content of typed parts: texts are joined, thoughts and calls go to their own keys."""
-    texts, found = [], {}
-    for part in parts:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind in PICTURES:
-            raise Unusable(UNSEEN, f"a part of the type {kind!r}")
-        value = (
-            next(
-                (part[name] for name in (kind, "text", "value") if part.get(name) is not None), None
-            )
-            if kind
-            else None
-        )
-        if kind == "text" and isinstance(value, str):
-            texts.append(value)
-        elif kind in ("reasoning", "thinking") and isinstance(value, str):
-            found["reasoning_content"] = "\n".join(
-                filter(None, (found.get("reasoning_content"), value))
-            )
-        elif kind in ("tool_call", "tool_calls"):
-            found["tool_calls"] = [*found.get("tool_calls", ()), *_calls(value)]
-        else:
-            return {}  # no list of parts: it stays as it is and is refused
-    return {"content": "\n".join(texts)} | found if parts else {}
-
-
-def _joined_parts(parts: list[Any]) -> Any:
-    read = _parts(parts)
-    return read["content"] if set(read) == {"content"} else parts
-
-
-def _calls(value: Any) -> list[Any]:
-    """Read one call or a list of calls, also as JSON text."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise Unusable("a tool call that cannot be read", "no JSON") from None
-    return [_call(call) for call in (value if isinstance(value, list) else [value])]
-
-
-def _call(call: Any) -> Any:
-    """Write a call in OpenAI's spelling, its arguments as JSON text as the template would write it.
-
-    Text and not an object, because an Arrow table would give all calls the union of all arguments,
-    filled with null.
-    """
-    if isinstance(call, dict) and not isinstance(call.get("function"), dict) and "name" in call:
-        # Without the wrapper; "parameters" is what some models call the arguments.
-        inside = {key: call[key] for key in ("name", "arguments") if key in call}
-        if "arguments" not in call and "parameters" in call:
-            inside["arguments"] = call["parameters"]
-        head = {key: call[key] for key in ("id",) if call.get(key) is not None}
-        call = head | {"type": "function", "function": inside}
-    given = arguments(call)
-    if given is None or not isinstance(call.get("function"), dict):
-        return call
-    return call | {
-        "function": call["function"] | {"arguments": json.dumps(given, ensure_ascii=False)}
-    }
-
-
-def _with_calls(message: Row) -> Row:
-    """Turn calls that an answer spells between `<tool_call>` tags into calls."""
-    content = message.get("content")
-    if (
-        message.get("role") != "assistant"
-        or message.get("tool_calls")
-        or not isinstance(content, str)
-        or "<tool_call>" not in content
-    ):
-        return message
-    spelled = _SPELLED.findall(content)
-    if not spelled:
-        return message
-    calls = [call for text in spelled for call in _calls(text)]
-    return message | {"content": _SPELLED.sub("", content).strip(), "tool_calls": calls}
-
-
-def _results_apart(messages: list[Row]) -> list[Row]:
-    """Cut one result that lists those of several calls into one for each call."""
-    done: list[Row] = []
-    for place, message in enumerate(messages):
-        calls = messages[place - 1].get("tool_calls") if place else None
-        alone = messages[place + 1 : place + 2] != [] and messages[place + 1].get("role") == "tool"
-        if message["role"] == "tool" and isinstance(calls, list) and len(calls) > 1 and not alone:
-            results = _opened(message["content"])
-            if isinstance(results, list) and len(results) == len(calls):
-                done += [
-                    message
-                    | {
-                        "content": one
-                        if isinstance(one, str)
-                        else json.dumps(one, ensure_ascii=False)
-                    }
-                    for one in results
-                ]
-                continue
-        done.append(message)
-    return done

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen3lab.data import encodings, sources
+from qwen3lab.data import encodings, sources, tables
 from qwen3lab.errors import Qwen3labError
 
 ROWS = [
@@ -120,13 +120,13 @@ def broken(tmp_path, text, name="rows.csv"):
     path = tmp_path / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return [
-        (str(row), row.reason, row.why) if isinstance(row, sources.Broken) else row
+        (str(row), row.reason, row.why) if isinstance(row, tables.Broken) else row
         for row in sources.stream(path)
     ]
 
 
 def test_records_that_do_not_fit_are_kept_with_the_reason(tmp_path):
-    misfit = sources.MISFIT
+    misfit = tables.MISFIT
     found = broken(tmp_path, 'prompt,completion\na,b\nc,d,e\nf\ng\0,h\n"i "j" k",l\nm,n,,\n')
     assert found == [
         {"prompt": "a", "completion": "b"},
@@ -140,7 +140,7 @@ def test_records_that_do_not_fit_are_kept_with_the_reason(tmp_path):
         ),
         {"prompt": "m", "completion": "n"},
     ]
-    assert isinstance(sources.read_raw(tmp_path / "rows.csv")[2], sources.Ragged)
+    assert isinstance(sources.read_raw(tmp_path / "rows.csv")[2], tables.Ragged)
 
 
 def test_a_quote_that_never_closes_costs_its_own_line_alone(tmp_path):
