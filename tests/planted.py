@@ -197,7 +197,7 @@ def experts_missed(place: Path) -> Path:
     fine_tune(
         "qwen3-tiny-moe",
         conversations("knowledge", "train", 8),
-        steps=1,
+        steps=3,
         batch_size=2,
         output_dir=place / "run",
         lora={"target_modules": [*ATTENTION, "gate_up_proj", "down_proj"]},

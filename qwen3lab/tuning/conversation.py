@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Message = dict[str, Any]
 
-CELL = "text-align:left;vertical-align:top;white-space:pre-wrap;max-width:22em"
+CELL = "text-align:left;vertical-align:top;white-space:pre-wrap;max-width:22em;padding-right:1em"
 HELP = """/think [on|off]     ask with or without thoughts
 /adapter [on|off]   answer with the adapter, or as the base does
 /system [TEXT]      set the system message, or drop it
