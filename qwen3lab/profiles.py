@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from qwen3lab import paths
+from qwen3lab import paths, rehearsal
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.memory import planner
 
 DEFAULT = "tiny"
+ROLES = ("chat", "dense", "base", "moe", "draft", "embedding")
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Profile:
     name: str
     hardware: str
     chat: str
+    dense: str  # to look inside: no mixture, and small enough for float32
     base: str
     moe: str
     draft: str
@@ -31,11 +33,17 @@ class Profile:
     method: str = "lora"  # the heaviest training that the profile is made for
     reasons: tuple[str, ...] = ()
 
+    @property
+    def models(self) -> frozenset[str]:
+        """The names of the models of all roles."""
+        return frozenset(getattr(self, role) for role in ROLES)
+
     def describe(self) -> str:
         """Describe the profile in a few lines: the choices, and why each automatic one was made."""
         roles = ", ".join(
             f"{role} {getattr(self, role)}"
-            for role in ("chat", "base", "moe", "draft", "embedding")
+            for role in ROLES
+            if role != "dense" or self.dense != self.chat
         )
         return "\n".join(
             [
@@ -46,6 +54,7 @@ class Profile:
                     f" at most {self.max_length} tokens, {self.steps} steps"
                 ),
                 *(f"because  {reason}" for reason in self.reasons),
+                *([f"rehearse {rehearsal.WHAT}"] if rehearsal.on() else []),
             ]
         )
 
@@ -55,6 +64,7 @@ def _tiny() -> Profile:
         "tiny",
         "any CPU, offline, seconds",
         chat="qwen3-tiny",
+        dense="qwen3-tiny",
         base="qwen3-tiny-base",
         moe="qwen3-tiny-moe",
         draft="qwen3-tiny-draft",
@@ -81,6 +91,7 @@ def _small() -> Profile:
         "small",
         "laptop or free GPU",
         chat="Qwen/Qwen3-0.6B",
+        dense="Qwen/Qwen3-0.6B",
         base="Qwen/Qwen3-0.6B-Base",
         moe="qwen3-tiny-moe",
         draft="Qwen/Qwen3-0.6B",
@@ -110,6 +121,7 @@ def _medium() -> Profile:
         "medium",
         "one 24 GB GPU",
         chat="Qwen/Qwen3-8B",
+        dense="Qwen/Qwen3-0.6B",
         base="Qwen/Qwen3-8B-Base",
         moe="qwen3-tiny-moe",
         draft="Qwen/Qwen3-0.6B",
@@ -135,6 +147,7 @@ def _large() -> Profile:
         "large",
         "one 80 GB GPU",
         chat="Qwen/Qwen3-30B-A3B",
+        dense="Qwen/Qwen3-0.6B",
         base="Qwen/Qwen3-30B-A3B-Base",
         moe="Qwen/Qwen3-30B-A3B",
         draft="Qwen/Qwen3-0.6B",
@@ -206,7 +219,7 @@ def needs(profile: Profile, method: str | None = None) -> planner.Plan | None:
     `method`: default: the profile's own. Returns None for a bundled model that is missing; loading
     it raises its own error.
     """
-    if "/" not in profile.chat and not (paths.MODELS / profile.chat / "config.json").is_file():
+    if "/" not in profile.chat and paths.find_model(profile.chat) is None:
         return None
     width = 4 if profile.dtype == "float32" else 2
     return planner.plan(

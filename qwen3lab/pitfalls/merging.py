@@ -167,7 +167,7 @@ def tied_head(rows: Sequence[dict[str, Any]], base: str | Path = "chat") -> list
     """
     tokenizer = loading.load_tokenizer(base)
     if not json.loads(
-        (Path(loading.resolve(base)) / "config.json").read_text(encoding="utf-8")
+        (loading.folder(base) / "config.json").read_text(encoding="utf-8")
     ).get("tie_word_embeddings"):
         raise Qwen3labError(
             f"The output head of {str(base)!r} is a table of its own, so this trap is not there."
@@ -217,7 +217,7 @@ def stamp(adapter: Path, base: str | Path) -> Path:
     """
     file = Path(adapter) / STAMP
     file.write_text(
-        json.dumps({"base": cache.fingerprint(loading.resolve(base))}, indent=1) + "\n",
+        json.dumps({"base": cache.fingerprint(loading.folder(base))}, indent=1) + "\n",
         encoding="utf-8",
     )
     return file
@@ -236,7 +236,7 @@ def check_base(adapter: Path, base: str | Path) -> None:
             "Write it with merging.stamp() right after the training."
         )
     if json.loads(file.read_text(encoding="utf-8")).get("base") != cache.fingerprint(
-        loading.resolve(base)
+        loading.folder(base)
     ):
         raise Qwen3labError(
             f"The adapter {Path(adapter).name!r} was trained on other weights than those of"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import chat, measure, profiles
+from qwen3lab import chat, measure, profiles, rehearsal
 from qwen3lab.data.rows import conversation, records
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import four_bit, loading
@@ -140,7 +140,7 @@ class Arguments:
         profile, on_cpu = profiles.get(), model.device.type == "cpu"
         batch_size = min(self.batch_size or profile.batch_size, rows)
         by_epochs = math.ceil(self.epochs * rows / batch_size) if self.epochs else None
-        steps = self.steps or by_epochs or profile.steps
+        steps = rehearsal.steps(self.steps or by_epochs or profile.steps)
         found: dict[str, Any] = {
             "output_dir": str(folder),
             "max_steps": steps,

@@ -1,0 +1,34 @@
+"""Rehearse a run: every cell as it is, but few steps and short answers (`QWEN3LAB_REHEARSAL=1`).
+
+For a workshop on a large model: whether all of it runs on this machine shows in minutes. What a
+rehearsed cell measures says nothing about the model, and `Profile.describe` says so.
+"""
+
+from __future__ import annotations
+
+import os
+
+STEPS = 3  # optimiser steps of a training, at most
+TOKENS = 8  # new tokens of an answer, at most
+WHAT = (
+    f"trainings end after {STEPS} steps and answers after {TOKENS} tokens: it shows that all runs,"
+    " not what a model can do"
+)
+
+
+def on() -> bool:
+    """Return whether the environment asks for a rehearsal."""
+    return os.environ.get("QWEN3LAB_REHEARSAL", "").strip().lower() not in ("", "0", "no", "false")
+
+
+def steps(wanted: int) -> int:
+    """Return how many of the wanted steps to train; say so where they are fewer."""
+    if not on() or wanted <= STEPS:
+        return wanted
+    print(f"rehearsal: {STEPS} of {wanted} steps")
+    return STEPS
+
+
+def tokens(wanted: int) -> int:
+    """Return how many of the wanted new tokens to write."""
+    return min(wanted, TOKENS) if on() else wanted
