@@ -22,11 +22,8 @@ def on() -> bool:
 
 
 def steps(wanted: int) -> int:
-    """Return how many of the wanted steps to train; say so where they are fewer."""
-    if not on() or wanted <= STEPS:
-        return wanted
-    print(f"rehearsal: {STEPS} of {wanted} steps")
-    return STEPS
+    """Return how many of the wanted steps to train."""
+    return min(wanted, STEPS) if on() else wanted
 
 
 def tokens(wanted: int) -> int:

@@ -35,15 +35,17 @@ WORDS = (
 ).split()
 RANKS = 4_064  # the first ranks of a byte-level BPE are themselves one
 ALL_RANKS = 151_643
-# (hidden width, width of the FFN, further ranks): no two models of a profile have the same width
-# or vocabulary, and none has those of the bundled models.
+# (hidden width, width of the FFN, further ranks). No two models have the same width, and none that
+# of the bundled ones. The chat models share a vocabulary with their draft, which guesses their
+# tokens; the others have others. As with the released models, a matrix of the FFN has whole blocks
+# of 64 * 256 weights.
 SHAPES = {
-    "Qwen3-0.6B": (96, 192, 1_500),
-    "Qwen3-0.6B-Base": (64, 128, 0),
-    "Qwen3-8B": (160, 320, 0),
-    "Qwen3-8B-Base": (80, 160, 500),
-    "Qwen3-30B-A3B": (112, 224, 0),
-    "Qwen3-30B-A3B-Base": (48, 96, 500),
+    "Qwen3-0.6B": (96, 512, 1_500),
+    "Qwen3-0.6B-Base": (64, 256, 0),
+    "Qwen3-8B": (160, 512, 1_500),
+    "Qwen3-8B-Base": (80, 1024, 500),
+    "Qwen3-30B-A3B": (112, 1024, 1_500),
+    "Qwen3-30B-A3B-Base": (48, 1024, 500),
     "Qwen3-Embedding-0.6B": (72, 144, 1_000),
 }
 TEMPLATES = {"today": lambda: chat.template()}
