@@ -29,3 +29,8 @@ def steps(wanted: int) -> int:
 def tokens(wanted: int) -> int:
     """Return how many of the wanted new tokens to write."""
     return min(wanted, TOKENS) if on() else wanted
+
+
+def suffix() -> str:
+    """Return what marks the folder of a rehearsed training, so that no real run finds it."""
+    return "-rehearsal" if on() else ""

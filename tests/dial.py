@@ -35,17 +35,17 @@ WORDS = (
 ).split()
 RANKS = 4_064  # the first ranks of a byte-level BPE are themselves one
 ALL_RANKS = 151_643
-# (hidden width, width of the FFN, further ranks). No two models have the same width, and none that
-# of the bundled ones. The chat models share a vocabulary with their draft, which guesses their
-# tokens; the others have others. As with the released models, a matrix of the FFN has whole blocks
-# of 64 * 256 weights.
+# (hidden width, width of the FFN, further ranks). No two models of a profile have the same width,
+# and none that of the bundled ones. The chat models share a vocabulary with their draft, which
+# guesses their tokens; the others have others. As with the released models, rows have whole blocks
+# of 64 weights, and matrices of the FFN whole blocks of 64 * 256.
 SHAPES = {
-    "Qwen3-0.6B": (96, 512, 1_500),
-    "Qwen3-0.6B-Base": (64, 256, 0),
-    "Qwen3-8B": (160, 512, 1_500),
-    "Qwen3-8B-Base": (80, 1024, 500),
-    "Qwen3-30B-A3B": (112, 1024, 1_500),
-    "Qwen3-30B-A3B-Base": (48, 1024, 500),
+    "Qwen3-0.6B": (64, 256, 1_500),
+    "Qwen3-0.6B-Base": (192, 256, 0),
+    "Qwen3-8B": (320, 256, 1_500),
+    "Qwen3-8B-Base": (192, 256, 500),
+    "Qwen3-30B-A3B": (384, 128, 1_500),
+    "Qwen3-30B-A3B-Base": (192, 256, 500),
     "Qwen3-Embedding-0.6B": (72, 144, 1_000),
 }
 TEMPLATES = {"today": lambda: chat.template()}
@@ -134,7 +134,7 @@ def checkpoint(
         "eos_token_id": end,
     }
     if family.FAMILY[shape].is_moe:
-        changes |= {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+        changes |= {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
     torch.manual_seed(0)
     config = family.config(shape, base=base, **changes)
     model = (AutoModel if embedding else AutoModelForCausalLM).from_config(config)
@@ -174,7 +174,9 @@ def _as_sentence_transformer(folder: Path, hidden: int) -> None:
 def make(profile: str, folder: Path, template: str | None = None, count: int = RANKS) -> Path:
     """Save every model that a profile names into `folder`, unless the course bundles it."""
     chosen = profiles.get(profile)
-    for model in sorted({getattr(chosen, role) for role in ("chat", "base", "moe", "draft", "embedding")}):
+    for model in sorted(
+        {getattr(chosen, role) for role in ("chat", "base", "moe", "draft", "embedding")}
+    ):
         if "/" in model:
             made = folder / model
             text = None if made.name.endswith("-Base") else (template or chat.template())

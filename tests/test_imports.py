@@ -20,7 +20,9 @@ errors quiet prompts measure rehearsal < paths chat < family cache world
 """
 GROUPS = [group.split() for group in ORDER.split("<")]
 GROUP = {room: place for place, group in enumerate(GROUPS) for room in group}
-ALLOWED = {"from_scratch": {"errors", "family"}}  # rooms that import less than the order lets them
+ALLOWED = {
+    "from_scratch": {"errors", "family", "rehearsal"}
+}  # rooms that import less than the order lets them
 SOURCES = sorted(
     path
     for folder in ("qwen3lab", "scripts", "benchmarks", "docs")

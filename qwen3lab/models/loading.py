@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,11 @@ def folder(model_id: str | Path) -> Path:
         return found
     fetch = lambda source: source if Path(source).is_dir() else snapshot_download(source)
     return Path(call_loader(fetch, found))
+
+
+def config(model_id: str | Path) -> dict[str, Any]:
+    """Read a model's config.json. Raises Qwen3labError as `folder`."""
+    return json.loads((folder(model_id) / "config.json").read_text(encoding="utf-8"))
 
 
 def check_folder(folder: Path) -> None:

@@ -87,7 +87,7 @@ def merge(
 
 def _stored_dtype(model_id: str | Path) -> str | None:
     """Read the dtype of a local checkpoint from its config; None for a hub id."""
-    config = loading.folder(model_id) / "config.json"
+    config = Path(loading.resolve(model_id)) / "config.json"
     if not config.is_file():
         return None
     fields = json.loads(config.read_text(encoding="utf-8"))

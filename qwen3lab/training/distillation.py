@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import chat
+from qwen3lab import chat, rehearsal
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import batching
 from qwen3lab.models.generation import generate_ids
@@ -251,7 +251,7 @@ def _settings(
     seed: int,
 ) -> dict[str, Any]:
     """Build the trainer settings of `training.fine_tune`, to keep methods comparable."""
-    on_cpu = model.device.type == "cpu"
+    on_cpu, steps = model.device.type == "cpu", rehearsal.steps(steps)
     return {
         "output_dir": folder,
         "max_steps": steps,
