@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+VARIABLE = "QWEN3LAB_REHEARSAL"
 STEPS = 3  # optimiser steps of a training, at most
 TOKENS = 8  # new tokens of an answer, at most
 WHAT = (
@@ -18,7 +19,7 @@ WHAT = (
 
 def on() -> bool:
     """Return whether the environment asks for a rehearsal."""
-    return os.environ.get("QWEN3LAB_REHEARSAL", "").strip().lower() not in ("", "0", "no", "false")
+    return os.environ.get(VARIABLE, "").strip().lower() not in ("", "0", "no", "false")
 
 
 def steps(wanted: int) -> int:

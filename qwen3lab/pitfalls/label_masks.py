@@ -62,7 +62,8 @@ def train(
 
     Args:
         examples: dicts of input_ids and labels; a label of -100 does not count.
-        steps: batches of `batch_size` examples (few in a rehearsal), drawn in a new order each time all have been seen.
+        steps: batches of `batch_size` examples (few in a rehearsal), drawn in a new order each time
+            all have been seen.
         seed: seed of that order.
     Returns:
         The model, in eval mode.
