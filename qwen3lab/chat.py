@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.messages import read
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 ROLES = ("system", "user", "assistant", "tool")
 IGNORED = -100  # the label that torch's cross-entropy leaves out
 ZERO_WIDTH_SPACE = "\u200b"
+separate_thoughts = read  # the name under which rows call it
 NO_THOUGHTS = "<think>\n\n</think>\n\n"  # what the template writes for enable_thinking=False
 
 
@@ -49,17 +53,18 @@ def render(
 
     Args:
         messages: dicts with "role" (system, user, assistant or tool) and "content"; an assistant's
-            may have "reasoning_content" (or a leading `<think>` block in its content) and
-            "tool_calls".
-        thinking: False puts the empty think block after the generation prompt (the template's
-            `enable_thinking`).
+            may have thoughts (or a leading `<think>` block in its content) and "tool_calls". How
+            each is read stands in `qwen3lab.messages`.
+        thinking: the template's `enable_thinking`. What it changes is the template's own affair;
+            `traits` tells.
         tools: JSON schemas of functions.
         generation_prompt: open the assistant's turn at the end.
     Raises:
-        Qwen3labError: no messages, or a role that the template would silently drop.
+        Qwen3labError: no messages, a role that the template would silently drop, a message that
+            cannot be read, or a conversation that the template refuses.
     """
     token = _any_of(_added_tokens(tokenizer))
-    text = _write(tokenizer, messages, thinking, tools, generation_prompt)
+    text = _write(tokenizer, _read(tokenizer, messages, tools), thinking, tools, generation_prompt)
     return "".join(
         (
             piece
@@ -84,7 +89,88 @@ def encode(
     the ordinary characters that it consists of. For all other text the ids equal those of
     `tokenizer.apply_chat_template`.
     """
-    return _ids(tokenizer, _write(tokenizer, messages, thinking, tools, generation_prompt))
+    text = _write(tokenizer, _read(tokenizer, messages, tools), thinking, tools, generation_prompt)
+    return _ids(tokenizer, text)
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a chat template writes, found by asking it.
+
+    thoughts, tools, calls: whether the thoughts of the last answer, the tools on offer and the
+    calls of an assistant reach the text. off, on: with which think block the prompt ends when it
+    asks for an answer without thoughts and with them. rest: what an answer without thoughts has to
+    write before its text, because the prompt left the block open. end: what follows the text, or
+    None if the template refused to say.
+
+    | template | thoughts | off | on | rest |
+    |---|---|---|---|---|
+    | Qwen3, April 2025 and today's | yes | an empty block | none | nothing |
+    | Instruct-2507, plain ChatML | no | none | none | nothing |
+    | Thinking-2507 | yes | an opened block | an opened block | the block's end |
+    """
+
+    thoughts: bool
+    tools: bool
+    calls: bool
+    off: str
+    on: str
+    rest: str
+    end: str | None
+
+    def opened(self, thinking: bool) -> bool:
+        """Tell whether an answer begins inside its thoughts, so that it has no opening tag."""
+        return (self.on if thinking else self.off).rstrip().endswith("<think>")
+
+
+_TRAITS: dict[str, Traits] = {}
+
+
+def traits(tokenizer: PreTrainedTokenizerBase) -> Traits:
+    """Find the traits of the tokenizer's chat template, by writing short conversations with it."""
+    key = str(tokenizer.chat_template)
+    if key not in _TRAITS:
+        _TRAITS[key] = _probe(tokenizer)
+    return _TRAITS[key]
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Find the token that the chat template writes behind an answer, and that ends generation.
+
+    It need not be the tokenizer's end token: a base model's ends a text. None if it is no token of
+    its own.
+    """
+    end = traits(tokenizer).end or ""
+    return next((token for token in _added_tokens(tokenizer) if end.startswith(token)), None)
+
+
+def _probe(tokenizer: PreTrainedTokenizerBase) -> Traits:
+    ask, answer = {"role": "user", "content": "Q1"}, {"role": "assistant", "content": "A1"}
+    tool = {"type": "function", "function": {"name": "F1", "description": "", "parameters": {}}}
+    call = {"type": "function", "function": {"name": "F1", "arguments": {}}}
+
+    def write(*messages: Message, thinking=False, prompt=False, tools=None) -> str | None:
+        try:
+            return _write(tokenizer, list(messages), thinking, tools, prompt)[1:]
+        except Qwen3labError:
+            return None
+
+    def writes(word: str, text: str | None) -> bool:
+        """A template that refuses the probe will say so of a real conversation too."""
+        return text is None or word in text
+
+    off, on = (write(ask, thinking=thinking, prompt=True) or "" for thinking in (False, True))
+    answered = write(ask, answer)
+    rest, _, end = (answered or "").removeprefix(off).partition("A1")
+    return Traits(
+        thoughts=writes("T1", write(ask, answer | {"reasoning_content": "T1"}, thinking=True)),
+        tools=writes("F1", write(ask, tools=[tool])),
+        calls=writes("F1", write(ask, {"role": "assistant", "content": "", "tool_calls": [call]})),
+        off="".join(off.partition("<think>")[1:]),
+        on="".join(on.partition("<think>")[1:]),
+        rest=rest if (answered or "").startswith(off) else "",
+        end=end if answered is not None else None,
+    )
 
 
 def example(
@@ -96,21 +182,28 @@ def example(
 ) -> dict[str, list[int]]:
     """Build one training row, with masked labels, from a conversation that ends with the assistant.
 
-    The prompt is exactly what the model sees at inference (with `thinking=False` the empty think
-    block belongs to it), and is masked; the tokens of the last answer and its `<|im_end|>` are
-    trained. With `thinking=True` the answer starts with its think block; with `thinking=False` its
-    thoughts are left out. TRL gives the same for prompt/completion rows with
-    `chat_template_kwargs={"enable_thinking": False}`, but also trains the line break after
-    `<|im_end|>`, which no model is ever asked to generate.
+    The prompt is exactly what the model sees at inference, and is masked; what the template writes
+    behind it for the last answer is trained, up to the token that ends the turn. So Qwen3's empty
+    think block is masked, because the prompt holds it where thoughts are switched off, and its
+    other think blocks are trained. Where the prompt always opens a block (Thinking-2507), an answer
+    without thoughts is trained to close it first, as in TRL: nothing else can follow that prompt.
+    A model trained on many such rows thinks no more.
 
+    TRL gives the same for prompt/completion rows with `chat_template_kwargs={"enable_thinking":
+    False}`, but also trains the line break after `<|im_end|>`, which no model is ever asked to
+    generate.
+
+    Args:
+        messages, tools: as in `render`; the last message is the answer.
+        thinking: train the answer's thoughts too. False leaves them out.
     Returns:
         {"input_ids": [n ids], "labels": [n ids, -100 where not trained]}
     Raises:
-        Qwen3labError: the last message is not an assistant's or the only one, it has no thoughts
-            although `thinking=True`, or the template changes the prompt once the answer is there.
+        Qwen3labError: the last message is not an assistant's or the only one; with `thinking=True`
+            it has no thoughts, or the template writes none; the template changes the prompt once
+            the answer is there.
     """
-    _check(messages)
-    *before, last = [separate_thoughts(message) for message in messages]
+    *before, last = _read(tokenizer, messages, tools)
     if last["role"] != "assistant" or not before:
         raise Qwen3labError(
             "A training row has to end with an assistant's turn after at least one other. Add the"
@@ -121,41 +214,58 @@ def example(
             "The last answer has no thoughts to train on. Give it a 'reasoning_content', or call"
             " with thinking=False."
         )
+    found = traits(tokenizer)
+    if thinking and not found.thoughts:
+        raise Qwen3labError(
+            "This chat template writes no thoughts, so an answer cannot be trained with them. Train"
+            " it without (thinking=False), or use a template that writes them, such as"
+            " qwen3lab.chat.template('qwen3')."
+        )
     if not thinking:
         last = {key: value for key, value in last.items() if key != "reasoning_content"}
-    marker = _unused_character([*messages, tools])
+    marker = _unused_character([*before, last, tools])
     prompt = _write(tokenizer, before, thinking, tools, True, marker)
-    opened = _write(tokenizer, before, True, tools, True, marker) + (
-        "" if thinking else NO_THOUGHTS
-    )
-    whole = _write(tokenizer, [*before, last], True, tools, False, marker)
-    if not whole.startswith(opened):
+    whole = _write(tokenizer, [*before, last], thinking, tools, False, marker)
+    start = prompt
+    if not thinking and not whole.startswith(prompt) and "</think>" in found.off:
+        start = prompt.removesuffix(found.off)  # some write the empty block into the prompt alone
+    rest = whole.removeprefix(start)
+    if not whole.startswith(start) or (start != prompt and rest.lstrip().startswith("<think>")):
+        asked, there = (text.replace(marker, "") for text in (prompt, whole))
+        same = len(os.path.commonprefix([asked, there]))
         raise Qwen3labError(
             "The chat template writes this conversation's prompt in another way once the answer is"
-            " there. Use a template that keeps prefixes, such as qwen3lab.chat.template('qwen3')."
+            f" there: behind {asked[max(0, same - 30) : same]!r} the prompt goes on with"
+            f" {asked[same : same + 30]!r}, and the whole with {there[same : same + 30]!r}. Use a"
+            " template that keeps the prompt, such as qwen3lab.chat.template('qwen3')."
+        )
+    if found.end is not None and not found.end.strip():
+        raise Qwen3labError(
+            "This chat template writes no end behind an answer, so a model trained with it would"
+            " not learn to stop. Use a template that ends each turn, such as"
+            " qwen3lab.chat.template('qwen3')."
         )
     # Prompt and answer are encoded separately, as at inference: the model never sees a token that
     # spans both.
-    question, answer = (
-        _ids(tokenizer, prompt),
-        _ids(tokenizer, marker + whole[len(opened) :].removesuffix("\n")),
-    )
+    question, answer = (_ids(tokenizer, prompt), _ids(tokenizer, marker + rest.removesuffix("\n")))
     return {"input_ids": question + answer, "labels": [IGNORED] * len(question) + answer}
 
 
-def split_thinking(text: str) -> tuple[str, str]:
+def split_thinking(text: str, opened: bool = False) -> tuple[str, str]:
     """Split generated text into (thoughts, answer).
 
     Thoughts without an opening tag (as the 2507 Thinking models write them) and thoughts that were
-    cut off before the closing tag are found too; the answer of the latter is "".
+    cut off before the closing tag are found too; the answer of the latter is "". `opened`: the
+    prompt ended inside a think block (`Traits.opened`), so that a text without any tag is
+    thoughts that were cut off.
     """
     before, closed, after = text.partition("</think>")
-    lead, opened, thoughts = before.partition("<think>")
+    lead, tagged, thoughts = before.partition("<think>")
     if closed:
-        return (thoughts if opened else lead).strip(), after.strip("\n")
-    if opened and not lead.strip():
+        return (thoughts if tagged else lead).strip(), after.strip("\n")
+    if tagged and not lead.strip():
         return thoughts.strip(), ""
-    return "", text
+    return (text.strip(), "") if opened else ("", text)
 
 
 def extract_tool_calls(text: str) -> list[dict[str, Any]]:
@@ -217,8 +327,14 @@ def _visible(tokenizer: PreTrainedTokenizerBase, number: int) -> str:
     return text.replace("\n", "↵")
 
 
-def _check(messages: list[Message]) -> None:
-    if not messages:
+def _read(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], tools: list[dict] | None
+) -> list[Message]:
+    """Read messages for `_write`, once: what a message still holds then is text.
+
+    What the template would leave out without a word is refused.
+    """
+    if not len(messages):
         raise Qwen3labError(
             "There are no messages to write. Give a list of dicts with 'role' and 'content'."
         )
@@ -229,21 +345,22 @@ def _check(messages: list[Message]) -> None:
                 f"The chat template knows no role {role!r} and would drop the message. "
                 f"Use one of: {', '.join(ROLES)} (qwen3lab.data.formats maps others)."
             )
-
-
-def separate_thoughts(message: Message) -> Message:
-    """Move a leading think block into "reasoning_content", as the template does."""
-    content = message.get("content")
-    if (
-        message["role"] != "assistant"
-        or "reasoning_content" in message
-        or not isinstance(content, str)
+    messages = list(map(read, messages))
+    for what, given, written in (
+        ("tools", tools, traits(tokenizer).tools),
+        (
+            "tool calls",
+            any("tool_calls" in message for message in messages),
+            traits(tokenizer).calls,
+        ),
     ):
-        return message
-    if not content.lstrip().startswith("<think>") or "</think>" not in content:
-        return message
-    thoughts, _, answer = content.lstrip().removeprefix("<think>").partition("</think>")
-    return message | {"reasoning_content": thoughts.strip("\n"), "content": answer.lstrip("\n")}
+        if given and not written:
+            raise Qwen3labError(
+                f"This chat template writes no {what}, so the model would not see them. Leave them"
+                " out, or use a template that writes them, such as"
+                " qwen3lab.chat.template('qwen3')."
+            )
+    return messages
 
 
 def _added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
@@ -303,28 +420,35 @@ def _write(
     generation_prompt: bool,
     marker: str | None = None,
 ) -> str:
-    """Apply the chat template to messages whose own control tokens are broken up by `marker`.
+    """Apply the chat template to messages of `_read`, their control tokens broken up by `marker`.
 
     So every unbroken control token of the result was written by the template. The marker stays in
     the text.
     """
-    _check(messages)
+    from jinja2 import TemplateError
+
     marker, added = marker or _unused_character(messages, tools), _added_tokens(tokenizer)
-    messages = [
+    marked = [
         {
             key: value if key == "role" else _marked(value, added, marker)
-            for key, value in separate_thoughts(message).items()
+            for key, value in message.items()
         }
         for message in messages
     ]
-    text = tokenizer.apply_chat_template(
-        messages,
-        tools=_marked(tools, added, marker),
-        chat_template=tokenizer.chat_template or template(),
-        tokenize=False,
-        add_generation_prompt=generation_prompt,
-        enable_thinking=thinking,
-    )
+    try:
+        text = tokenizer.apply_chat_template(
+            marked,
+            tools=_marked(tools, added, marker),
+            chat_template=None if tokenizer.chat_template else template(),
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
+            enable_thinking=thinking,
+        )
+    except (TemplateError, TypeError) as error:  # what it raises itself, and what jinja does
+        raise Qwen3labError(
+            f"The chat template cannot write this conversation: {str(error).replace(marker, '')}"
+            " Change the conversation, or use another template."
+        ) from error
     return marker + text
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import base64
 import importlib.util
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import chat_templates
 import torch
 
-from qwen3lab import chat, family, profiles
+from qwen3lab import family, profiles
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,7 +48,12 @@ SHAPES = {
     "Qwen3-30B-A3B-Base": (192, 256, 500),
     "Qwen3-Embedding-0.6B": (72, 144, 1_000),
 }
-TEMPLATES = {"today": lambda: chat.template()}
+# Each template meets each notebook: as the chat model's, or as the small dense one's.
+TEMPLATES = {
+    "small": {"Qwen3-0.6B": "april 2025"},
+    "medium": {},
+    "large": {"Qwen3-30B-A3B": "qwen3_instruct_2507", "Qwen3-0.6B": "thinking 2507"},
+}
 
 
 @lru_cache
@@ -171,18 +176,23 @@ def _as_sentence_transformer(folder: Path, hidden: int) -> None:
     ).save(str(folder))
 
 
-def make(profile: str, folder: Path, template: str | None = None, count: int = RANKS) -> Path:
-    """Save every model that a profile names into `folder`, unless the course bundles it."""
+def make(
+    profile: str, folder: Path, templates: Mapping[str, str] | None = None, count: int = RANKS
+) -> Path:
+    """Save every model that a profile names into `folder`, unless the course bundles it.
+
+    `templates`: names of `chat_templates.templates`, by the model's name; today's for all others.
+    Base models have none.
+    """
     chosen = profiles.get(profile)
-    for model in sorted(
-        {getattr(chosen, role) for role in ("chat", "base", "moe", "draft", "embedding")}
-    ):
+    for model in sorted(chosen.models):
         if "/" in model:
             made = folder / model
-            text = None if made.name.endswith("-Base") else (template or chat.template())
+            name = "base" if made.name.endswith("-Base") else (templates or {}).get(made.name)
+            text = chat_templates.templates()[name or "qwen3"]
             checkpoint(made, text, count, rows=151_936 if count == ALL_RANKS else 0)
     return folder
 
 
 if __name__ == "__main__":
-    print(json.dumps(str(make(sys.argv[1], Path(sys.argv[2])))))
+    print(make(sys.argv[1], Path(sys.argv[2]), TEMPLATES[sys.argv[1]]))

@@ -21,14 +21,6 @@ from qwen3lab import chat, exercises, family, models, paths, profiles
 from qwen3lab.course import kernels, notebooks
 
 NUMBERS = [path.stem[:2] for path in notebooks.find()]
-# Each template meets each notebook: of the chat model, and of the small dense one.
-TEMPLATES = {
-    "small": {"Qwen3-0.6B": "April 2025"},
-    "medium": {},
-    "large": {"Qwen3-30B-A3B": "Instruct-2507", "Qwen3-0.6B": "Thinking-2507"},
-}
-
-
 @pytest.fixture(scope="session")
 def turned(tmp_path_factory):
     """Turn the dial: the environment of a profile, with checkpoints and a course folder of its own
@@ -39,7 +31,7 @@ def turned(tmp_path_factory):
     def turn(profile: str, ranks: int = dial.RANKS) -> dict[str, str]:
         if (profile, ranks) not in made:
             folder = tmp_path_factory.mktemp(profile)
-            dial.make(profile, folder / "models", TEMPLATES[profile], ranks)
+            dial.make(profile, folder / "models", dial.TEMPLATES[profile], ranks)
             home = folder / "home"
             home.mkdir()
             for name in ("benchmarks", "data", "docs", "notebooks"):
@@ -90,7 +82,7 @@ def run(request, record_property):
 
 
 @pytest.mark.dial
-@pytest.mark.parametrize("profile", TEMPLATES)
+@pytest.mark.parametrize("profile", dial.TEMPLATES)
 @pytest.mark.parametrize("number", NUMBERS)
 def test_every_cell_runs(number, profile, turned, run):
     run(number, turned(profile))
@@ -116,7 +108,7 @@ def test_the_vocabulary_is_qwen3s():
 
 
 def test_no_two_roles_share_a_width(turned):
-    for profile in TEMPLATES:
+    for profile in dial.TEMPLATES:
         folder = Path(turned(profile)["QWEN3LAB_MODELS"])
         widths = [
             json.loads((path / "config.json").read_text(encoding="utf-8"))["hidden_size"]
@@ -126,7 +118,7 @@ def test_no_two_roles_share_a_width(turned):
         assert len(set(widths)) == len(widths) and not bundled & set(widths)
 
 
-@pytest.mark.parametrize("profile", TEMPLATES)
+@pytest.mark.parametrize("profile", dial.TEMPLATES)
 def test_the_planner_takes_the_shape_from_the_folder(profile, turned, monkeypatch):
     for name, value in turned(profile).items():
         monkeypatch.setenv(name, value)
@@ -138,7 +130,7 @@ def test_the_planner_takes_the_shape_from_the_folder(profile, turned, monkeypatc
     assert chat.encode(tokenizer, [{"role": "user", "content": "Hi"}])
 
 
-@pytest.mark.parametrize("profile", TEMPLATES)
+@pytest.mark.parametrize("profile", dial.TEMPLATES)
 def test_solutions_are_right_whatever_the_profile(profile, turned, monkeypatch):
     for name, value in turned(profile).items():
         monkeypatch.setenv(name, value)

@@ -13,6 +13,7 @@ from typing import Any
 
 from qwen3lab.chat import ROLES
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.messages import arguments
 
 # characters in a row: about 50,000 tokens of English, beyond the 40,960 positions of a Qwen3 model
 LONGEST = 200_000
@@ -98,18 +99,6 @@ def window(messages: Sequence[dict[str, Any]], turns: int = 5) -> list[dict[str,
     rest = list(messages[len(system) :])
     starts = [place for place, message in enumerate(rest) if message["role"] == "user"]
     return system + (rest[starts[-turns] :] if len(starts) > turns else rest)
-
-
-def arguments(call: Any) -> dict[str, Any] | None:
-    """Parse a tool call's arguments, an object or OpenAI's JSON text, to a dict; else None."""
-    function = call.get("function", call) if isinstance(call, dict) else None
-    given = function.get("arguments", {}) if isinstance(function, dict) else None
-    if isinstance(given, str):
-        try:
-            given = json.loads(given)
-        except (ValueError, RecursionError):
-            return None
-    return given if isinstance(given, dict) else None
 
 
 def short(thing: Any, size: int = 40) -> str:

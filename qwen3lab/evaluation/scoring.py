@@ -72,7 +72,7 @@ def evaluate_tasks(
     rows = as_exams(rows)
     if not rows:
         raise Qwen3labError("There are no rows to evaluate. Give at least one.")
-    outputs = [""] * len(rows)
+    outputs = [("", "")] * len(rows)
     for thinks in (False, True):
         places = [place for place, row in enumerate(rows) if bool(row.get("thinking")) == thinks]
         prompts = [
@@ -93,14 +93,17 @@ def evaluate_tasks(
             else []
         )
         for place, answer in zip(places, answers):
-            outputs[place] = tokenizer.decode(answer, skip_special_tokens=True).strip()
+            outputs[place] = chat.split_thinking(
+                tokenizer.decode(answer, skip_special_tokens=True).strip(),
+                opened=chat.traits(tokenizer).opened(thinks),
+            )
     return pd.DataFrame(
         [_score(place, row, output) for place, (row, output) in enumerate(zip(rows, outputs))]
     )
 
 
-def _score(place: int, row: dict[str, Any], output: str) -> dict[str, Any]:
-    thoughts, prediction = chat.split_thinking(output)
+def _score(place: int, row: dict[str, Any], output: tuple[str, str]) -> dict[str, Any]:
+    thoughts, prediction = output
     reference = row["answer"]
     wanted = chat.extract_tool_calls(reference)
     correct = (

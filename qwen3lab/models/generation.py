@@ -101,8 +101,10 @@ def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the ids that end an answer: the end of a turn, and the padding after it."""
-    return sorted({tokenizer.eos_token_id, pad_token(tokenizer)} - {None})
+    """Return the ids that end an answer: the end of a turn or text, and the padding after it."""
+    turn = chat.end_of_turn(tokenizer)
+    ends = {tokenizer.eos_token_id, pad_token(tokenizer)}
+    return sorted((ends | {turn and tokenizer.convert_tokens_to_ids(turn)}) - {None})
 
 
 def _pass(
@@ -197,9 +199,11 @@ def draw(
         torch.manual_seed(seed)
         asked = [prompts[owner] for owner in owners]
         answers = _answers(model, tokenizer, asked, settings, batch_size)
+    traits = chat.traits(tokenizer)
     for owner, (answer, _) in zip(owners, answers):
         text = tokenizer.decode(answer, skip_special_tokens=True).strip()
-        texts[owner].append(chat.split_thinking(text)[1])
+        opened = traits.opened(bool(rows[owner].get("thinking")))
+        texts[owner].append(chat.split_thinking(text, opened)[1])
     return pd.DataFrame(
         [
             {"id": row.get("id", place), "trial": trial, "prediction": text}

@@ -75,21 +75,10 @@ class Message(_Strict):
     name: str | None = None
 
     def plain(self) -> dict[str, Any]:
-        """Convert the message to the format that `chat.encode` takes.
-
-        Raises Qwen3labError if the content is missing.
-        """
-        if self.content is None and not (self.role == "assistant" and self.tool_calls):
-            raise Qwen3labError(f"A message of role {self.role!r} has no content. Give it a text.")
-        content = (
-            self.content
-            if isinstance(self.content, str)
-            else "".join(part.text for part in self.content or [])
+        """Convert the message to the format that `chat.encode` takes."""
+        return self.model_dump(
+            exclude_none=True, include={"role", "content", "reasoning_content", "tool_calls"}
         )
-        kept = self.model_dump(
-            exclude_none=True, include={"role", "reasoning_content", "tool_calls"}
-        )
-        return kept | {"content": content}
 
 
 class Template(_Strict):
@@ -154,13 +143,14 @@ def read(body: bytes) -> ChatRequest:
 class Sorter:
     """A streaming parser that separates reasoning from the answer, with tags split across chunks.
 
-    The reasoning can begin only at the very start of the text, and only once.
+    The reasoning can begin only at the very start of the text, and only once. `opened`: the prompt
+    has begun it already (`chat.Traits.opened`).
     """
 
     FIELDS = ("content", "reasoning_content", "content")  # before, in and after the thoughts
 
-    def __init__(self):
-        self.held, self.stage, self.said = "", 0, False
+    def __init__(self, opened: bool = False):
+        self.held, self.stage, self.said = "", int(opened), False
 
     def add(self, text: str, *, last: bool = False) -> Iterator[tuple[str, str]]:
         """Yield (field, text) pairs for the unambiguous text so far; with `last`, for all."""
@@ -284,6 +274,11 @@ class Guard:
             **options,
         }
 
+    def opened(self, request: ChatRequest) -> bool:
+        """Tell whether the chat template's prompt leaves the engine inside the thoughts."""
+        with self._encoding:
+            return chat.traits(self.tokenizer).opened(request.chat_template_kwargs.enable_thinking)
+
     def ask(
         self, body: dict[str, Any] | None, route: str = "/v1/completions"
     ) -> http.client.HTTPResponse:
@@ -351,7 +346,7 @@ class _Handler(BaseHTTPRequestHandler):
             if request.stream:
                 self._stream(request, reply)
             else:
-                self._answer(json.load(reply))
+                self._answer(request, json.load(reply))
         except Refused as refused:
             self._refuse(refused)
         except (ConnectionError, TimeoutError):
@@ -374,10 +369,10 @@ class _Handler(BaseHTTPRequestHandler):
             )
         return self.rfile.read(length)
 
-    def _answer(self, reply: dict[str, Any]) -> None:
+    def _answer(self, request: ChatRequest, reply: dict[str, Any]) -> None:
         choice = reply["choices"][0]
-        thoughts, text = chat.split_thinking(choice["text"])
-        calls = chat.extract_tool_calls(choice["text"])
+        thoughts, text = chat.split_thinking(choice["text"], self.guard.opened(request))
+        calls = chat.extract_tool_calls(text)
         message: dict[str, Any] = {"role": "assistant", "content": text.strip()}
         if thoughts:
             message["reasoning_content"] = thoughts
@@ -417,7 +412,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.close_connection = True
-        head, sorted_out, usage = self._head("chat.completion.chunk"), Sorter(), None
+        head, usage = self._head("chat.completion.chunk"), None
+        sorted_out = Sorter(self.guard.opened(request))
 
         def send(choices: list[dict[str, Any]], **more: Any) -> None:
             self.wfile.write(

@@ -237,6 +237,9 @@ def fine_tune(
     lasting = Path(asked.output_dir) if asked.output_dir else None
     folder = lasting or Path(tempfile.mkdtemp(prefix="qwen3lab-"))
     settings = asked.settings(model, len(data), held_out is not None, folder)
+    end = chat.end_of_turn(tokenizer)
+    if end not in (None, tokenizer.eos_token):  # a base model's end token ends a text, not a turn
+        settings = {"eos_token": end} | settings
     router = getattr(model.config, "output_router_logits", None)
     try:
         run = _train(model, tokenizer, data, held_out, asked, settings, callbacks, lasting)

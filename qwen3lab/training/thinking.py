@@ -24,17 +24,16 @@ if TYPE_CHECKING:
 def block_masked(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Example:
     """Encode a row with the empty think block in the prompt, as at inference with thinking off.
 
-    This is `chat.example`.
+    This is `chat.example`. Where the chat template writes no think blocks, all ways to write a row
+    are this one.
     """
     return chat.example(tokenizer, tasks.conversation(row))
 
 
 def block_trained(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Example:
     """Encode a row with the empty think block trained, as TRL's `assistant_only_loss` does."""
-    masked, block = block_masked(tokenizer, row), len(tokenizer(chat.NO_THOUGHTS).input_ids)
-    start = (
-        next(place for place, label in enumerate(masked["labels"]) if label != chat.IGNORED) - block
-    )
+    masked, (asked, _) = block_masked(tokenizer, row), _block(tokenizer)
+    start = _start(masked) - asked
     return masked | {"labels": [chat.IGNORED] * start + masked["input_ids"][start:]}
 
 
@@ -54,9 +53,24 @@ def no_block(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Example
 
     The answer follows the opened turn directly.
     """
-    masked, block = block_masked(tokenizer, row), len(tokenizer(chat.NO_THOUGHTS).input_ids)
-    start = next(place for place, label in enumerate(masked["labels"]) if label != chat.IGNORED)
-    return {key: values[: start - block] + values[start:] for key, values in masked.items()}
+    masked, (asked, written) = block_masked(tokenizer, row), _block(tokenizer)
+    start = _start(masked)
+    return {
+        key: values[: start - asked] + values[start + written :] for key, values in masked.items()
+    }
+
+
+def _start(example: Example) -> int:
+    return next(place for place, label in enumerate(example["labels"]) if label != chat.IGNORED)
+
+
+def _block(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """Count the empty block's tokens at the end of the prompt and at the answer's beginning."""
+    traits = chat.traits(tokenizer)
+    return tuple(
+        len(tokenizer(text, add_special_tokens=False).input_ids)
+        for text in (traits.off, traits.rest)
+    )
 
 
 WRITERS: dict[str, Callable[..., Example]] = {
