@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from qwen3lab import paths, rehearsal
+from qwen3lab import family, paths, rehearsal
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.memory import planner
 
@@ -116,17 +116,18 @@ def _small() -> Profile:
 
 
 def _medium() -> Profile:
-    device, _, reasons = _accelerator(bf16=True)
+    chat = "Qwen/Qwen3-8B"
+    device, dtype, reasons = _accelerator(bf16=is_large(chat))
     return Profile(
         "medium",
         "one 24 GB GPU",
-        chat="Qwen/Qwen3-8B",
+        chat=chat,
         dense="Qwen/Qwen3-0.6B",
         base="Qwen/Qwen3-8B-Base",
         moe="qwen3-tiny-moe",
         draft="Qwen/Qwen3-0.6B",
         embedding="Qwen/Qwen3-Embedding-0.6B",
-        dtype="bfloat16",
+        dtype=dtype,
         device=device,
         max_length=2048,
         batch_size=4,
@@ -142,17 +143,18 @@ def _medium() -> Profile:
 
 
 def _large() -> Profile:
-    device, _, reasons = _accelerator(bf16=True)
+    chat = "Qwen/Qwen3-30B-A3B"
+    device, dtype, reasons = _accelerator(bf16=is_large(chat))
     return Profile(
         "large",
         "one 80 GB GPU",
-        chat="Qwen/Qwen3-30B-A3B",
+        chat=chat,
         dense="Qwen/Qwen3-0.6B",
         base="Qwen/Qwen3-30B-A3B-Base",
         moe="Qwen/Qwen3-30B-A3B",
         draft="Qwen/Qwen3-0.6B",
         embedding="Qwen/Qwen3-Embedding-0.6B",
-        dtype="bfloat16",
+        dtype=dtype,
         device=device,
         max_length=2048,
         batch_size=2,
@@ -168,6 +170,14 @@ _MAKERS = {"tiny": _tiny, "small": _small, "medium": _medium, "large": _large}
 NAMES = tuple(_MAKERS)
 
 
+def is_large(model: str) -> bool:
+    """Tell whether float32 would take too much memory: a model of several billion parameters.
+
+    A folder of that name counts as what it is.
+    """
+    return family.shape(model).parameters > 2e9
+
+
 def _accelerator(bf16: bool = False) -> tuple[str, str, tuple[str, ...]]:
     """Choose device and dtype, with reasons; `bf16`: the profile fixes bfloat16 itself."""
     import torch
@@ -176,7 +186,7 @@ def _accelerator(bf16: bool = False) -> tuple[str, str, tuple[str, ...]]:
         reason = "the CPU: torch sees no GPU" + ("; expect hours" if bf16 else "")
         return (
             "cpu",
-            "float32",
+            "bfloat16" if bf16 else "float32",
             (
                 (reason,)
                 if bf16

@@ -167,7 +167,11 @@ def checkpoint(
 def _as_sentence_transformer(folder: Path, hidden: int) -> None:
     """Write what sentence-transformers reads beside the weights, as the released model has it."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Normalize, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import (
+        Normalize,
+        Pooling,
+        Transformer,
+    )
 
     modules = [Transformer(str(folder)), Pooling(hidden, "lasttoken"), Normalize()]
     query = "Instruct: Given a web search query, retrieve relevant passages that answer the query"

@@ -21,6 +21,8 @@ from qwen3lab import chat, exercises, family, models, paths, profiles
 from qwen3lab.course import kernels, notebooks
 
 NUMBERS = [path.stem[:2] for path in notebooks.find()]
+
+
 @pytest.fixture(scope="session")
 def turned(tmp_path_factory):
     """Turn the dial: the environment of a profile, with checkpoints and a course folder of its own

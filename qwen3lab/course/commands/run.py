@@ -98,8 +98,8 @@ def call(args: argparse.Namespace) -> int:
     if args.rehearse:
         if args.in_place:
             raise Qwen3labError(
-                "The outputs of a rehearsal say nothing about a model, so they do not belong into the"
-                " notebooks. Leave out --in-place or --rehearse."
+                "The outputs of a rehearsal say nothing about a model, so they do not belong into"
+                " the notebooks. Leave out --in-place or --rehearse."
             )
         os.environ[rehearsal.VARIABLE] = "1"
     copies = {name: args.into.resolve() / path.name for name, path in chosen.items()}
