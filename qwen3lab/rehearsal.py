@@ -10,7 +10,7 @@ import os
 
 VARIABLE = "QWEN3LAB_REHEARSAL"
 STEPS = 3  # optimiser steps of a training, at most
-TOKENS = 8  # new tokens of an answer, at most
+TOKENS = 4  # new tokens of an answer, at most
 WHAT = (
     f"trainings end after {STEPS} steps and answers after {TOKENS} tokens: it shows that all runs,"
     " not what a model can do"

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
@@ -117,11 +118,12 @@ def checkpoint(
         count: ranks of the vocabulary; some models get more.
         rows: of the embedding table; default: those that the tokenizer needs, and some unused ones.
     """
+    from tokenizers import processors
     from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig
 
     name = folder.name
     hidden, ffn, more = SHAPES[name]
-    own = tokenizer(min(count + more, ALL_RANKS))
+    own = copy.deepcopy(tokenizer(min(count + more, ALL_RANKS)))
     embedding = "Embedding" in name
     shape = name.removeprefix("Qwen3-").removeprefix("Embedding-").removesuffix("-Base")
     ids = {token: own.convert_tokens_to_ids(token) for token in CONTROL[:3]}
@@ -157,8 +159,14 @@ def checkpoint(
     model.save_pretrained(folder)
     own.eos_token = "<|endoftext|>" if base else "<|im_end|>"
     own.chat_template = template
+    if embedding:  # its vector is the state at the token that closes every text
+        close = processors.TemplateProcessing(
+            single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", end)]
+        )
+        own.backend_tokenizer.post_processor = processors.Sequence(
+            [processors.ByteLevel(trim_offsets=False), close]
+        )
     own.save_pretrained(folder)
-    own.eos_token, own.chat_template = "<|im_end|>", None
     if embedding:
         _as_sentence_transformer(folder, hidden)
     return folder
@@ -167,11 +175,7 @@ def checkpoint(
 def _as_sentence_transformer(folder: Path, hidden: int) -> None:
     """Write what sentence-transformers reads beside the weights, as the released model has it."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import (
-        Normalize,
-        Pooling,
-        Transformer,
-    )
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
     modules = [Transformer(str(folder)), Pooling(hidden, "lasttoken"), Normalize()]
     query = "Instruct: Given a web search query, retrieve relevant passages that answer the query"
@@ -186,13 +190,15 @@ def make(
     """Save every model that a profile names into `folder`, unless the course bundles it.
 
     `templates`: names of `chat_templates.templates`, by the model's name; today's for all others.
-    Base models have none.
+    Base and embedding models
+    have none.
     """
     chosen = profiles.get(profile)
     for model in sorted(chosen.models):
         if "/" in model:
             made = folder / model
-            name = "base" if made.name.endswith("-Base") else (templates or {}).get(made.name)
+            plain = made.name.endswith("-Base") or "Embedding" in made.name
+            name = "base" if plain else (templates or {}).get(made.name)
             text = chat_templates.templates()[name or "qwen3"]
             checkpoint(made, text, count, rows=151_936 if count == ALL_RANKS else 0)
     return folder

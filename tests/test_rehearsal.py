@@ -23,7 +23,7 @@ def test_the_environment_asks_for_it(value, on, monkeypatch):
     assert rehearsal.on() is on
     assert rehearsal.steps(200) == (rehearsal.STEPS if on else 200)
     assert rehearsal.tokens(64) == (rehearsal.TOKENS if on else 64)
-    assert rehearsal.steps(2) == 2 and rehearsal.tokens(5) == 5
+    assert rehearsal.steps(2) == 2 and rehearsal.tokens(3) == 3
     assert (rehearsal.WHAT in profiles.get().describe()) is on
 
 
@@ -40,7 +40,7 @@ def test_an_answer_is_cut_short(rehearsing, checkpoint, monkeypatch):
     model, tokenizer = models.load(checkpoint)
     rows = [tokenizer("ab").input_ids]
     monkeypatch.setattr(generation, "end_tokens", lambda tokenizer: [])
-    assert [len(ids) for ids in generation.generate_ids(model, tokenizer, rows)] == [8]
+    assert [len(ids) for ids in generation.generate_ids(model, tokenizer, rows)] == [4]
     monkeypatch.delenv("QWEN3LAB_REHEARSAL")
     assert [len(ids) for ids in generation.generate_ids(model, tokenizer, rows)] == [64]
 
