@@ -122,7 +122,7 @@ def test_a_head_of_its_own_has_no_such_trap(tmp_path):
 def test_a_base_of_another_size_is_no_wrong_revision(adapter, tmp_path):
     from helpers import make_checkpoint
 
-    with pytest.raises(Qwen3labError, match="has another size than .*, so the adapter does not even"):
+    with pytest.raises(Qwen3labError, match="has another size than"):
         merging.wrong_base(adapter, ROWS, TINY, make_checkpoint(tmp_path / "other"))
 
 
