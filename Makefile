@@ -30,9 +30,10 @@ course: $(READY)  ## set up everything and run all notebooks, with their times
 	$(BIN)/qwen3lab doctor
 	$(BIN)/qwen3lab run --jobs auto
 
-test: $(READY)-test  ## set up what it needs and run all tests, then all notebooks
+test: $(READY)-test  ## set up what it needs and run all tests, then all notebooks, then these on other models
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest --nbmake notebooks -n auto
+	$(BIN)/python -m pytest -m dial -n auto tests/test_dial.py
 
 lab: $(READY)  ## open JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 # Before the course is imported: it reads these once, and kernels inherit them.
-for name in ("QWEN3LAB_PROFILE", "QWEN3LAB_MODELS", "QWEN3LAB_HOME"):
-    os.environ.pop(name, None)
+for name in ("PROFILE", "MODELS", "HOME", "REHEARSAL"):
+    os.environ.pop(f"QWEN3LAB_{name}", None)
 
 import pytest  # noqa: E402
 

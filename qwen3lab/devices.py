@@ -6,8 +6,8 @@
 - Apple's MPS: float32; bfloat16 and its autocast for models that would not fit otherwise.
 - Neither: float32; bfloat16 for models that would not fit otherwise; no autocast.
 
-Full fine-tuning loads its weights in float32 on all of them. Only the CPU was run by those who
-wrote this; the choices for the others are tested against what torch reports there.
+Full fine-tuning loads its weights in float32 on all of them. Only the CPU was tried; the choices
+for the others are tested against what torch reports there.
 """
 
 from __future__ import annotations

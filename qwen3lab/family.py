@@ -161,12 +161,13 @@ FAMILY: dict[str, Shape] = {
 
 
 def shape(model: str | Shape | PretrainedConfig | dict[str, Any]) -> Shape:
-    """Look up a model's shape by name, bundled checkpoint or config.
+    """Look up a model's shape by name, checkpoint or config.
 
-    Names are like "8B", "Qwen/Qwen3-8B" and "Qwen3-8B-Base".
+    Names are like "8B", "Qwen/Qwen3-8B" and "Qwen3-8B-Base". Where `QWEN3LAB_MODELS` or the course
+    has a folder of that name, the shape is that of its config: it is what will be loaded.
 
     Raises:
-        Qwen3labError: a name that is neither one of the eight nor a bundled checkpoint's.
+        Qwen3labError: a name that is neither one of the eight nor a checkpoint's.
     """
     if isinstance(model, Shape):
         return model
@@ -175,9 +176,10 @@ def shape(model: str | Shape | PretrainedConfig | dict[str, Any]) -> Shape:
         return _from_config(
             fields, fields.get("_name_or_path") or fields.get("model_type", "qwen3")
         )
-    bundled = paths.MODELS / model / "config.json"
-    if model and bundled.is_file():
-        return _from_config(json.loads(bundled.read_text(encoding="utf-8")), model)
+    folder = paths.find_model(model)
+    if folder is not None and (folder / "config.json").is_file():
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return _from_config(config, model)
     name = model.rsplit("/", 1)[-1].removeprefix("Qwen3-").removesuffix("-Base")
     known = {key.lower(): value for key, value in FAMILY.items()}
     if name.lower() not in known:

@@ -38,3 +38,20 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         raise Qwen3labError(
             f"The {what} {path.name} is no valid TOML ({error}). Mend the line it names."
         ) from error
+
+
+def find_model(name: str) -> Path | None:
+    """Find a checkpoint's folder: in the mirror `QWEN3LAB_MODELS` (by full id or its last part),
+    else among the bundled ones; None where neither has it.
+    """
+    mirror = os.environ.get("QWEN3LAB_MODELS")
+    folders = [MODELS / name]
+    if mirror:
+        place = Path(mirror).expanduser()
+        folders = [place / name, place / name.rsplit("/", 1)[-1], *folders]
+    found = (folder for folder in folders if name and _holds_model(folder))
+    return next(found, None)
+
+
+def _holds_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or (folder / "modules.json").is_file()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from qwen3lab import devices, paths
+from qwen3lab import devices, family, paths, rehearsal
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.memory import planner
 
 DEFAULT = "tiny"
+ROLES = ("chat", "dense", "base", "moe", "draft", "embedding")
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Profile:
     name: str
     hardware: str
     chat: str
+    dense: str  # to look inside: no mixture, and small enough for float32
     base: str
     moe: str
     draft: str
@@ -31,11 +33,17 @@ class Profile:
     method: str = "lora"  # the heaviest training that the profile is made for
     reasons: tuple[str, ...] = ()
 
+    @property
+    def models(self) -> frozenset[str]:
+        """The names of the models of all roles."""
+        return frozenset(getattr(self, role) for role in ROLES)
+
     def describe(self) -> str:
         """Describe the profile in a few lines: the choices, and why each automatic one was made."""
         roles = ", ".join(
             f"{role} {getattr(self, role)}"
-            for role in ("chat", "base", "moe", "draft", "embedding")
+            for role in ROLES
+            if role != "dense" or self.dense != self.chat
         )
         return "\n".join(
             [
@@ -46,6 +54,7 @@ class Profile:
                     f" at most {self.max_length} tokens, {self.steps} steps"
                 ),
                 *(f"because  {reason}" for reason in self.reasons),
+                *([f"rehearse {rehearsal.WHAT}"] if rehearsal.on() else []),
             ]
         )
 
@@ -55,6 +64,7 @@ def _tiny() -> Profile:
         "tiny",
         "any CPU, offline, seconds",
         chat="qwen3-tiny",
+        dense="qwen3-tiny",
         base="qwen3-tiny-base",
         moe="qwen3-tiny-moe",
         draft="qwen3-tiny-draft",
@@ -81,6 +91,7 @@ def _small() -> Profile:
         "small",
         "laptop or free GPU",
         chat="Qwen/Qwen3-0.6B",
+        dense="Qwen/Qwen3-0.6B",
         base="Qwen/Qwen3-0.6B-Base",
         moe="qwen3-tiny-moe",
         draft="Qwen/Qwen3-0.6B",
@@ -105,11 +116,13 @@ def _small() -> Profile:
 
 
 def _medium() -> Profile:
-    device = devices.find(large=True)
+    chat = "Qwen/Qwen3-8B"
+    device = devices.find(large=is_large(chat))
     return Profile(
         "medium",
         "one 24 GB GPU",
-        chat="Qwen/Qwen3-8B",
+        chat=chat,
+        dense="Qwen/Qwen3-0.6B",
         base="Qwen/Qwen3-8B-Base",
         moe="qwen3-tiny-moe",
         draft="Qwen/Qwen3-0.6B",
@@ -130,11 +143,13 @@ def _medium() -> Profile:
 
 
 def _large() -> Profile:
-    device = devices.find(large=True)
+    chat = "Qwen/Qwen3-30B-A3B"
+    device = devices.find(large=is_large(chat))
     return Profile(
         "large",
         "one 80 GB GPU",
-        chat="Qwen/Qwen3-30B-A3B",
+        chat=chat,
+        dense="Qwen/Qwen3-0.6B",
         base="Qwen/Qwen3-30B-A3B-Base",
         moe="Qwen/Qwen3-30B-A3B",
         draft="Qwen/Qwen3-0.6B",
@@ -153,6 +168,14 @@ def _large() -> Profile:
 
 _MAKERS = {"tiny": _tiny, "small": _small, "medium": _medium, "large": _large}
 NAMES = tuple(_MAKERS)
+
+
+def is_large(model: str) -> bool:
+    """Tell whether float32 would take too much memory: a model of several billion parameters.
+
+    A folder of that name counts as what it is.
+    """
+    return family.shape(model).parameters > 2e9
 
 
 def get(name: str | None = None) -> Profile:
@@ -175,7 +198,7 @@ def needs(profile: Profile, method: str | None = None) -> planner.Plan | None:
     `method`: default: the profile's own. Returns None for a bundled model that is missing; loading
     it raises its own error.
     """
-    if "/" not in profile.chat and not (paths.MODELS / profile.chat / "config.json").is_file():
+    if "/" not in profile.chat and paths.find_model(profile.chat) is None:
         return None
     return planner.plan(
         profile.chat,

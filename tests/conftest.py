@@ -48,3 +48,21 @@ def script(monkeypatch):
         return module
 
     return load
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter):
+    """Print what was run on other models: notebook, profile, cells, seconds."""
+    reports = [
+        (report, *dict(report.user_properties)["dial"])
+        for kind in ("passed", "failed")
+        for report in terminalreporter.getreports(kind)
+        if "dial" in dict(report.user_properties)
+    ]
+    for report, name, cells, seconds in sorted(reports, key=lambda entry: entry[1]):
+        state = "0 failures" if report.passed else "failed"
+        terminalreporter.write_line(f"{name:<24} {cells:>3} cells, {state}, {seconds:6.1f} s")
+    if reports:
+        whole = sum(seconds for *_, seconds in reports)
+        cells = sum(entry[2] for entry in reports)
+        terminalreporter.write_line(f"{'all':<24} {cells:>3} cells, {whole:.1f} s")

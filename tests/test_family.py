@@ -186,3 +186,12 @@ def test_a_bundled_name_is_read_from_its_config(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(paths, "MODELS", tmp_path)
     assert family.shape("mine").head_dim == 8 and family.shape("mine").name == "mine"
+
+
+def test_a_folder_that_will_be_loaded_tells_the_shape(checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "Qwen").mkdir()
+    (tmp_path / "Qwen" / "Qwen3-8B").symlink_to(checkpoint, target_is_directory=True)
+    monkeypatch.setenv("QWEN3LAB_MODELS", str(tmp_path))
+    assert family.shape("Qwen/Qwen3-8B").hidden == 32
+    assert family.shape("8B").hidden == 4096  # one of the eight, not a checkpoint
+    assert family.shape("Qwen/Qwen3-8B-Base").hidden == 4096  # no folder of that name

@@ -1,6 +1,7 @@
 """Check claims that guides repeat against values that this course computes or measures.
 
-They are in data/claims.toml, with bounds for each.
+They are in data/claims.toml, with bounds for each. Bounds that were measured on a model belong to
+that model: with a profile that does not use it they are shown, and hold nothing up.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qwen3lab import paths
+from qwen3lab import paths, profiles
 from qwen3lab.errors import Qwen3labError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Claim:
     high: float
     notebook: str  # the notebook that checks it, by its number
     source: str  # how the value is computed or measured
+    model: str = ""  # the model that the bounds were measured on; "" if they hold for any
 
 
 def load(path: Path | None = None) -> dict[str, Claim]:
@@ -45,7 +47,8 @@ def load(path: Path | None = None) -> dict[str, Claim]:
         except TypeError as error:
             raise Qwen3labError(
                 f"Claim {number} of {path.name} is not complete or has a field too many ({error}). "
-                f"Give it exactly: {', '.join(Claim.__dataclass_fields__)}."
+                f"Give it exactly: {', '.join(Claim.__dataclass_fields__)} (the last may be left"
+                " out)."
             ) from error
         if claim.id in claims or not claim.low <= claim.high:
             raise Qwen3labError(
@@ -56,17 +59,36 @@ def load(path: Path | None = None) -> dict[str, Claim]:
     return claims
 
 
+def measured_here(model: str) -> bool:
+    """Return whether the profile in force uses a bundled model; print that it does not.
+
+    For what holds on that model alone: an assertion, a count, a record.
+    """
+    profile = profiles.get()
+    if model in profile.models:
+        return True
+    print(f"measured on {model}; profile {profile.name} uses other models")
+    return False
+
+
 def check(claim_id: str, value: float) -> float:
     """Check a value against a claim's bounds, print both, and return the value.
 
-    Raises Qwen3labError for an unknown id, and for a value outside the claim's bounds: then the
-    text around it is wrong.
+    Where the bounds were measured on a model that the profile does not use, they are printed beside
+    the value and not checked. Raises Qwen3labError for an unknown id, and for a value outside the
+    claim's bounds: then the text around it is wrong.
     """
     claims = load()
     if claim_id not in claims:
         raise Qwen3labError(f"There is no claim {claim_id!r}. Use one of: {', '.join(claims)}.")
     claim = claims[claim_id]
     found = f"{value:.4g}{claim.unit and ' ' + claim.unit}"
+    if claim.model and claim.model not in profiles.get().models:
+        print(
+            f"guides say: {claim.guide}\n{claim.model}: {claim.ours}: {claim.low:g} to"
+            f" {claim.high:g}\nhere:       {found}"
+        )
+        return value
     if math.isnan(value) or not claim.low <= value <= claim.high:
         raise Qwen3labError(
             f"Claim {claim_id!r}: {found} is outside {claim.low:g} to {claim.high:g}. Find out what"

@@ -10,7 +10,8 @@ import os
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -33,7 +34,8 @@ def jobs() -> int:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Set what `-n auto` means where notebooks are run."""
-    return jobs() if getattr(config.option, "nbmake", False) else None
+    notebooks = getattr(config.option, "nbmake", False) or config.option.markexpr == "dial"
+    return jobs() if notebooks else None
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,11 +46,25 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item):
     """Run a notebook in a kernel of this interpreter, on this worker's CPUs; record its peak."""
-    from ipykernel.kernelspec import write_kernel_spec
-
     if not getattr(item, "nbmake", False):
         return (yield)
     watch = _Watch()
+    with own(item.config):
+        watch.start()
+        try:
+            return (yield)
+        finally:
+            watch.over.set()
+            item.user_properties.append((PEAK, watch.peak))
+
+
+@contextmanager
+def own(config: pytest.Config) -> Iterator[None]:
+    """Give the kernels that are started within the block this interpreter, this course and this
+    worker's CPUs.
+    """
+    from ipykernel.kernelspec import write_kernel_spec
+
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         # The kernel is found here first, whatever else is registered on the machine as python3.
         # Only errors are logged: else a failure says that the connection, which never leaves this
@@ -60,15 +76,12 @@ def pytest_runtest_call(item: pytest.Item):
         patch.delenv("MPLBACKEND", raising=False)  # it draws inline
         # No session of JupyterLab, even if this is started from one: widgets are static then.
         patch.setenv("JPY_SESSION_NAME", "")
-        before = _pin(item.config)
-        watch.start()
+        before = _pin(config)
         try:
-            return (yield)
+            yield
         finally:
-            watch.over.set()
             if before:
                 os.sched_setaffinity(0, before)
-            item.user_properties.append((PEAK, watch.peak))
 
 
 def _pin(config: pytest.Config) -> set[int]:

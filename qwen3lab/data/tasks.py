@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qwen3lab import paths
-from qwen3lab.chat import ROLES, extract_tool_calls
+from qwen3lab.chat import ROLES, extract_tool_calls, traits
 from qwen3lab.errors import Qwen3labError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SPLITS = ("train", "validation", "test")
 KEYS = {"id": str, "task": str, "language": str, "messages": list, "answer": str, "thinking": bool}
@@ -125,6 +129,21 @@ def write(rows: Iterable[dict], path: str | Path) -> None:
     Path(path).write_text(
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
     )
+
+
+def for_template(rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase) -> list[dict]:
+    """Return the rows as the tokenizer's chat template can write them: where it writes no thoughts,
+    as that of Instruct-2507, without theirs; prints of how many.
+    """
+    if traits(tokenizer).thoughts:
+        return list(rows)
+    count = sum(bool(row.get("thoughts")) for row in rows)
+    if count:
+        print(f"{count} of {len(rows)} rows without their thoughts: this chat template writes none")
+    return [
+        {key: value for key, value in row.items() if key != "thoughts"} | {"thinking": False}
+        for row in rows
+    ]
 
 
 def conversation(row: dict) -> list[dict]:

@@ -430,7 +430,7 @@ def load_weights(model: Qwen3, weights: Mapping[str, Tensor]) -> Qwen3:
 def load_checkpoint(folder: str | Path, dtype: torch.dtype = torch.float32) -> Qwen3:
     """Load a checkpoint folder with config.json and safetensors, in eval mode.
 
-    `models.resolve` finds the folder of a role or name.
+    `models.folder` finds that of a role or name.
 
     Raises:
         Qwen3labError: no such folder, or anything that `read_config` and `load_weights` refuse.
@@ -442,7 +442,7 @@ def load_checkpoint(folder: str | Path, dtype: torch.dtype = torch.float32) -> Q
     if not files or not (folder / "config.json").is_file():
         raise Qwen3labError(
             f"{str(folder)!r} is no folder with config.json and safetensors. Give the folder that"
-            " save_pretrained wrote; models.resolve() finds that of a bundled model."
+            " save_pretrained wrote; models.folder() finds that of a bundled model."
         )
     config = read_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     weights = {name: tensor.to(dtype) for file in files for name, tensor in load_file(file).items()}

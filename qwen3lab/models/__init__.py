@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "ROLES",
             "SMALL_MODEL",
             "cpus",
+            "folder",
             "load",
             "load_embedding",
             "load_tokenizer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-ROLES = ("chat", "base", "moe", "draft", "embedding")
+ROLES = profiles.ROLES
 # parameters; below it a second thread costs more than it brings (measured on the tiny models)
 SMALL_MODEL = 50_000_000
 
@@ -39,15 +40,9 @@ def resolve(model_id: str | Path) -> Path | str:
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         return folder
-    last = name.rsplit("/", 1)[-1]
-    mirror = os.environ.get("QWEN3LAB_MODELS")
-    candidates = (
-        [Path(mirror).expanduser() / name, Path(mirror).expanduser() / last] if mirror else []
-    )
-    candidates.append(paths.MODELS / name)
-    for candidate in candidates:
-        if (candidate / "config.json").is_file() or (candidate / "modules.json").is_file():
-            return candidate
+    kept = paths.find_model(name)
+    if kept is not None:
+        return kept
     if name.count("/") == 1 and not name.startswith((".", "~", "/")):
         return name
     bundled = sorted(path.parent.name for path in paths.MODELS.glob("*/config.json"))
@@ -57,6 +52,26 @@ def resolve(model_id: str | Path) -> Path | str:
         else "Run `git checkout -- data/models` or `make models` to restore the bundled ones"
     )
     raise Qwen3labError(f"There is no checkpoint {name!r}. {advice}.")
+
+
+def folder(model_id: str | Path) -> Path:
+    """Return the folder of a model id, fetched from the hub where only the hub has it.
+
+    Raises:
+        Qwen3labError: as `resolve`, and where the hub cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+
+    found = resolve(model_id)
+    if isinstance(found, Path):
+        return found
+    fetch = lambda source: source if Path(source).is_dir() else snapshot_download(source)
+    return Path(call_loader(fetch, found))
+
+
+def config(model_id: str | Path) -> dict[str, Any]:
+    """Read a model's config.json. Raises Qwen3labError as `folder`."""
+    return json.loads((folder(model_id) / "config.json").read_text(encoding="utf-8"))
 
 
 def check_folder(folder: Path) -> None:

@@ -48,7 +48,12 @@ def yarn(
 
 
 def load(
-    model_id: str, kind: str = "default", *, trained: int, factor: float = 1.0
+    model_id: str,
+    kind: str = "default",
+    *,
+    trained: int,
+    factor: float = 1.0,
+    dtype: str | None = None,
 ) -> PreTrainedModel:
     """Load a model in eval mode with another RoPE scaling or a sliding window.
 
@@ -57,6 +62,7 @@ def load(
             "sliding window" a token attends only to the last `trained` tokens.
         trained: context length that the model was trained on, in tokens.
         factor: how many times longer the text may become ("dynamic" and "yarn").
+        dtype: torch name; default: the profile's.
     Raises:
         Qwen3labError: unknown kind, and as `models.load`.
     """
@@ -82,7 +88,7 @@ def load(
         }
         if kind == "yarn":
             config.rope_parameters["original_max_position_embeddings"] = trained
-    return loading.load(model_id, config=config)[0]
+    return loading.load(model_id, dtype, config=config)[0]
 
 
 def rotations(
@@ -159,14 +165,20 @@ def by_position(losses: np.ndarray, step: int, reference: np.ndarray | None = No
 
 
 def compare(
-    model_id: str, rows: Sequence[Sequence[int]], ways: dict[str, dict[str, Any]], *, trained: int
+    model_id: str,
+    rows: Sequence[Sequence[int]],
+    ways: dict[str, dict[str, Any]],
+    *,
+    trained: int,
+    dtype: str | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Compare `by_position` of several configurations (name -> arguments of `load`) with the first.
 
     A stretch is as long as the trained context.
     """
     found = {
-        name: losses(load(model_id, trained=trained, **way), rows) for name, way in ways.items()
+        name: losses(load(model_id, trained=trained, dtype=dtype, **way), rows)
+        for name, way in ways.items()
     }
     first = next(iter(found.values()))
     return {name: by_position(loss, trained, first) for name, loss in found.items()}

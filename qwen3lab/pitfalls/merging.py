@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import cache, chat
+from qwen3lab import cache, chat, family
 from qwen3lab import measure as qwen3lab_measure
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
@@ -166,9 +166,7 @@ def tied_head(rows: Sequence[dict[str, Any]], base: str | Path = "chat") -> list
     base with an untied head.
     """
     tokenizer = loading.load_tokenizer(base)
-    if not json.loads(
-        (Path(loading.resolve(base)) / "config.json").read_text(encoding="utf-8")
-    ).get("tie_word_embeddings"):
+    if not loading.config(base).get("tie_word_embeddings"):
         raise Qwen3labError(
             f"The output head of {str(base)!r} is a table of its own, so this trap is not there."
             " Use a model with tied embeddings."
@@ -210,6 +208,23 @@ def tied_head(rows: Sequence[dict[str, Any]], base: str | Path = "chat") -> list
     ]
 
 
+def every(adapter: Path, merged: Path, rows: Sequence[dict[str, Any]]) -> list[Trap]:
+    """Measure all traps on the profile's chat model, its adapter and what the two were merged to.
+
+    Prints why a trap is not there with these models, and leaves it out.
+
+    Args:
+        rows: questions; the traps with new tokens generate, and take four of them.
+    """
+    found = into_4bit(adapter, rows)
+    for measure in (lambda: tied_head(rows), lambda: [wrong_base(adapter, rows)]):
+        try:
+            found += measure()
+        except Qwen3labError as error:
+            print(error)
+    return found + special_tokens(merged, rows[:4])
+
+
 def stamp(adapter: Path, base: str | Path) -> Path:
     """Write the SHA-256 of the base's weights and tokenizer into a file beside an adapter.
 
@@ -217,7 +232,7 @@ def stamp(adapter: Path, base: str | Path) -> Path:
     """
     file = Path(adapter) / STAMP
     file.write_text(
-        json.dumps({"base": cache.fingerprint(loading.resolve(base))}, indent=1) + "\n",
+        json.dumps({"base": cache.fingerprint(loading.folder(base))}, indent=1) + "\n",
         encoding="utf-8",
     )
     return file
@@ -236,7 +251,7 @@ def check_base(adapter: Path, base: str | Path) -> None:
             "Write it with merging.stamp() right after the training."
         )
     if json.loads(file.read_text(encoding="utf-8")).get("base") != cache.fingerprint(
-        loading.resolve(base)
+        loading.folder(base)
     ):
         raise Qwen3labError(
             f"The adapter {Path(adapter).name!r} was trained on other weights than those of"
@@ -252,8 +267,17 @@ def wrong_base(
 ) -> Trap:
     """Load the adapter onto another revision of its base: same shapes and names, other weights.
 
-    No error is raised.
+    No error is raised. Raises Qwen3labError for one of another size, where there is one.
     """
+    sizes = [
+        (shape.hidden, shape.layers, shape.vocab)
+        for shape in (family.shape(loading.config(which)) for which in (base, other))
+    ]
+    if sizes[0] != sizes[1]:
+        raise Qwen3labError(
+            f"{str(other)!r} has another size than {str(base)!r}, so the adapter does not even load"
+            " there: this trap needs two revisions of one model. Give `other` such a one."
+        )
     examples = answer_examples(loading.load_tokenizer(base), rows)
     shares = [
         float(scoring.read_answers(variants.adapted(which, adapter), examples).right.mean())

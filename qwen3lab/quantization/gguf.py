@@ -35,7 +35,7 @@ def to_gguf(src: str | Path, dst: str | Path, outtype: str = "f16") -> Path:
     """
     if outtype not in GGUF_TYPES:
         raise Qwen3labError(f"Unknown GGUF type {outtype!r}. Use one of: {', '.join(GGUF_TYPES)}.")
-    source, dst = Path(loading.resolve(src)), Path(dst)
+    source, dst = loading.folder(src), Path(dst)
     if dst.suffix != ".gguf":
         raise Qwen3labError(
             f"{dst.name!r} does not end in .gguf, by which llama.cpp's tools know the format. Name"

@@ -53,7 +53,7 @@ def gptq(
     Raises:
         Qwen3labError: no texts, layer sizes that the group size does not divide, or no gptqmodel.
     """
-    source, dst = Path(loading.resolve(src)), Path(dst)
+    source, dst = loading.folder(src), Path(dst)
     if not texts:
         raise Qwen3labError(
             "GPTQ needs texts to measure the layers' errors on. Give some dozens of rows like those"

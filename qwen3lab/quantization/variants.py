@@ -47,7 +47,7 @@ def merged(base: str | Path, adapter: str | Path, dtype: str) -> Path:
         "dtype": dtype,
     }
     return cache.keep(
-        loading.resolve(base),
+        loading.folder(base),
         "merged",
         settings,
         lambda folder: merging.merge(base, adapter, folder, dtype=dtype),
@@ -119,6 +119,16 @@ def company(method: str, source: Path, texts: Sequence[str]) -> Path:
             " a smaller one. Run `make gptq`, which makes one in an environment of its own."
         )
     return place
+
+
+def there(method: str, source: Path, texts: Sequence[str]) -> bool:
+    """Tell whether `company` has a checkpoint of this model; print what to do where it has none."""
+    try:
+        company(method, source, texts)
+    except Qwen3labError as error:
+        print(error)
+        return False
+    return True
 
 
 def bitsandbytes(source: Path, method: str) -> Path:

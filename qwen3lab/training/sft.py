@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import chat, devices, measure, profiles
+from qwen3lab import chat, devices, measure, profiles, rehearsal
 from qwen3lab.data.rows import encode as encode_row
 from qwen3lab.data.rows import records
 from qwen3lab.errors import Qwen3labError
@@ -145,7 +145,10 @@ class Arguments:
         profile, on_cpu = profiles.get(), model.device.type == "cpu"
         batch_size = min(self.batch_size or profile.batch_size, rows)
         by_epochs = math.ceil(self.epochs * rows / batch_size) if self.epochs else None
-        steps = self.steps or by_epochs or profile.steps
+        wanted = self.steps or by_epochs or profile.steps
+        steps = rehearsal.steps(wanted)
+        if steps < wanted:
+            print(f"rehearsal: {steps} of {wanted} steps")
         found: dict[str, Any] = {
             "output_dir": str(folder),
             "max_steps": steps,
@@ -178,12 +181,14 @@ class Arguments:
         if self.save_every:
             found |= {"save_strategy": "steps", "save_steps": self.save_every}
         if self.patience is not None:
+            every = self.options.get("eval_steps", found["eval_steps"])
             found |= {
                 "load_best_model_at_end": True,
                 "metric_for_best_model": "eval_loss",
                 "greater_is_better": False,
                 "save_strategy": "steps",
-                "save_steps": found["eval_steps"],
+                # A multiple of the steps between evaluations, as the library asks.
+                "save_steps": math.ceil(found["eval_steps"] / every) * every,
                 "save_only_model": not self.save_every,
             }
         if found["save_strategy"] == "steps":

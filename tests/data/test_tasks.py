@@ -335,3 +335,20 @@ def test_minhash_agrees_with_the_exact_measure():
     for i, j in itertools.combinations(range(len(texts)), 2):
         exact = splits.jaccard(splits.shingles(texts[i]), splits.shingles(texts[j]))
         assert sketches[i].jaccard(sketches[j]) == pytest.approx(exact, abs=0.1)
+
+
+def test_rows_for_a_template_without_thoughts(capsys):
+    from chat_templates import templates
+
+    from qwen3lab.models import load_tokenizer
+
+    tokenizer, rows = load_tokenizer("qwen3-tiny"), tasks.load("addition", "test")[:3]
+    rows.append(tasks.load("knowledge", "test")[0])
+    assert tasks.for_template(rows, tokenizer) == rows
+    tokenizer.chat_template = templates()["qwen3_instruct_2507"]
+    plain = tasks.for_template(rows, tokenizer)
+    told = "3 of 4 rows without their thoughts: this chat template writes none\n"
+    assert capsys.readouterr().out == told
+    assert [row["answer"] for row in plain] == [row["answer"] for row in rows]
+    assert not any(row["thinking"] or "thoughts" in row for row in plain)
+    assert rows[0]["thoughts"] and rows[0]["thinking"]  # the rows given are as they were

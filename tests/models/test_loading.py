@@ -49,6 +49,23 @@ def test_roles_follow_the_dial(tmp_path, monkeypatch):
     assert models.resolve("embedding") == "Qwen/Qwen3-Embedding-0.6B"
 
 
+def test_the_folder_of_a_hub_id_is_fetched(monkeypatch, checkpoint):
+    import huggingface_hub
+
+    asked = []
+
+    def fetch(name, **options):
+        asked.append((name, options))
+        return str(checkpoint)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    monkeypatch.setattr(loading, "_hub_answers", lambda: False)
+    assert models.folder(checkpoint) == checkpoint and not asked
+    assert models.folder("Qwen/Qwen3-0.6B") == checkpoint
+    assert asked == [("Qwen/Qwen3-0.6B", {"local_files_only": True})]
+    assert loading.config("Qwen/Qwen3-0.6B")["hidden_size"] == 32
+
+
 @pytest.mark.parametrize("name", ["qwen3-tiny-mo", "", "no/such/thing", "./nowhere", "../mine"])
 def test_missing_checkpoint(home, name):
     with pytest.raises(Qwen3labError) as error:

@@ -117,3 +117,24 @@ def test_a_head_of_its_own_has_no_such_trap(tmp_path):
 
     with pytest.raises(Qwen3labError, match="a table of its own"):
         merging.tied_head(ROWS, make_checkpoint(tmp_path / "untied", "8B"))
+
+
+def test_a_base_of_another_size_is_no_wrong_revision(adapter, tmp_path):
+    from helpers import make_checkpoint
+
+    with pytest.raises(Qwen3labError, match="has another size than"):
+        merging.wrong_base(adapter, ROWS, TINY, make_checkpoint(tmp_path / "other"))
+
+
+def test_every_trap_that_is_there_and_why_another_is_not(monkeypatch, capsys):
+    trap = merging.Trap("t", "m", 1.0, 0.0, "r")
+
+    def missing(*_):
+        raise Qwen3labError("Untied. Take another.")
+
+    monkeypatch.setattr(merging, "into_4bit", lambda *_: [trap])
+    monkeypatch.setattr(merging, "tied_head", missing)
+    monkeypatch.setattr(merging, "wrong_base", lambda *_: trap)
+    monkeypatch.setattr(merging, "special_tokens", lambda _, rows: [trap] * len(rows))
+    assert merging.every(TINY, TINY, ROWS[:9]) == [trap] * 6
+    assert capsys.readouterr().out == "Untied. Take another.\n"
