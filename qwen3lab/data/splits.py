@@ -9,7 +9,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from qwen3lab.data.rows import course, exam, records
+from qwen3lab.data.rows import course, records
 
 THRESHOLD = 0.9  # Jaccard overlap from which two prompts count as near-copies
 SIZE = 5  # units in a shingle
@@ -24,6 +24,15 @@ def prompt(row: dict) -> str:
         if "messages" not in row
         else "\n".join(message.get("content") or "" for message in row["messages"])
     )
+
+
+def question(row: dict) -> str:
+    """Return a row's messages up to its answer, one per line, or its plain text."""
+    row = course(row)
+    messages = row.get("messages")
+    if messages is not None and len(messages) and messages[-1]["role"] == "assistant":
+        row = row | {"messages": messages[:-1]}
+    return prompt(row)
 
 
 def units(text: str) -> list[str]:
@@ -132,14 +141,9 @@ def leaks(
     """
     training, held_out = records(training), records(held_out)
     apart = any("answer" in row and "messages" in row for row in (*training, *held_out))
-    text = _question if apart else prompt
+    text = question if apart else prompt
     return [
         f"{held_out[i].get('id', f'row {i + 1}')} copies {training[j].get('id', f'row {j + 1}')}"
         f" (overlap {overlap:.2f}): {text(held_out[i])[:80]!r}"
         for i, j, overlap in near_copies(held_out, training, threshold, text)
     ]
-
-
-def _question(row: dict) -> str:
-    """Return a row's messages up to the answer, one per line, or its plain text."""
-    return prompt(row if "text" in row and "messages" not in row else exam(row))

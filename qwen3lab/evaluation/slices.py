@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab.data.rows import as_exams
-from qwen3lab.data.splits import prompt, units
+from qwen3lab.data.rows import records
+from qwen3lab.data.splits import question, units
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation import statistics
 
@@ -38,13 +38,13 @@ def describe(answers: pd.DataFrame, rows: Sequence[dict[str, Any]]) -> pd.DataFr
     Raises:
         Qwen3labError: another number of rows than of answers.
     """
-    rows = as_exams(rows)
+    rows = records(rows)
     if len(answers) != len(rows):
         raise Qwen3labError(
             f"{len(answers)} answers do not belong to {len(rows)} rows. Give the rows that were"
             " answered."
         )
-    found = answers.assign(words=[len(units(prompt(row))) for row in rows])
+    found = answers.assign(words=[len(units(question(row))) for row in rows])
     place = found.groupby("language").words.rank(method="average", pct=True)
     return found.assign(length=[LENGTHS[min(2, int(3 * (share - 1e-9)))] for share in place])
 

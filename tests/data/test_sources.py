@@ -161,6 +161,14 @@ def test_tabs_need_no_quotes_and_one_column_no_delimiter(tmp_path):
     ]
 
 
+def test_the_delimiter_is_the_one_that_fits_most_records(tmp_path):
+    found = broken(tmp_path, "prompt, long;completion\na;b, c\nd;e\n")
+    assert found == [
+        {"prompt, long": "a", "completion": "b, c"},
+        {"prompt, long": "d", "completion": "e"},
+    ]
+
+
 LONG = "für die Größe, à la carte: “quoted” text"
 
 
