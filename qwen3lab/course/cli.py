@@ -26,7 +26,8 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=(
             "examples:\n  qwen3lab doctor\n  qwen3lab plan 8B --method qlora\n  qwen3lab run 03\n "
-            " qwen3lab progress\n  qwen3lab bundle\n\n`qwen3lab run --help` and so on show the"
+            " qwen3lab tune rows.csv\n  qwen3lab audit RUN\n  qwen3lab chat RUN\n"
+            "  qwen3lab progress\n  qwen3lab bundle\n\n`qwen3lab run --help` and so on show the"
             f" options of a command.\n{CODES}"
         ),
     )
