@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from qwen3lab import chat
 from qwen3lab.data import tasks
-from qwen3lab.data.validation import arguments, check_weight
+from qwen3lab.data.validation import check_weight
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.messages import arguments, read
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -74,7 +75,7 @@ def conversation(row: Mapping[str, Any]) -> tuple[list[dict[str, Any]], bool, li
         )
     thinks = row.get("thinking")
     if thinks is None:
-        last = chat.separate_thoughts(messages[-1])
+        last = read(messages[-1])
         opened = str(last.get("content") or "").lstrip().startswith("<think>")  # and never closed
         thinks = bool(last.get("reasoning_content")) or opened
     return messages, bool(thinks), row.get("tools")
@@ -126,11 +127,11 @@ def exam(row: Mapping[str, Any]) -> dict[str, Any]:
     if "answer" in row and "messages" in row and not _ends_with_answer(row["messages"]):
         return dict(given)
     (*before, last), thinks, tools = conversation(row)
-    content = chat.separate_thoughts(last).get("content") or ""
+    content = read(last).get("content") or ""
     calls = "\n".join(_written(call) for call in last.get("tool_calls") or [])
     kept = {key: value for key, value in row.items() if key not in ("prompt", "completion")}
     answer = "\n".join(filter(None, (content.strip("\n"), calls)))
-    thoughts = chat.separate_thoughts(last).get("reasoning_content")
+    thoughts = read(last).get("reasoning_content")
     return (
         kept
         | {"messages": before, "answer": answer, "thinking": thinks, "tools": tools}

@@ -10,8 +10,8 @@ import re
 from typing import Any
 
 from qwen3lab.chat import ROLES
-from qwen3lab.data.validation import arguments
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.messages import OTHERS, THOUGHTS, arguments
 
 # The names that public sets use for the four roles. The chat template knows only the right-hand
 # side.
@@ -27,8 +27,6 @@ ALIASES = {
     "function": "tool",
 } | {role: role for role in ROLES}
 CALLS = ("function_call", "tool_call")  # roles of a turn that is nothing but calls, as JSON text
-THOUGHTS = ("reasoning_content", "thinking", "reasoning", "thoughts")
-PICTURES = ("image", "image_url", "input_image", "video", "audio", "input_audio")
 UNSEEN = "a picture or a sound, which no model here takes in"
 _SPELLED = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 
@@ -115,7 +113,7 @@ def _parts(parts: list[Any]) -> Row:
     texts, found = [], {}
     for part in parts:
         kind = part.get("type") if isinstance(part, dict) else None
-        if kind in PICTURES:
+        if kind in OTHERS:
             raise Unusable(UNSEEN, f"a part of the type {kind!r}")
         value = (
             next(
