@@ -3,6 +3,7 @@ it lives on."""
 
 from __future__ import annotations
 
+import copy
 import http.client
 import json
 import os
@@ -17,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from urllib.parse import urlsplit
 
 import pytest
+from chat_templates import thinking_2507
 from helpers import servable_checkpoint
 
 from qwen3lab import chat, models, quantization, serving
@@ -214,6 +216,14 @@ def test_control_tokens_of_users_stay_text(doors, text):
     assert own < len(wanted)
 
 
+def test_a_message_in_parts_reads_as_everywhere(doors):
+    door, *_ = doors
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    sent = door.translate(chat_server.read(json.dumps(user(parts)).encode()))["prompt"]
+    assert sent == chat.encode(door.tokenizer, [{"role": "user", "content": parts}])
+    assert sent == chat.encode(door.tokenizer, [{"role": "user", "content": "a\nb"}])
+
+
 def test_control_tokens_in_tools_stay_text(doors):
     door, _, _ = doors
     tools = [
@@ -364,6 +374,31 @@ def test_thoughts_and_tool_calls_get_fields_of_their_own(fake):
         "length",
         {"role": "assistant", "content": "", "reasoning_content": "no end"},
     )
+
+
+def test_a_prompt_that_opens_the_thoughts(fake):
+    """Thinking-2507 writes no opening tag: whole and streamed, the thoughts have their field."""
+    door, engine = fake
+    door.tokenizer = copy.deepcopy(door.tokenizer)
+    door.tokenizer.chat_template = thinking_2507()
+    for says, thoughts, answer in (
+        (["2 + 2", " = 4.", "</thi", "nk>\n\n4"], "2 + 2 = 4.", "4"),
+        (["2 + 2", " is no"], "2 + 2 is no", ""),
+        (["\n</think>\n\n4"], "", "4"),
+    ):
+        engine.says = says
+        message = post(door.address, HELLO)[1]["choices"][0]["message"]
+        assert (message.get("reasoning_content", ""), message["content"]) == (thoughts, answer)
+        with engines.client(door.address) as client:
+            parts = client.chat.completions.create(
+                model="m", messages=HELLO["messages"], stream=True
+            )
+            deltas = [part.choices[0].delta for part in parts if part.choices]
+        told = [
+            "".join(getattr(delta, field, None) or "" for delta in deltas)
+            for field in ("reasoning_content", "content")
+        ]
+        assert told == [thoughts, answer]
 
 
 def test_streams(fake):
