@@ -64,10 +64,13 @@ def execute(number: str, environment: dict[str, str]) -> tuple[int, float]:
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
     began = time.perf_counter()
+    fault = None
     try:
         client.execute(cleanup_kc=True, env=os.environ | environment)
     except CellExecutionError as error:
-        pytest.fail(re.sub(r"\x1b\[[0-9;]*m", "", str(error)), pytrace=False)
+        fault = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    if fault:
+        pytest.fail(fault, pytrace=False)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in cells)
     return len(cells), time.perf_counter() - began
