@@ -54,6 +54,7 @@ TEMPLATES = {
     "small": {"Qwen3-0.6B": "april 2025"},
     "medium": {},
     "large": {"Qwen3-30B-A3B": "qwen3_instruct_2507", "Qwen3-0.6B": "thinking 2507"},
+    "small, whole vocabulary": {"Qwen3-0.6B": "thinking 2507"},
 }
 
 

@@ -20,6 +20,7 @@ import qwen3lab
 from qwen3lab import chat, exercises, family, models, paths, profiles
 from qwen3lab.course import kernels, notebooks
 
+PROFILES = ("small", "medium", "large")
 NUMBERS = [path.stem[:2] for path in notebooks.find()]
 
 
@@ -28,24 +29,26 @@ def turned(tmp_path_factory):
     """Turn the dial: the environment of a profile, with checkpoints and a course folder of its own
     (what notebooks write must not meet what those of another profile write).
     """
-    made: dict[tuple[str, int], dict[str, str]] = {}
+    made: dict[str, dict[str, str]] = {}
 
-    def turn(profile: str, ranks: int = dial.RANKS) -> dict[str, str]:
-        if (profile, ranks) not in made:
+    def turn(setting: str) -> dict[str, str]:
+        if setting not in made:
+            profile, _, whole = setting.partition(", ")
             folder = tmp_path_factory.mktemp(profile)
-            dial.make(profile, folder / "models", dial.TEMPLATES[profile], ranks)
+            ranks = dial.ALL_RANKS if whole else dial.RANKS
+            dial.make(profile, folder / "models", dial.TEMPLATES[setting], ranks)
             home = folder / "home"
             home.mkdir()
             for name in ("benchmarks", "data", "docs", "notebooks"):
                 (home / name).symlink_to(paths.ROOT / name, target_is_directory=True)
-            made[profile, ranks] = {
+            made[setting] = {
                 "QWEN3LAB_PROFILE": profile,
                 "QWEN3LAB_MODELS": str(folder / "models"),
                 "QWEN3LAB_HOME": str(home),
                 "QWEN3LAB_CACHE": str(folder / "cache"),
                 "QWEN3LAB_REHEARSAL": "1",
             }
-        return made[profile, ranks]
+        return made[setting]
 
     return turn
 
@@ -61,10 +64,13 @@ def execute(number: str, environment: dict[str, str]) -> tuple[int, float]:
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
     began = time.perf_counter()
+    fault = None
     try:
         client.execute(cleanup_kc=True, env=os.environ | environment)
     except CellExecutionError as error:
-        pytest.fail(re.sub(r"\x1b\[[0-9;]*m", "", str(error)), pytrace=False)
+        fault = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    if fault:
+        pytest.fail(fault, pytrace=False)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in cells)
     return len(cells), time.perf_counter() - began
@@ -84,7 +90,7 @@ def run(request, record_property):
 
 
 @pytest.mark.dial
-@pytest.mark.parametrize("profile", dial.TEMPLATES)
+@pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("number", NUMBERS)
 def test_every_cell_runs(number, profile, turned, run):
     run(number, turned(profile))
@@ -93,7 +99,7 @@ def test_every_cell_runs(number, profile, turned, run):
 @pytest.mark.dial
 @pytest.mark.parametrize("number", ["01-whole", "02-whole"])
 def test_every_cell_runs_with_the_whole_vocabulary(number, turned, run):
-    run(number[:2], turned("small", dial.ALL_RANKS))
+    run(number[:2], turned("small, whole vocabulary"))
 
 
 def test_the_vocabulary_is_qwen3s():
@@ -110,7 +116,7 @@ def test_the_vocabulary_is_qwen3s():
 
 
 def test_no_two_roles_share_a_width(turned):
-    for profile in dial.TEMPLATES:
+    for profile in PROFILES:
         folder = Path(turned(profile)["QWEN3LAB_MODELS"])
         widths = [
             json.loads((path / "config.json").read_text(encoding="utf-8"))["hidden_size"]
@@ -120,7 +126,7 @@ def test_no_two_roles_share_a_width(turned):
         assert len(set(widths)) == len(widths) and not bundled & set(widths)
 
 
-@pytest.mark.parametrize("profile", dial.TEMPLATES)
+@pytest.mark.parametrize("profile", PROFILES)
 def test_the_planner_takes_the_shape_from_the_folder(profile, turned, monkeypatch):
     for name, value in turned(profile).items():
         monkeypatch.setenv(name, value)
@@ -132,7 +138,7 @@ def test_the_planner_takes_the_shape_from_the_folder(profile, turned, monkeypatc
     assert chat.encode(tokenizer, [{"role": "user", "content": "Hi"}])
 
 
-@pytest.mark.parametrize("profile", dial.TEMPLATES)
+@pytest.mark.parametrize("profile", PROFILES)
 def test_solutions_are_right_whatever_the_profile(profile, turned, monkeypatch):
     for name, value in turned(profile).items():
         monkeypatch.setenv(name, value)

@@ -59,18 +59,6 @@ def load(path: Path | None = None) -> dict[str, Claim]:
     return claims
 
 
-def measured_here(model: str) -> bool:
-    """Return whether the profile in force uses a bundled model; print that it does not.
-
-    For what holds on that model alone: an assertion, a count, a record.
-    """
-    profile = profiles.get()
-    if model in profile.models:
-        return True
-    print(f"measured on {model}; profile {profile.name} uses other models")
-    return False
-
-
 def check(claim_id: str, value: float) -> float:
     """Check a value against a claim's bounds, print both, and return the value.
 
