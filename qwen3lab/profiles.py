@@ -5,11 +5,20 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from qwen3lab import devices, family, paths, rehearsal
+from qwen3lab import devices, family, paths
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.memory import planner
 
 DEFAULT = "tiny"
+# A smoke run: every cell as it is, but few steps and short answers. It shows in minutes whether all
+# of it runs on this machine; what it measures says nothing about a model.
+SMOKE = "QWEN3LAB_SMOKE"
+SMOKE_STEPS = 3  # optimiser steps of a training, at most
+SMOKE_TOKENS = 4  # new tokens of an answer, at most
+SMOKE_WHAT = (
+    f"trainings end after {SMOKE_STEPS} steps and answers after {SMOKE_TOKENS} tokens: it shows"
+    " that all runs, not what a model can do"
+)
 ROLES = ("chat", "dense", "base", "moe", "draft", "embedding")
 
 
@@ -54,7 +63,7 @@ class Profile:
                     f" at most {self.max_length} tokens, {self.steps} steps"
                 ),
                 *(f"because  {reason}" for reason in self.reasons),
-                *([f"rehearse {rehearsal.WHAT}"] if rehearsal.on() else []),
+                *([f"smoke    {SMOKE_WHAT}"] if smoke() else []),
             ]
         )
 
@@ -247,3 +256,23 @@ def check_fits(
         f" {'this GPU' if profile.device != 'cpu' else 'this machine'} has {room / 1e9:.1f} GB."
         f" {advice}."
     )
+
+
+def smoke() -> bool:
+    """Tell whether the environment asks for a smoke run."""
+    return os.environ.get(SMOKE, "").strip().lower() not in ("", "0", "no", "false")
+
+
+def smoke_steps(wanted: int) -> int:
+    """Return how many of the wanted optimiser steps to train: all, or few in a smoke run."""
+    return min(wanted, SMOKE_STEPS) if smoke() else wanted
+
+
+def smoke_tokens(wanted: int) -> int:
+    """Return how many of the wanted new tokens to write: all, or few in a smoke run."""
+    return min(wanted, SMOKE_TOKENS) if smoke() else wanted
+
+
+def smoke_suffix() -> str:
+    """Return what marks the folder of a smoke run's training, so that no real run finds it."""
+    return "-smoke" if smoke() else ""

@@ -1,7 +1,7 @@
 """Checkpoints to turn the dial on: Qwen3's shapes and vocabulary, few layers, random weights.
 
 `python tests/dial.py PROFILE FOLDER` writes those of a profile, for a trial by hand:
-`QWEN3LAB_MODELS=FOLDER QWEN3LAB_REHEARSAL=1 qwen3lab run 03 --profile PROFILE`.
+`QWEN3LAB_MODELS=FOLDER QWEN3LAB_SMOKE=1 qwen3lab run 03 --profile PROFILE`.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def turned(tmp_path_factory):
                 "QWEN3LAB_MODELS": str(folder / "models"),
                 "QWEN3LAB_HOME": str(home),
                 "QWEN3LAB_CACHE": str(folder / "cache"),
-                "QWEN3LAB_REHEARSAL": "1",
+                "QWEN3LAB_SMOKE": "1",
             }
         return made[setting]
 

@@ -13,16 +13,14 @@ from qwen3lab import paths
 
 # Each group may import the groups before it; rooms of one group do not import each other.
 ORDER = """
-errors quiet prompts measure devices rehearsal < paths messages < chat < family cache world
+errors quiet prompts measure devices < paths messages < chat < family cache world
 < data from_scratch memory plots < profiles < models < evaluation < training
 < quantization serving < retrieval pitfalls < tuning < results exercises < course
 < scripts < benchmarks docs
 """
 GROUPS = [group.split() for group in ORDER.split("<")]
 GROUP = {room: place for place, group in enumerate(GROUPS) for room in group}
-ALLOWED = {
-    "from_scratch": {"errors", "family", "rehearsal"}
-}  # rooms that import less than the order lets them
+ALLOWED = {"from_scratch": {"errors", "family"}}  # rooms that import less than the order lets them
 SOURCES = sorted(
     path
     for folder in ("qwen3lab", "scripts", "benchmarks", "docs")

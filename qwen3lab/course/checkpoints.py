@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import cache, measure, paths, profiles, rehearsal
+from qwen3lab import cache, measure, paths, profiles
 from qwen3lab.data import pdf, tasks
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import loading
@@ -67,7 +67,7 @@ def folder(name: str) -> Path:
         raise Qwen3labError(
             f"There is no checkpoint {name!r}. Choose one of: {', '.join(CHECKPOINTS)}."
         )
-    return paths.BUILD / "checkpoints" / (profiles.get().name + rehearsal.suffix()) / name
+    return paths.BUILD / "checkpoints" / (profiles.get().name + profiles.smoke_suffix()) / name
 
 
 def save(run: sft.Run, where: str | Path) -> Path:

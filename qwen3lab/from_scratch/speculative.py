@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import rehearsal
 from qwen3lab.errors import Qwen3labError
 
 if TYPE_CHECKING:
@@ -229,7 +228,6 @@ def generate(
             "There is nothing to continue. Give a prompt of at least one token and at least one new"
             " token."
         )
-    max_new_tokens = rehearsal.tokens(max_new_tokens)
     if draft is not None and not hasattr(draft, "propose"):
         if draft.config.vocab_size != target.config.vocab_size:
             raise Qwen3labError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import chat, rehearsal
+from qwen3lab import chat, profiles
 from qwen3lab.data.rows import as_exams
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import batching
@@ -78,7 +78,7 @@ def generate_ids(
     rows that did not end in it continue together: where most answers are short, this is several
     times faster.
     """
-    max_new_tokens = rehearsal.tokens(max_new_tokens)
+    max_new_tokens = profiles.smoke_tokens(max_new_tokens)
     first = min(SHORT, max_new_tokens)
     answers, ended = _pass(model, tokenizer, rows, first, batch_size)
     left = [place for place, end in enumerate(ended) if not end]
@@ -193,7 +193,7 @@ def draw(
         "top_k": 0,
         "num_beams": 1,
         "max_length": None,
-        "max_new_tokens": rehearsal.tokens(max_new_tokens),
+        "max_new_tokens": profiles.smoke_tokens(max_new_tokens),
     }
     texts: dict[int, list[str]] = {place: [] for place in range(len(rows))}
     kind = model.device.type

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import chat, rehearsal
+from qwen3lab import chat, profiles
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation.statistics import wilson
@@ -62,7 +62,7 @@ def train(
 
     Args:
         examples: dicts of input_ids and labels; a label of -100 does not count.
-        steps: batches of `batch_size` examples (few in a rehearsal), drawn in a new order each time
+        steps: batches of `batch_size` examples (few in a smoke run), drawn in a new order each time
             all have been seen.
         seed: seed of that order.
     Returns:
@@ -71,7 +71,7 @@ def train(
     import torch
     from torch.nn.functional import cross_entropy
 
-    rng, order, steps = random.Random(seed), [], rehearsal.steps(steps)
+    rng, order, steps = random.Random(seed), [], profiles.smoke_steps(steps)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True
     )
@@ -128,7 +128,7 @@ def answers(
             input_ids=ids,
             attention_mask=mask,
             do_sample=False,
-            max_new_tokens=rehearsal.tokens(limit),
+            max_new_tokens=profiles.smoke_tokens(limit),
             eos_token_id=end,
             pad_token_id=tokenizer.pad_token_id,
         )[:, ids.shape[1] :].tolist()

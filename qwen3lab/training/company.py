@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from qwen3lab import cache, paths, profiles, rehearsal
+from qwen3lab import cache, paths, profiles
 from qwen3lab.data import tasks
 from qwen3lab.models import loading
 from qwen3lab.training.sft import Run, fine_tune
@@ -18,7 +18,7 @@ def company_adapter(run: Run | None = None) -> Path:
     notebooks find it there; if it is missing, or was made from another model, other rows or another
     recipe, it is trained first.
     """
-    folder = paths.ROOT / "runs" / f"company-lora-{profiles.get().name}{rehearsal.suffix()}"
+    folder = paths.ROOT / "runs" / f"company-lora-{profiles.get().name}{profiles.smoke_suffix()}"
     made_from = {
         "model": loading.fingerprint("chat"),
         "rows": cache.fingerprint(paths.TASKS / "knowledge.train.jsonl"),

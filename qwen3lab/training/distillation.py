@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import chat, devices, rehearsal
+from qwen3lab import chat, devices, profiles
 from qwen3lab.data.rows import as_exams
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import batching
@@ -255,7 +255,7 @@ def _settings(
     kind, scaled = model.device.type, str(model.dtype) == "torch.float16"
     if scaled:  # only the gradients of float32 weights can be scaled
         model.float()
-    steps = rehearsal.steps(steps)
+    steps = profiles.smoke_steps(steps)
     return {
         "output_dir": folder,
         "max_steps": steps,

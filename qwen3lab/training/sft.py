@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import chat, devices, measure, profiles, rehearsal
+from qwen3lab import chat, devices, measure, profiles
 from qwen3lab.data.rows import encode as encode_row
 from qwen3lab.data.rows import records
 from qwen3lab.errors import Qwen3labError
@@ -146,9 +146,9 @@ class Arguments:
         batch_size = min(self.batch_size or profile.batch_size, rows)
         by_epochs = math.ceil(self.epochs * rows / batch_size) if self.epochs else None
         wanted = self.steps or by_epochs or profile.steps
-        steps = rehearsal.steps(wanted)
+        steps = profiles.smoke_steps(wanted)
         if steps < wanted:
-            print(f"rehearsal: {steps} of {wanted} steps")
+            print(f"smoke run: {steps} of {wanted} steps")
         found: dict[str, Any] = {
             "output_dir": str(folder),
             "max_steps": steps,

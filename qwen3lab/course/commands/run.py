@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from qwen3lab import paths, rehearsal
+from qwen3lab import paths, profiles
 from qwen3lab.course import commands
 from qwen3lab.errors import Qwen3labError
 
@@ -27,7 +27,7 @@ def add(into: Any) -> None:
         "qwen3lab run                              all eight",
         "qwen3lab run 03 04",
         "qwen3lab run 03 --profile small           on Qwen3-0.6B",
-        "qwen3lab run --profile small --rehearse   does it all run here? In minutes",
+        "qwen3lab run --profile small --smoke   does it all run here? In minutes",
         "qwen3lab run 08 --into build/handed-out",
     )
     runner.add_argument("names", nargs="*", help="the numbers, for example 03; all without one")
@@ -35,7 +35,7 @@ def add(into: Any) -> None:
         "--profile", help="tiny, small, medium or large (default: QWEN3LAB_PROFILE, else tiny)"
     )
     runner.add_argument(
-        "--rehearse",
+        "--smoke",
         action="store_true",
         help="trainings of a few steps and answers of a few tokens: does all of it run here?",
     )
@@ -95,13 +95,13 @@ def call(args: argparse.Namespace) -> int:
     _check_folder(args.into)
     if args.profile:
         qwen3lab.use(args.profile)
-    if args.rehearse:
+    if args.smoke:
         if args.in_place:
             raise Qwen3labError(
-                "The outputs of a rehearsal say nothing about a model, so they do not belong into"
-                " the notebooks. Leave out --in-place or --rehearse."
+                "The outputs of a smoke run say nothing about a model, so they do not belong into"
+                " the notebooks. Leave out --in-place or --smoke."
             )
-        os.environ[rehearsal.VARIABLE] = "1"
+        os.environ[profiles.SMOKE] = "1"
     copies = {name: args.into.resolve() / path.name for name, path in chosen.items()}
     for name, path in chosen.items():
         nbformat.write(_empty(nbformat.read(path, as_version=4)), copies[name])
