@@ -8,7 +8,6 @@ from typing import Any
 from qwen3lab import paths, profiles
 from qwen3lab.errors import Qwen3labError
 
-
 MODEL = "qwen3-tiny"  # with its bundled relatives: what the other records were measured on
 WITHOUT_IT = (  # records of no model, of released shapes, or of other tokenizers too
     "cleaning",
