@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 ROLES = ("system", "user", "assistant", "tool")
 IGNORED = -100  # the label that torch's cross-entropy leaves out
 ZERO_WIDTH_SPACE = "\u200b"
-separate_thoughts = read  # the name under which rows call it
 NO_THOUGHTS = "<think>\n\n</think>\n\n"  # what the template writes for enable_thinking=False
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,8 @@ def clock(label: str) -> Iterator[Clock]:
 class Peak:
     """Peak memory of a block in bytes.
 
-    On a CPU it is the process's (libraries included), on a GPU that of torch's tensors.
+    On a CPU it is the process's (libraries included), on a GPU that of torch's tensors (on Apple's
+    with the memory that torch keeps for the next ones, sampled).
     """
 
     bytes: int = 0
@@ -62,8 +63,8 @@ class Peak:
 def peak(device: str = "cpu") -> Iterator[Peak]:
     """Measure the peak memory while a block runs.
 
-    On Linux the kernel tracks the peak itself (`VmHWM`), if it can be reset; otherwise a thread
-    samples 50 times per second.
+    CUDA and on Linux the kernel (`VmHWM`), if it can be reset, track the peak themselves; otherwise
+    a thread samples 50 times per second.
     """
     found = Peak()
     if device.startswith("cuda"):
@@ -75,6 +76,11 @@ def peak(device: str = "cpu") -> Iterator[Peak]:
         finally:
             found.bytes = torch.cuda.max_memory_allocated(device)
         return
+    if device.startswith("mps"):
+        import torch
+
+        yield from _sampled(found, torch.mps.driver_allocated_memory)
+        return
     if _reset_high_water():
         try:
             yield found
@@ -83,11 +89,17 @@ def peak(device: str = "cpu") -> Iterator[Peak]:
         return
     import psutil
 
-    process, done = psutil.Process(), threading.Event()
+    process = psutil.Process()
+    yield from _sampled(found, lambda: process.memory_info().rss)
+
+
+def _sampled(found: Peak, now: Callable[[], int]) -> Iterator[Peak]:
+    """Yield `found` while a thread writes the highest of `now()`, in bytes, into it."""
+    done = threading.Event()
 
     def watch() -> None:
         while not done.wait(0.02):
-            found.bytes = max(found.bytes, process.memory_info().rss)
+            found.bytes = max(found.bytes, now())
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -96,7 +108,7 @@ def peak(device: str = "cpu") -> Iterator[Peak]:
     finally:
         done.set()
         watcher.join()
-        found.bytes = max(found.bytes, process.memory_info().rss)
+        found.bytes = max(found.bytes, now())
 
 
 def _reset_high_water() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from qwen3lab import family, paths, rehearsal
+from qwen3lab import devices, family, paths, rehearsal
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.memory import planner
 
@@ -86,7 +86,7 @@ def _tiny() -> Profile:
 
 
 def _small() -> Profile:
-    device, dtype, reasons = _accelerator()
+    device = devices.find()
     return Profile(
         "small",
         "laptop or free GPU",
@@ -96,13 +96,13 @@ def _small() -> Profile:
         moe="qwen3-tiny-moe",
         draft="Qwen/Qwen3-0.6B",
         embedding="Qwen/Qwen3-Embedding-0.6B",
-        dtype=dtype,
-        device=device,
+        dtype=device.dtype,
+        device=device.kind,
         max_length=1024,
         batch_size=8,
         steps=200,
         reasons=(
-            *reasons,
+            *device.reasons,
             (
                 "the bundled mixture of experts: the smallest released one, 30B-A3B, needs 61 GB"
                 " for its weights"
@@ -117,7 +117,7 @@ def _small() -> Profile:
 
 def _medium() -> Profile:
     chat = "Qwen/Qwen3-8B"
-    device, dtype, reasons = _accelerator(bf16=is_large(chat))
+    device = devices.find(large=is_large(chat))
     return Profile(
         "medium",
         "one 24 GB GPU",
@@ -127,13 +127,13 @@ def _medium() -> Profile:
         moe="qwen3-tiny-moe",
         draft="Qwen/Qwen3-0.6B",
         embedding="Qwen/Qwen3-Embedding-0.6B",
-        dtype=dtype,
-        device=device,
+        dtype=device.dtype,
+        device=device.kind,
         max_length=2048,
         batch_size=4,
         steps=200,
         reasons=(
-            *reasons,
+            *device.reasons,
             (
                 "the bundled mixture of experts: the smallest released one, 30B-A3B, needs 61 GB"
                 " for its weights"
@@ -144,7 +144,7 @@ def _medium() -> Profile:
 
 def _large() -> Profile:
     chat = "Qwen/Qwen3-30B-A3B"
-    device, dtype, reasons = _accelerator(bf16=is_large(chat))
+    device = devices.find(large=is_large(chat))
     return Profile(
         "large",
         "one 80 GB GPU",
@@ -154,13 +154,13 @@ def _large() -> Profile:
         moe="Qwen/Qwen3-30B-A3B",
         draft="Qwen/Qwen3-0.6B",
         embedding="Qwen/Qwen3-Embedding-0.6B",
-        dtype=dtype,
-        device=device,
+        dtype=device.dtype,
+        device=device.kind,
         max_length=2048,
         batch_size=2,
         steps=200,
         reasons=(
-            *reasons,
+            *device.reasons,
             "LoRA on the attention only: adapters on all experts would be 995 million parameters",
         ),
     )
@@ -176,37 +176,6 @@ def is_large(model: str) -> bool:
     A folder of that name counts as what it is.
     """
     return family.shape(model).parameters > 2e9
-
-
-def _accelerator(bf16: bool = False) -> tuple[str, str, tuple[str, ...]]:
-    """Choose device and dtype, with reasons; `bf16`: the profile fixes bfloat16 itself."""
-    import torch
-
-    if not torch.cuda.is_available():
-        reason = "the CPU: torch sees no GPU" + ("; expect hours" if bf16 else "")
-        return (
-            "cpu",
-            "bfloat16" if bf16 else "float32",
-            (
-                (reason,)
-                if bf16
-                else (reason, "float32: bfloat16 is emulated on most CPUs and slower there")
-            ),
-        )
-    device = f"the GPU: torch sees {torch.cuda.get_device_name(0)}"
-    if bf16:
-        return "cuda", "bfloat16", (device, "bfloat16: the format in which Qwen3 is published")
-    if torch.cuda.is_bf16_supported(including_emulation=False):
-        return (
-            "cuda",
-            "bfloat16",
-            (device, "bfloat16: the GPU computes in it and Qwen3 is published in it"),
-        )
-    return (
-        "cuda",
-        "float32",
-        (device, "float32: the GPU has no bfloat16, and float16 can overflow with Qwen3"),
-    )
 
 
 def get(name: str | None = None) -> Profile:
@@ -231,12 +200,11 @@ def needs(profile: Profile, method: str | None = None) -> planner.Plan | None:
     """
     if "/" not in profile.chat and paths.find_model(profile.chat) is None:
         return None
-    width = 4 if profile.dtype == "float32" else 2
     return planner.plan(
         profile.chat,
         method or profile.method,
         tokens=profile.batch_size * profile.max_length,
-        bytes_per_weight=width,
+        **planner.format_of(profile.dtype),
     )
 
 

@@ -165,3 +165,44 @@ def servable_checkpoint(folder, name):
         tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>"
     ).save_pretrained(folder)
     return folder
+
+
+def pretend(
+    monkeypatch: pytest.MonkeyPatch,
+    gpu: str | None = None,
+    capability: tuple[int, int] = (8, 0),
+    archs: tuple[str, ...] | list[str] = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_120"),
+    apple: str | None = None,
+    macos: int = 15,
+    memory: int = 15_828_320_256,
+    count: int = 1,
+) -> None:
+    """Let torch report another machine: an NVIDIA GPU, an Apple GPU, or neither.
+
+    `archs`: what the build has kernels for, as a build for CUDA 13 has; `memory`: of the GPU, in
+    bytes; `count`: of the GPUs.
+    """
+    import types
+
+    import torch
+
+    cuda = types.SimpleNamespace(
+        total_memory=memory, name=gpu, major=capability[0], minor=capability[1]
+    )
+    for name, value in {
+        "is_available": gpu is not None,
+        "device_count": count if gpu else 0,
+        "current_device": 0,
+        "get_device_name": gpu,
+        "get_device_capability": capability,
+        "get_arch_list": list(archs),
+        "get_device_properties": cuda,
+        "mem_get_info": (memory, memory),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: apple is not None)
+    monkeypatch.setattr(torch.backends.mps, "get_name", lambda: apple)
+    monkeypatch.setattr(
+        torch.backends.mps, "is_macos_or_newer", lambda major, minor: (macos, 0) >= (major, minor)
+    )
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: memory)

@@ -56,6 +56,34 @@ def test_peak_sees_memory_that_was_given_back(way):
     assert float(done.stdout) == pytest.approx(1, rel=0.2)
 
 
+def test_peak_of_an_apple_gpu_is_sampled_from_torch(monkeypatch):
+    sizes = iter([10, 70, 40])
+    latest = [0]
+
+    def now():
+        latest[0] = next(sizes, latest[0])
+        return latest[0]
+
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", now)
+    with measure.peak("mps") as peak:
+        while latest[0] != 40:
+            pass
+    assert peak.bytes == 70
+
+
+def test_what_a_step_costs_on_an_apple_gpu(monkeypatch):
+    import math
+    import types
+
+    monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 1234)
+    model = types.SimpleNamespace(device=torch.device("mps"))
+    callback, logs = callbacks.cost(), {"loss": 1.0, "num_tokens": 5.0}
+    callback.on_train_begin(None, None, None)
+    state = types.SimpleNamespace(log_history=[dict(logs)])
+    callback.on_log(None, state, None, logs=logs, model=model)
+    assert logs["memory_bytes"] == 1234 and math.isnan(logs["utilisation"])
+
+
 def test_model_bytes_count_tied_weights_once(checkpoint):
     model, _ = models.load(checkpoint)
     assert model.lm_head.weight is model.model.embed_tokens.weight

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qwen3lab.course.commands import bundle, doctor, plan, progress, run
+from qwen3lab.course.commands import audit, bundle, chat, doctor, plan, progress, run, tune
 from qwen3lab.errors import Qwen3labError
 
-COMMANDS = (doctor, plan, run, progress, bundle)
+COMMANDS = (doctor, plan, run, tune, audit, chat, progress, bundle)
 CODES = (
     "exit codes: 0 done; 1 something is wrong and one sentence says what; 2 the command line itself"
     " is wrong"
@@ -26,7 +26,8 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=(
             "examples:\n  qwen3lab doctor\n  qwen3lab plan 8B --method qlora\n  qwen3lab run 03\n "
-            " qwen3lab progress\n  qwen3lab bundle\n\n`qwen3lab run --help` and so on show the"
+            " qwen3lab tune rows.csv\n  qwen3lab audit RUN\n  qwen3lab chat RUN\n"
+            "  qwen3lab progress\n  qwen3lab bundle\n\n`qwen3lab run --help` and so on show the"
             f" options of a command.\n{CODES}"
         ),
     )

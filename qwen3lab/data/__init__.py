@@ -1,1 +1,1 @@
-"""Data preparation: task files, public formats, cleaning, deduplication, splits, packing, PDF."""
+"""Data preparation: files, public formats, cleaning, deduplication, splits, packing, PDF."""

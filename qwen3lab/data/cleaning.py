@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwen3lab.data import deduplication
 from qwen3lab.data.pii import mask_arguments, mask_personal
+from qwen3lab.data.rows import course, records
 from qwen3lab.data.splits import prompt
 from qwen3lab.data.validation import short
 from qwen3lab.errors import Qwen3labError
@@ -47,6 +48,7 @@ def normalize(text: str) -> str:
 
 def clean(row: dict[str, Any], change: Callable[[str], str] = normalize) -> dict[str, Any]:
     """Copy a row with `change` applied to its text, or to every message's content and thoughts."""
+    row = course(row)
     if "messages" not in row:
         return row | {"text": change(row["text"])}
     return row | {
@@ -97,6 +99,7 @@ def key(row: dict[str, Any]) -> str:
     Clean the rows first. MD5 is broken against deliberate collisions; by accident, 100,000 rows
     contain a collision once in 10^28 times.
     """
+    row = course(row)
     parts = (
         [row["text"]]
         if "messages" not in row
@@ -125,7 +128,7 @@ def drop_copies(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Split rows into (first occurrences, exact copies of an earlier row), in order."""
     seen, kept, copies = set(), [], []
-    for row in rows:
+    for row in records(rows):
         same = key(row)
         (copies if same in seen else kept).append(row)
         seen.add(same)
@@ -163,7 +166,7 @@ def token_lengths(
             if "messages" not in row
             else [message["content"] for message in row["messages"] if counts(message)]
         )
-        for row in rows
+        for row in map(course, records(rows))
     ]
     flat = [text for row in texts for text in row]
     lengths = iter(map(len, tokenizer(flat, add_special_tokens=False).input_ids) if flat else ())
@@ -236,8 +239,8 @@ def clean_rows(
     The same rows come out on every run and for any number of processes.
 
     Args:
-        rows: rows of the course's schema, with "messages" or with "text" (`formats.convert`). They
-            are not modified.
+        rows: rows of the course's schema, with "messages" or with "text" (`formats.convert`), or of
+            another kind that `fine_tune` takes. They are not modified.
         mask: replace personal data by marks.
         words: rows that contain one of these words are dropped (`word_pattern`).
         tokenizer, min_tokens, max_tokens: drop rows with fewer or more tokens. There is no lower
@@ -252,6 +255,7 @@ def clean_rows(
             tokenizer.
     """
     # 1. What was asked for, checked before anything is changed.
+    rows = [course(row) for row in records(rows)]
     _check(rows, min_tokens, max_tokens, tokenizer)
     # 2. Each row by itself, in parallel where it pays.
     done = _prepared(rows, mask, tuple(words), near_threshold is not None, processes)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qwen3lab.chat import IGNORED
+from qwen3lab.data.rows import encoded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,21 +75,23 @@ class Report:
 
 
 def truncation(
-    examples: Sequence[Mapping[str, Sequence[int]]],
+    examples: Sequence[Any],
     max_length: int,
     names: Sequence[str] | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Report:
     """Report which rows `max_length` tokens would truncate, and how much of each answer survives.
 
     Nothing is changed.
 
     Args:
-        examples: dicts of input_ids and labels, as `chat.example` returns them.
+        examples: dicts of input_ids and labels, as `chat.example` returns them; with a tokenizer,
+            rows of any kind that `fine_tune` takes.
         max_length: TRL's setting of that name, in tokens; everything after it would be thrown away
             ("keep_start").
         names: one name per row, for the report; default: "row 1" and so on.
     """
-    cut = []
+    examples, cut = encoded(tokenizer, examples), []
     for place, row in enumerate(examples):
         labels = row["labels"]
         if len(labels) > max_length:

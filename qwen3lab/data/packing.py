@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qwen3lab.chat import IGNORED
+from qwen3lab.data.rows import encoded
 from qwen3lab.errors import Qwen3labError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     Example = Mapping[str, Sequence[int]]
 
@@ -54,15 +55,24 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return bins
 
 
-def pack(examples: Sequence[Example], bins: Sequence[Sequence[int]]) -> list[dict[str, list[int]]]:
+def pack(
+    examples: Sequence[Any],
+    bins: Sequence[Sequence[int]],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> list[dict[str, list[int]]]:
     """Concatenate the rows of each bin into one packed example.
 
+    Args:
+        examples: encoded rows (input_ids and labels); with a tokenizer, rows of any kind that
+            `fine_tune` takes.
+        bins: for each bin the indices of its rows, as `best_fit` gives them.
     Returns:
         One dict per bin. input_ids and labels; position_ids, which restart at 0 in every row and by
         which transformers tells the rows apart (when no attention mask is given); seq_lengths, the
         rows' lengths. The label of each row's first token is -100, or else the end of one row would
         be trained to predict the start of the next.
     """
+    examples = encoded(tokenizer, examples)
     return [
         {
             "input_ids": [token for row in rows for token in examples[row]["input_ids"]],
@@ -76,12 +86,16 @@ def pack(examples: Sequence[Example], bins: Sequence[Sequence[int]]) -> list[dic
     ]
 
 
-def wrap(examples: Sequence[Example], capacity: int) -> list[dict[str, list[int]]]:
+def wrap(
+    examples: Sequence[Any], capacity: int, tokenizer: PreTrainedTokenizerBase | None = None
+) -> list[dict[str, list[int]]]:
     """Concatenate all rows and cut the stream every `capacity` tokens, wherever that falls.
 
     Equals TRL's `pack_dataset(strategy="wrapped")`, which is meant for plain text: rows are cut,
     and nothing separates the rows of a piece, so each token attends to the rows before its own.
+    Arguments as in `pack`.
     """
+    examples = encoded(tokenizer, examples)
     stream = {
         key: [token for row in examples for token in row[key]] for key in ("input_ids", "labels")
     }

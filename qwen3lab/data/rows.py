@@ -9,24 +9,44 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from qwen3lab import chat
 from qwen3lab.data import tasks
-from qwen3lab.data.validation import arguments
+from qwen3lab.data.validation import check_weight
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.messages import arguments, read
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 KINDS = (
     "messages that end with the assistant, messages with an answer, or a prompt with a completion"
 )
 
 
-def records(rows: Any) -> list[Any]:
-    """List the rows of a data frame, a `datasets.Dataset` or any iterable, in their order."""
+def each(rows: Any) -> Iterable[Any]:
+    """Go through the rows of a data frame, a `datasets.Dataset` or any iterable, in their order."""
     if hasattr(rows, "to_dict") and hasattr(rows, "columns"):
         return rows.to_dict("records")
-    return list(rows)
+    return rows
+
+
+def spelled(rows: Any) -> Any:
+    """Write the columns of whole numbers of a data frame as text; leave rows of all else alone.
+
+    A table cannot tell 42 from "42", as JSON can.
+    """
+    if not (hasattr(rows, "dtypes") and hasattr(rows, "astype")):
+        return rows
+    whole = [column for column, kind in rows.dtypes.items() if getattr(kind, "kind", "") in "iu"]
+    return rows.astype(dict.fromkeys(whole, str))
+
+
+def records(rows: Any) -> list[Any]:
+    """List the rows of a data frame, a `datasets.Dataset` or any iterable, in their order."""
+    return list(each(rows))
 
 
 def conversation(row: Mapping[str, Any]) -> tuple[list[dict[str, Any]], bool, list[dict] | None]:
@@ -55,10 +75,46 @@ def conversation(row: Mapping[str, Any]) -> tuple[list[dict[str, Any]], bool, li
         )
     thinks = row.get("thinking")
     if thinks is None:
-        last = chat.separate_thoughts(messages[-1])
+        last = read(messages[-1])
         opened = str(last.get("content") or "").lstrip().startswith("<think>")  # and never closed
         thinks = bool(last.get("reasoning_content")) or opened
     return messages, bool(thinks), row.get("tools")
+
+
+def encode(tokenizer: PreTrainedTokenizerBase | None, row: Any) -> dict[str, list[int]]:
+    """Encode one row as input_ids and labels with `chat.example`; an encoded row is kept.
+
+    Raises:
+        Qwen3labError: as `conversation`; an answer whose weight says that it is not to be trained;
+            a row that needs a tokenizer, and none was given.
+    """
+    if isinstance(row, Mapping) and "labels" in row and "input_ids" in row:
+        return {key: list(row[key]) for key in ("input_ids", "labels")}
+    messages, thinking, tools = conversation(row)
+    if tokenizer is None:
+        raise Qwen3labError(
+            "These rows are not encoded yet. Give the tokenizer, and they are encoded on the way."
+        )
+    found = check_weight(messages[-1])
+    if found:
+        raise Qwen3labError(
+            f"A row has {found[0]} ({found[1]}), and only its last answer is trained. Leave the row"
+            " out, or cut its messages after an answer of weight 1."
+        )
+    return chat.example(tokenizer, messages, thinking=thinking, tools=tools)
+
+
+def encoded(tokenizer: PreTrainedTokenizerBase | None, rows: Any) -> list[dict[str, list[int]]]:
+    """Encode rows of any kind, also a data frame or a dataset, as `encode` does."""
+    return [encode(tokenizer, row) for row in records(rows)]
+
+
+def course(row: Any) -> Any:
+    """Write the prompt and completion of a row as messages; leave all other rows as they are."""
+    if not isinstance(row, Mapping) or "messages" in row or "prompt" not in row:
+        return row
+    kept = {key: value for key, value in row.items() if key not in ("prompt", "completion")}
+    return kept | {"messages": conversation(row)[0]}
 
 
 def exam(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,11 +127,16 @@ def exam(row: Mapping[str, Any]) -> dict[str, Any]:
     if "answer" in row and "messages" in row and not _ends_with_answer(row["messages"]):
         return dict(given)
     (*before, last), thinks, tools = conversation(row)
-    content = chat.separate_thoughts(last).get("content") or ""
+    content = read(last).get("content") or ""
     calls = "\n".join(_written(call) for call in last.get("tool_calls") or [])
-    kept = {key: row[key] for key in ("id", "task", "language") if key in row}
+    kept = {key: value for key, value in row.items() if key not in ("prompt", "completion")}
     answer = "\n".join(filter(None, (content.strip("\n"), calls)))
-    return kept | {"messages": before, "answer": answer, "thinking": thinks, "tools": tools}
+    thoughts = read(last).get("reasoning_content")
+    return (
+        kept
+        | {"messages": before, "answer": answer, "thinking": thinks, "tools": tools}
+        | ({"thoughts": thoughts} if thoughts and thinks else {})
+    )
 
 
 def _present(row: Any, keep: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -91,6 +152,13 @@ def _present(row: Any, keep: tuple[str, ...] = ()) -> dict[str, Any]:
 
 def _turns(value: Any, role: str) -> list[dict[str, Any]]:
     """A prompt or a completion as messages: text is one turn of the role."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # pandas reads a column of whole numbers as such
+    if not isinstance(value, (str, list, tuple)):
+        raise Qwen3labError(
+            f"A {'prompt' if role == 'user' else 'completion'} is a {type(value).__name__}, not"
+            " text. Give it as text, or as a list of messages."
+        )
     return [{"role": role, "content": value}] if isinstance(value, str) else list(value)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+
+from qwen3lab.data.rows import course, records
 
 THRESHOLD = 0.9  # Jaccard overlap from which two prompts count as near-copies
 SIZE = 5  # units in a shingle
@@ -15,11 +18,21 @@ _UNIT = re.compile(r"[\u3400-\u9fff]|[^\W_]+")
 
 def prompt(row: dict) -> str:
     """Return the prompt text of a row: all its messages, one per line, or its plain text."""
+    row = course(row)
     return (
         row["text"]
         if "messages" not in row
-        else "\n".join(message["content"] or "" for message in row["messages"])
+        else "\n".join(message.get("content") or "" for message in row["messages"])
     )
+
+
+def question(row: dict) -> str:
+    """Return a row's messages up to its answer, one per line, or its plain text."""
+    row = course(row)
+    messages = row.get("messages")
+    if messages is not None and len(messages) and messages[-1]["role"] == "assistant":
+        row = row | {"messages": messages[:-1]}
+    return prompt(row)
 
 
 def units(text: str) -> list[str]:
@@ -49,23 +62,28 @@ def near_copies(
 ) -> list[tuple[int, int, float]]:
     """Find pairs (index in left, index in right, Jaccard) with an overlap of at least `threshold`.
 
-    Exact, by an inverted index from shingles to rows: at course size this is as fast as MinHash and
-    not random. Punctuation, case and spacing are ignored, so prompts that differ only in these have
-    Jaccard 1.
+    Exact, and fast where many rows share set phrases: two sets with an overlap of `threshold` share
+    at least one of their few rarest shingles, so only these are looked up (prefix filtering;
+    Bayardo et al. 2007, "Scaling Up All Pairs Similarity Search"). Punctuation, case and spacing
+    are ignored, so prompts that differ only in these have Jaccard 1.
     """
-    index: dict[tuple, list[int]] = defaultdict(list)
-    sizes = []
-    for j, row in enumerate(right):
-        found = shingles(text(row))
-        sizes.append(len(found))
-        for shingle in found:
+    sets = [[shingles(text(row)) for row in rows] for rows in (left, right)]
+    common = Counter(shingle for side in sets for found in side for shingle in found)
+
+    def rarest(found: frozenset[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        # An overlap of that many shingles leaves out at most the others.
+        needed = max(1, math.ceil(threshold * len(found) - 1e-9))
+        order = sorted(found, key=lambda shingle: (common[shingle], shingle))
+        return order[: len(found) - needed + 1]
+
+    index: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for j, found in enumerate(sets[1]):
+        for shingle in rarest(found):
             index[shingle].append(j)
     pairs = []
-    for i, row in enumerate(left):
-        found = shingles(text(row))
-        shared = Counter(j for shingle in found for j in index.get(shingle, ()))
-        for j, count in sorted(shared.items()):
-            overlap = count / (len(found) + sizes[j] - count)
+    for i, found in enumerate(sets[0]):
+        for j in sorted({j for shingle in rarest(found) for j in index.get(shingle, ())}):
+            overlap = jaccard(found, sets[1][j])
             if overlap >= threshold:
                 pairs.append((i, j, overlap))
     return pairs
@@ -99,8 +117,9 @@ def split(
     """Split rows at random into train, validation and test; near-copies stay together.
 
     `validation` and `test` are shares of the rows in [0, 1); a share may be missed by the size of
-    one group.
+    one group. The rows are of any kind that `fine_tune` takes, or plain texts.
     """
+    rows = records(rows)
     order = groups(rows, threshold)
     random.Random(seed).shuffle(order)
     wanted = {"test": round(test * len(rows)), "validation": round(validation * len(rows))}
@@ -116,11 +135,15 @@ def leaks(
 ) -> list[str]:
     """Report every held-out row that a training row copies or nearly copies, one line each.
 
-    An empty list means no leak.
+    An empty list means no leak. Rows are of any kind that `fine_tune` takes; where some have their
+    answers apart (as in `data/tasks`), the questions alone are compared. A row without an id is
+    named by its number.
     """
-    training, held_out = list(training), list(held_out)
+    training, held_out = records(training), records(held_out)
+    apart = any("answer" in row and "messages" in row for row in (*training, *held_out))
+    text = question if apart else prompt
     return [
-        f"{held_out[i]['id']} copies {training[j]['id']} (overlap {overlap:.2f}):"
-        f" {prompt(held_out[i])[:80]!r}"
-        for i, j, overlap in near_copies(held_out, training, threshold)
+        f"{held_out[i].get('id', f'row {i + 1}')} copies {training[j].get('id', f'row {j + 1}')}"
+        f" (overlap {overlap:.2f}): {text(held_out[i])[:80]!r}"
+        for i, j, overlap in near_copies(held_out, training, threshold, text)
     ]

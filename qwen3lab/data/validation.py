@@ -84,6 +84,20 @@ def check_coding(thing: Any) -> tuple[str, str] | None:
     return None
 
 
+def check_weight(answer: dict[str, Any]) -> tuple[str, str] | None:
+    """Check that an answer's weight, if it has one, lets it be trained; return (reason, detail).
+
+    The loss counts every trained token alike: a weight of 1 is the same as none, and no other can
+    be honoured.
+    """
+    weight = answer.get("weight")
+    if weight is None or weight == 1:
+        return None
+    if weight == 0:
+        return "an answer that is not to be trained", "the last message has the weight 0"
+    return "a weight that the training cannot give", f"{short(weight)} instead of 0 or 1"
+
+
 def window(messages: Sequence[dict[str, Any]], turns: int = 5) -> list[dict[str, Any]]:
     """Keep the system message, if any, and the last `turns` turns of a conversation.
 
@@ -156,7 +170,8 @@ def _message_fault(message: Any) -> tuple[str, str] | None:
         )
     if not isinstance(message.get("reasoning_content") or "", str):
         return "a content that is not text", "its thoughts"
-    if not (content or "").strip() and not calls:
+    # A tool may well have nothing to say.
+    if not (content or "").strip() and not calls and message["role"] != "tool":
         return "an empty message", f"the {message['role']}'s"
     return _text_fault((content or "") + (message.get("reasoning_content") or ""))
 

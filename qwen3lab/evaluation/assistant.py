@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab.data import tasks
+from qwen3lab.data.rows import as_exams
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation import sandbox, scoring, statistics
 
@@ -78,7 +79,8 @@ def evaluate(
     """
     import pandas as pd
 
-    longest = max(LONGEST.get(row["task"], 96) for row in rows) if rows else None
+    rows = as_exams(rows)
+    longest = max(LONGEST.get(row.get("task", ""), 96) for row in rows) if rows else None
     answers = scoring.evaluate_tasks(model, tokenizer, rows, max_new_tokens=longest)
     results = [
         passes(row, text, **limits) if row.get("tests") else None

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab.data import augmentation
+from qwen3lab.data.rows import records
 from qwen3lab.data.splits import prompt, units
 from qwen3lab.errors import Qwen3labError
 
@@ -68,6 +69,7 @@ def check(
     """
     import pandas as pd
 
+    train, test = records(train), records(test)
     if not train or not test:
         raise Qwen3labError(
             "There is nothing to compare. Give at least one training row and one test row."

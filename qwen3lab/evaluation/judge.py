@@ -75,7 +75,7 @@ def next_tokens(
                 use_cache=False,
                 logits_to_keep=1,
             ).logits
-            found[batch] = logits[:, -1].double().softmax(-1)[:, columns].cpu().numpy()
+            found[batch] = batching.double(logits[:, -1]).softmax(-1)[:, columns].cpu().numpy()
     return found
 
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab import chat
+from qwen3lab.data.rows import encoded
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.evaluation import scoring
 from qwen3lab.models import batching
 
 if TYPE_CHECKING:
@@ -40,8 +40,9 @@ def token_losses(
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             for place, given, wanted in zip(batch, logits, ids):
                 count = len(rows[place]) - 1  # position t predicts token t + 1
-                given, wanted = given[:count].double(), wanted[1 : count + 1]
-                found[place] = cross_entropy(given, wanted, reduction="none").cpu().numpy()
+                given, wanted = batching.double(given[:count]), wanted[1 : count + 1]
+                losses = cross_entropy(given, wanted.to(given.device), reduction="none")
+                found[place] = losses.cpu().numpy()
     return [found[place] for place in range(len(rows))]
 
 
@@ -175,7 +176,7 @@ def by_part(
 ) -> pd.DataFrame:
     """Compute perplexity separately for answer, other messages, template and all tokens.
 
-    The answer is what the course trains.
+    The answer is what the course trains. Rows are of any kind that `fine_tune` takes.
 
     Returns:
         Index part ("answer", "messages", "template", "all"); columns tokens, loss (mean -ln p in
@@ -187,7 +188,7 @@ def by_part(
     import numpy as np
     import pandas as pd
 
-    examples = [scoring.example(tokenizer, row) for row in rows]
+    examples = encoded(tokenizer, rows)
     if not examples:
         raise Qwen3labError("There are no rows to score. Give at least one.")
     losses = np.concatenate(

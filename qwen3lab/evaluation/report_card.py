@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qwen3lab.data.rows import as_exams, records
 from qwen3lab.data.splits import prompt
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation import contamination, perplexities, scoring, slices, statistics
@@ -184,7 +185,7 @@ def card(
 
     Args:
         model: what `training.fine_tune` returns, or a loaded model with its `tokenizer`.
-        rows: test rows of `data/tasks`.
+        rows: test rows of `data/tasks`, or of any kind that `evaluation.evaluate_tasks` takes.
         answers: of `evaluation.evaluate_tasks` or `assistant.evaluate` on these rows, if the model
             has answered already.
         train: the training rows, for the contamination check; without them the page says that
@@ -198,6 +199,7 @@ def card(
     Raises:
         Qwen3labError: no rows, a model without a tokenizer, or answers to other rows.
     """
+    rows, train = as_exams(rows), None if train is None else records(train)
     run = model if hasattr(model, "history") else None
     model, tokenizer = (run.model, run.tokenizer) if run else (model, tokenizer)
     if tokenizer is None or not rows:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab import chat
-from qwen3lab.data.rows import as_exams, conversation
+from qwen3lab.data.rows import as_exams, encode, encoded
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation.statistics import wilson
 from qwen3lab.models import batching
@@ -181,7 +181,8 @@ def read_answers(
             # Position t predicts token t + 1.
             for place, given, wanted in zip(batch, logits[:, :-1], labels[:, 1:]):
                 scored = wanted != chat.IGNORED
-                given, wanted = given[scored].double(), wanted[scored]
+                given = batching.double(given[scored])
+                wanted = wanted[scored].to(given.device)
                 lines[place] = {
                     "tokens": len(wanted),
                     "nll": cross_entropy(given, wanted, reduction="sum").item(),
@@ -203,7 +204,7 @@ def negative_log_likelihood(
     or its messages end with the assistant. The tokens of the prompt are read, not scored;
     `<|im_end|>` is scored.
     """
-    examples = [example(tokenizer, row) for row in rows]
+    examples = encoded(tokenizer, rows)
     if not examples:
         raise Qwen3labError("There are no rows to score. Give at least one.")
     read = read_answers(model, examples, batch_size)
@@ -229,5 +230,4 @@ def perplexity(
 
 def example(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> dict[str, list[int]]:
     """Encode a row of `negative_log_likelihood` as input_ids and labels (`chat.example`)."""
-    messages, thinking, tools = conversation(row)
-    return chat.example(tokenizer, messages, thinking=thinking, tools=tools)
+    return encode(tokenizer, row)

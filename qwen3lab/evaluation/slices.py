@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab.data.splits import prompt, units
+from qwen3lab.data.rows import records
+from qwen3lab.data.splits import question, units
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation import statistics
 
@@ -32,16 +33,18 @@ def describe(answers: pd.DataFrame, rows: Sequence[dict[str, Any]]) -> pd.DataFr
     "long" does not simply mean "Chinese".
 
     Args:
-        answers: of `evaluation.evaluate_tasks`, in the order of `rows`.
+        answers: of `evaluation.evaluate_tasks`, in the order of `rows`, which are of any kind that
+            it takes.
     Raises:
         Qwen3labError: another number of rows than of answers.
     """
+    rows = records(rows)
     if len(answers) != len(rows):
         raise Qwen3labError(
             f"{len(answers)} answers do not belong to {len(rows)} rows. Give the rows that were"
             " answered."
         )
-    found = answers.assign(words=[len(units(prompt(row))) for row in rows])
+    found = answers.assign(words=[len(units(question(row))) for row in rows])
     place = found.groupby("language").words.rank(method="average", pct=True)
     return found.assign(length=[LENGTHS[min(2, int(3 * (share - 1e-9)))] for share in place])
 

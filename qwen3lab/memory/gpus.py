@@ -6,6 +6,7 @@ GB" card has 81,559 or 81,920 MiB, which is 85.5 or 85.9 decimal gigabytes, and 
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,10 +53,41 @@ CARDS: dict[str, Card] = {
 }
 
 
-def fitting(plan: planner.Plan) -> tuple[list[Card], list[Card]]:
-    """Split the cards into those that a plan fits and those that it does not, smallest first."""
-    fits = [card for card in CARDS.values() if card.share(plan) <= 1]
+def fitting(
+    plan: planner.Plan, float16: planner.Plan | None = None
+) -> tuple[list[Card], list[Card]]:
+    """Split the cards into those that a plan fits and those that it does not, smallest first.
+
+    `float16`: the same in float16, for the cards without bfloat16; default: as `plan`.
+    """
+    fits = [
+        card
+        for card in CARDS.values()
+        if card.share(plan if card.bfloat16 else float16 or plan) <= 1
+    ]
     return fits, [card for card in CARDS.values() if card not in fits]
+
+
+def longest(card: Card, model: Any, method: str, most: int = 32_768, **options: Any) -> int:
+    """Find the longest row, in tokens, with which a training of one row a step fits a card.
+
+    The answer is a multiple of 256, 0 if not even that many tokens fit. On a card without bfloat16
+    the plan is that of float16.
+
+    Args:
+        card: one of `CARDS`, or another.
+        model, method: as in `memory.plan`.
+        most: the longest to try.
+        options: of `memory.plan`.
+    """
+
+    def fits(steps: int) -> bool:
+        made = planner.plan(
+            model, method, float16=not card.bfloat16, batch=1, length=256 * steps, **options
+        )
+        return card.share(made) <= 1
+
+    return 256 * bisect.bisect_left(range(1, most // 256 + 1), True, key=lambda n: not fits(n))
 
 
 def fewest(

@@ -75,6 +75,7 @@ def plan(
     rank: int = 16,
     targets: str | None = None,
     bytes_per_weight: int = 2,
+    float16: bool = False,
     optimiser: str = "adamw",
     four_bit: bool = False,
     experts_in_4bit: bool = False,
@@ -93,8 +94,10 @@ def plan(
             count everything.
         rank, targets: of the LoRA; the default targets are "all-linear", for a mixture of experts
             "attention".
-        bytes_per_weight: 2 for bfloat16, 4 for float32. Full fine-tuning keeps float32 weights and
-            computes in this format.
+        bytes_per_weight: 2 for bfloat16 or float16, 4 for float32. Full fine-tuning keeps float32
+            weights and computes in this format.
+        float16: a GPU without bfloat16, such as a T4: the loss is scaled, which needs everything
+            trained in float32, QLoRA's adapters included.
         optimiser: "adamw" (moments as precise as the trained weights: 16 bytes per parameter in
             all), "adamw-bf16" (weights, gradients and moments in bfloat16: 8), "adamw-8bit"
             (bfloat16 and bitsandbytes' 8-bit moments: about 6).
@@ -111,9 +114,10 @@ def plan(
     # 1. What was asked for, and the formats that follow from it.
     s = shape(model)
     _check(method, optimiser, rank, bytes_per_weight, gpus, shard, tokens, step)
+    _check_float16(float16, method, optimiser, bytes_per_weight, shard)
     targets = targets or ("attention" if s.is_moe else "all-linear")
     quantised = method == "qlora" or (method == "inference" and four_bit)
-    width, form = _formats(method, bytes_per_weight, optimiser, shard)
+    width, form = _formats(method, bytes_per_weight, float16, optimiser, shard)
     if quantised and upcast:  # everything not in 4 bits, hidden states included, is then float32
         form = Format(4, form.product, form.adapter)
     # 2. Weights, gradients and moments of the whole model.
@@ -156,6 +160,7 @@ def plan(
             rank,
             quantised,
             experts_in_4bit,
+            "float16" if float16 else "bfloat16",
         )
     return Plan(s.name, method, parts, sum(parts.values()), gpus, shard)
 
@@ -195,11 +200,37 @@ def _check(
         )
 
 
-def _formats(method: str, width: int, optimiser: str, shard: str | None) -> tuple[int, Format]:
+def _check_float16(
+    float16: bool, method: str, optimiser: str, width: int, shard: str | None
+) -> None:
+    """Refuse what loss scaling cannot do: it scales the gradients of float32 weights alone."""
+    if float16 and width == 4:
+        raise Qwen3labError("Both float16 and float32 are asked for. Give one of the two.")
+    zero = (shard or "").startswith("zero")  # DeepSpeed keeps float32 copies of its own
+    if (
+        float16
+        and method == "full"
+        and (optimiser == "adamw-bf16" or (optimiser == "adamw-8bit" and not zero))
+    ):
+        raise Qwen3labError(
+            f"{optimiser!r} trains bfloat16 weights, and float16 with loss scaling needs float32"
+            " ones. Plan with 'adamw', or for a GPU that has bfloat16."
+        )
+
+
+def format_of(dtype: str) -> dict[str, Any]:
+    """Return the arguments of `plan` for weights of a dtype, given by its torch name."""
+    return {"bytes_per_weight": 4 if dtype == "float32" else 2, "float16": dtype == "float16"}
+
+
+def _formats(
+    method: str, width: int, float16: bool, optimiser: str, shard: str | None
+) -> tuple[int, Format]:
     """Return the stored bytes per weight and the format of the computation."""
     if method == "qlora":
-        # TRL 1.16 casts the adapters of a 4-bit model to bfloat16, and AdamW's moments follow.
-        return width, Format(width, width, width)
+        # TRL 1.16 casts the adapters of a 4-bit model to bfloat16, and AdamW's moments follow. In
+        # float16 `training.fine_tune` casts them back.
+        return width, Format(width, width, 4 if float16 else width)
     if method != "full" or width == 4:
         return width, Format(width, width)
     if optimiser != "adamw" or (shard or "").startswith("zero"):
@@ -280,6 +311,7 @@ def _with_step(
     rank: int,
     four_bit: bool,
     experts_in_4bit: bool,
+    half: str,
 ) -> Plan:
     """Add the activations of a step, and compute the peak memory over its phases."""
     kept = activations.kept(s, step, form, trains, rank, experts_in_4bit)
@@ -309,7 +341,7 @@ def _with_step(
     )
     parts = (
         made.parts
-        | ({"bfloat16 copies": casts} if casts else {})
+        | ({f"{half} copies": casts} if casts else {})
         | {"activations": kept + at_work, "logits": head}
     )
     return Plan(made.model, made.method, parts, peak, made.gpus, made.shard)
@@ -318,12 +350,17 @@ def _with_step(
 def machine_bytes(device: str = "cpu") -> int:
     """Return the memory of the device in bytes: the GPU's, or the machine's.
 
+    An Apple GPU shares the machine's memory; what counts is the part that Metal recommends to fill.
     Where a container sets a lower limit than the machine's memory, the limit counts.
     """
     if device.startswith("cuda"):
         import torch
 
         return torch.cuda.get_device_properties(device).total_memory
+    if device.startswith("mps"):
+        import torch
+
+        return torch.mps.recommended_max_memory()
     import psutil
 
     limits = [psutil.virtual_memory().total]

@@ -34,6 +34,11 @@ def pad(
     return padded.to(device), mask.to(device)
 
 
+def double(values: torch.Tensor) -> torch.Tensor:
+    """Convert to float64, on the device if it has that format; Apple's MPS has not: on the CPU."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
+
 def positions(mask: torch.Tensor) -> torch.Tensor:
     """Count positions from the first real token, so that padding on the left moves none of them."""
     return (mask.cumsum(-1) - 1).clamp(min=0)

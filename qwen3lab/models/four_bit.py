@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab import profiles
+from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import loading
 
 if TYPE_CHECKING:
@@ -33,12 +34,23 @@ def load_4bit(
         device: default: the current profile's.
         options: passed to `AutoModelForCausalLM.from_pretrained`.
     Raises:
-        Qwen3labError: as `models.load`.
+        Qwen3labError: as `models.load`, and a device that bitsandbytes does not support.
+
+    The dequantised weights are multiplied in the profile's dtype: float16 on a T4. Apple's MPS has
+    a backend in bitsandbytes 0.50 (in plain torch before macOS 26); it was not run by those who
+    wrote this.
     """
+    import bitsandbytes
     import torch
     from transformers import BitsAndBytesConfig
 
     profile = profiles.get()
+    kind = str(device or profile.device).split(":")[0]
+    if kind not in bitsandbytes.supported_torch_devices:
+        raise Qwen3labError(
+            f"bitsandbytes {bitsandbytes.__version__} has no 4-bit weights on {kind!r}. Use method"
+            " 'lora', or load the model with device='cpu'."
+        )
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab import chat, rehearsal
+from qwen3lab.data.rows import as_exams
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import batching
 
@@ -160,7 +161,7 @@ def draw(
     """Sample n answers per row from the model's distribution at a temperature.
 
     Args:
-        rows: rows of `data/tasks`.
+        rows: rows of `data/tasks`, or of any kind that `fine_tune` takes.
         n: samples per row.
         temperature: above 0; logits are divided by it. Below 1 the answers vary less.
         seed: the same seed gives the same answers on the same machine with the same `batch_size`.
@@ -172,6 +173,7 @@ def draw(
     import pandas as pd
     import torch
 
+    rows = as_exams(rows)
     if not rows or n < 1 or temperature <= 0:
         raise Qwen3labError(
             f"{n} tries at {len(rows)} rows and a temperature of {temperature} cannot be drawn."
@@ -194,8 +196,9 @@ def draw(
         "max_new_tokens": rehearsal.tokens(max_new_tokens),
     }
     texts: dict[int, list[str]] = {place: [] for place in range(len(rows))}
-    gpus = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus):
+    kind = model.device.type
+    gpus = [model.device] if kind != "cpu" else []
+    with torch.random.fork_rng(devices=gpus, device_type=kind):
         torch.manual_seed(seed)
         asked = [prompts[owner] for owner in owners]
         answers = _answers(model, tokenizer, asked, settings, batch_size)

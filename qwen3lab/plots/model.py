@@ -20,7 +20,11 @@ MEMORY_PARTS = {
     "adapter": (("adapter",), COLOURS[1], ""),
     "gradients": (("gradients",), "white", "////"),
     "optimiser": (("optimiser",), "white", "...."),
-    "activations and logits": (("activations", "logits", "bfloat16 copies"), "#e8b08a", "xx"),
+    "activations and logits": (
+        ("activations", "logits", "bfloat16 copies", "float16 copies"),
+        "#e8b08a",
+        "xx",
+    ),
     "key-value cache": (("key-value cache",), COLOURS[2], "---"),
 }
 

@@ -39,9 +39,10 @@ def cost() -> TrainerCallback:
     """Create a callback that adds throughput, memory and utilisation to every logged step.
 
     They go into `Run.history` and into TensorBoard. tokens_per_second: since the previous logged
-    step, padding not counted; memory_bytes: on a GPU the peak of torch's tensors since the start,
-    on a CPU the current memory of the process; utilisation: of the GPU, or of one CPU, in [0, 1] (a
-    second busy CPU makes it 2).
+    step, padding not counted; memory_bytes: under CUDA the peak of torch's tensors since the start,
+    on an Apple GPU their current size, on a CPU the current memory of the process; utilisation: of
+    the GPU (Apple's does not tell: not a number), or of one CPU, in [0, 1] (a second busy CPU makes
+    it 2).
     """
     import psutil
     from transformers import TrainerCallback
@@ -72,15 +73,23 @@ def cost() -> TrainerCallback:
 
 
 def _memory_now(process, model) -> int:
-    if model is not None and model.device.type == "cuda":
+    kind = model.device.type if model is not None else "cpu"
+    if kind == "cuda":
         import torch
 
         return torch.cuda.max_memory_allocated(model.device)
+    if kind == "mps":
+        import torch
+
+        return torch.mps.current_allocated_memory()
     return process.memory_info().rss
 
 
 def _utilisation(process, model) -> float:
-    if model is not None and model.device.type == "cuda":
+    kind = model.device.type if model is not None else "cpu"
+    if kind == "mps":
+        return float("nan")
+    if kind == "cuda":
         import torch
 
         try:
@@ -103,6 +112,38 @@ def log_last_step() -> TrainerCallback:
                 control.should_log = True
 
     return LogLastStep()
+
+
+def skipped_steps() -> TrainerCallback:
+    """Create a callback that counts the steps left out by loss scaling, and prints how many.
+
+    Under float16 the loss is scaled up, and a step whose gradients overflow changes nothing but the
+    scale, which is halved. A few at the beginning, where the scale is found, are usual. What
+    accelerate has for it, `step_was_skipped`, stays False with fused optimisers, which leave the
+    step out themselves.
+    """
+    from transformers import TrainerCallback
+
+    class SkippedSteps(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.skipped, self.begun = 0, state.global_step
+
+        def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+            self.scaler = getattr(optimizer, "scaler", None)
+            self.before = self.scaler.get_scale() if self.scaler else 0.0
+
+        def on_optimizer_step(self, args, state, control, **kwargs):
+            self.skipped += self.scaler is not None and self.scaler.get_scale() < self.before
+
+        def on_train_end(self, args, state, control, **kwargs):
+            if self.skipped:
+                print(
+                    f"left out {self.skipped} of {state.global_step - self.begun} steps: float16"
+                    " overflowed, and the loss scale was halved each time (usual in the first"
+                    " steps; if it goes on, train in float32)"
+                )
+
+    return SkippedSteps()
 
 
 def live_chart(every: float = 2.0) -> TrainerCallback:

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from qwen3lab.errors import Qwen3labError
 
 OPTIMIZER, PROGRESS = "optimizer.safetensors", "progress.json"
-PICKLES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin")
+PICKLES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "training_args.bin")
 
 
 def save_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
@@ -73,6 +73,7 @@ def random_state() -> dict[str, Any]:
         "numpy": [kind, keys.tolist(), *rest],
         "torch": torch.get_rng_state().tolist(),
         "cuda": gpus,
+        "mps": torch.mps.get_rng_state().tolist() if torch.backends.mps.is_available() else [],
     }
 
 
@@ -87,6 +88,9 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(
             [torch.tensor(gpu, dtype=torch.uint8) for gpu in state["cuda"]]
         )
+    # Missing in checkpoints of earlier versions.
+    if state.get("mps") and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(torch.tensor(state["mps"], dtype=torch.uint8))
 
 
 class SafeCheckpoints(TrainerCallback):
@@ -110,6 +114,9 @@ class SafeCheckpoints(TrainerCallback):
         if self.progress:
             load_optimizer(self.resumed / OPTIMIZER, optimizer)
             lr_scheduler.load_state_dict(lr_scheduler.state_dict() | self.progress["schedule"])
+            scaler = getattr(optimizer, "scaler", None)
+            if scaler is not None and self.progress.get("loss scale"):
+                scaler.load_state_dict(self.progress["loss scale"])
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         if self.progress and self.progress["epoch"] % 1:  # stopped within an epoch
@@ -141,6 +148,9 @@ class SafeCheckpoints(TrainerCallback):
             "random": random_state(),
             "trained": trained_shapes(model),
         }
+        scaler = getattr(optimizer, "scaler", None)  # of float16: numbers alone
+        if scaler is not None:
+            progress["loss scale"] = scaler.state_dict()
         # Last, and at once: a checkpoint that has it is whole.
         draft = folder / f"{PROGRESS}.new"
         draft.write_text(json.dumps(progress), encoding="utf-8")
@@ -199,3 +209,31 @@ def last_checkpoint(folder: str | Path) -> Path | None:
         if (path / PROGRESS).is_file() and (path / "trainer_state.json").is_file()
     ]
     return found[max(whole)] if whole else None
+
+
+def ended(checkpoint: Path) -> bool:
+    """Tell whether a checkpoint was written at a run's last step."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return state["global_step"] >= state["max_steps"]
+
+
+def restore(trainer: Any, checkpoint: Path) -> float:
+    """Load the weights, optimiser and log of a run's last step, without training; returns 0 s.
+
+    Where the trainer gives back the best weights, those of the best checkpoint are loaded.
+    """
+    from transformers import TrainerState
+
+    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    load_optimizer(checkpoint / OPTIMIZER, trainer.create_optimizer())
+    if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
+        checkpoint = checkpoint.parent / Path(trainer.state.best_model_checkpoint).name
+    if hasattr(trainer.model, "peft_config"):
+        from peft import load_peft_weights, set_peft_model_state_dict
+
+        set_peft_model_state_dict(trainer.model, load_peft_weights(str(checkpoint), device="cpu"))
+    else:
+        for file in sorted(checkpoint.glob("model*.safetensors")):
+            # A tied head has no entry of its own.
+            trainer.model.load_state_dict(load_file(file), strict=False)
+    return 0.0

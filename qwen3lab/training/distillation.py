@@ -12,7 +12,8 @@ import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import chat, rehearsal
+from qwen3lab import chat, devices, rehearsal
+from qwen3lab.data.rows import as_exams
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import batching
 from qwen3lab.models.generation import generate_ids
@@ -66,7 +67,7 @@ def answered(
 ) -> list[dict[str, list[int]]]:
     """Label the rows' prompts with the teacher's own greedy answers (sequence-level distillation).
 
-    The rows' own answers are not read.
+    The rows' own answers are not read; rows are of any kind that `fine_tune` takes.
 
     Returns:
         Encoded rows (input_ids, labels) in the order of `rows`, without those that the teacher did
@@ -76,7 +77,7 @@ def answered(
         chat.encode(
             tokenizer, row["messages"], thinking=bool(row.get("thinking")), tools=row.get("tools")
         )
-        for row in rows
+        for row in as_exams(rows)
     ]
     found = zip(prompts, generate_ids(teacher, tokenizer, prompts, max_new_tokens=longest))
     return [
@@ -251,7 +252,10 @@ def _settings(
     seed: int,
 ) -> dict[str, Any]:
     """Build the trainer settings of `training.fine_tune`, to keep methods comparable."""
-    on_cpu, steps = model.device.type == "cpu", rehearsal.steps(steps)
+    kind, scaled = model.device.type, str(model.dtype) == "torch.float16"
+    if scaled:  # only the gradients of float32 weights can be scaled
+        model.float()
+    steps = rehearsal.steps(steps)
     return {
         "output_dir": folder,
         "max_steps": steps,
@@ -264,12 +268,11 @@ def _settings(
         "report_to": "none",
         "disable_tqdm": True,
         "logging_strategy": "no",
-        "use_cpu": on_cpu,
-        "bf16": False,
+        "use_cpu": kind == "cpu",
         "activation_checkpointing": False,
-        "dataloader_pin_memory": not on_cpu,
+        "dataloader_pin_memory": kind == "cuda",
         "remove_unused_columns": False,
-    }
+    } | devices.autocast(kind, "float16" if scaled else "float32")
 
 
 def _run(build: Any) -> PreTrainedModel:

@@ -33,8 +33,14 @@ def config(run: Run, folder: Path) -> dict[str, Any]:
     """Convert a run to the settings that `trl sft --config` reads.
 
     A local model is named by its path relative to `folder`, where the command will run. Raises
-    Qwen3labError for an adapter setting that `trl sft` does not know.
+    Qwen3labError for an adapter setting that `trl sft` does not know, and for QLoRA in float16,
+    where only `fine_tune` keeps the adapters in the float32 that loss scaling needs.
     """
+    if run.method == "qlora" and run.settings.get("fp16"):
+        raise Qwen3labError(
+            "`trl sft` turns the adapters of a 4-bit model into bfloat16, and the loss scaling of"
+            " fp16 cannot train those. Run it from Python instead, or use method 'lora'."
+        )
     source = os.path.relpath(run.source, folder) if Path(run.source).is_dir() else run.source
     found: dict[str, Any] = {
         "model_name_or_path": source,

@@ -100,6 +100,7 @@ def fine_tune(
         OutOfMemory: no setting fits.
     """
     import torch
+    from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
     from transformers import AutoConfig
 
     source = loading.resolve(model)
@@ -112,9 +113,9 @@ def fine_tune(
         )
     )
     config = AutoConfig.from_pretrained(source)
-    width = 4 if profiles.get().dtype == "float32" else 2
+    form = planner.format_of(profiles.get().dtype)
     tried: list[Setting] = []
-    for setting in settings(config, method, batch_size, longest, bytes_per_weight=width):
+    for setting in settings(config, method, batch_size, longest, **form):
         tried.append(setting)
         if budget is not None and setting.planned > budget:
             continue
@@ -129,8 +130,12 @@ def fine_tune(
                 **options,
             )
             return run, tried
-        except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
+        except RuntimeError as error:  # MPS and the CPU have no class of their own
+            if not isinstance(error, torch.OutOfMemoryError) and not should_reduce_batch_size(
+                error
+            ):
+                raise
+        clear_device_cache()
     raise OutOfMemory(
         f"No setting fits: even {tried[-1]}. Shorten the rows, or take a smaller model or QLoRA."
     )

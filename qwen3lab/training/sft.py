@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import chat, measure, profiles, rehearsal
-from qwen3lab.data.rows import conversation, records
+from qwen3lab import chat, devices, measure, profiles, rehearsal
+from qwen3lab.data.rows import encode as encode_row
+from qwen3lab.data.rows import records
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import four_bit, loading
 from qwen3lab.quiet import quiet
 from qwen3lab.training import trl_patches
-from qwen3lab.training.callbacks import COSTS, cost, log_last_step
+from qwen3lab.training.callbacks import COSTS, cost, log_last_step, skipped_steps
 from qwen3lab.training.lora import lora_config, lora_settings
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Run:
     # One row per logged step: step, loss, learning_rate, grad_norm, accuracy, tokens, eval_loss,
     # and what differs from machine to machine, `callbacks.COSTS`.
     history: pd.DataFrame
-    seconds: float  # the trainer's train_runtime
+    seconds: float  # the trainer's train_runtime; of a resumed run the last part's
     tokens_per_second: float  # padding not counted
     peak_bytes: int  # see `measure.peak`
     output_dir: Path | None  # the saved adapter or model
@@ -136,7 +137,11 @@ class Arguments:
     def settings(
         self, model: PreTrainedModel, rows: int, validated: bool, folder: Path
     ) -> dict[str, Any]:
-        """Return what `trl.SFTConfig` is made of, for a model, a number of rows and a folder."""
+        """Return what `trl.SFTConfig` is made of, for a model, a number of rows and a folder.
+
+        Mixed precision follows the profile's dtype (`devices.autocast`), unless `bf16` or `fp16` is
+        among the options.
+        """
         profile, on_cpu = profiles.get(), model.device.type == "cpu"
         batch_size = min(self.batch_size or profile.batch_size, rows)
         by_epochs = math.ceil(self.epochs * rows / batch_size) if self.epochs else None
@@ -164,9 +169,13 @@ class Arguments:
             # Recomputing activations saves memory, not time: not worth it for small models.
             "activation_checkpointing": not on_cpu,
             "use_cpu": on_cpu,
-            "bf16": not on_cpu and profile.dtype == "bfloat16",
-            "dataloader_pin_memory": not on_cpu,
+            # Only CUDA copies from pinned memory; on MPS the loader would warn and not do it.
+            "dataloader_pin_memory": model.device.type == "cuda",
         }
+        mixed = devices.autocast(model.device.type, profile.dtype)
+        if mixed.keys() & self.options.keys():
+            mixed = dict.fromkeys(mixed, False)  # the caller chose, and the two exclude each other
+        found |= mixed
         if validated:
             found |= {"eval_strategy": "steps", "eval_steps": self.save_every or max(1, steps // 5)}
         if self.save_every:
@@ -262,26 +271,39 @@ def _train(model, tokenizer, data, held_out, asked, settings, callbacks, lasting
     from qwen3lab.training.checkpointing import (
         SafeCheckpoints,
         check,
+        ended,
         last_checkpoint,
         remove_pickles,
+        restore,
     )
 
-    trainer = _trainer(model, tokenizer, data, held_out, asked, SFTConfig(**settings))
+    # Of the library's two counts of tokens the one that a checkpoint keeps.
+    counted = {"include_num_input_tokens_seen": "non_padding"} | settings
+    trainer = _trainer(model, tokenizer, data, held_out, asked, SFTConfig(**counted))
     checkpoint = last_checkpoint(lasting) if asked.resume else None
     if checkpoint:
         check(checkpoint, trainer.model)
     for callback in [SafeCheckpoints(checkpoint), *_watchers(asked, callbacks)]:
         trainer.add_callback(callback)
-    on_cpu = model.device.type == "cpu"
-    with measure.peak(model.device.type) as memory, trl_patches.head_on_trained_positions(on_cpu):
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with measure.peak(model.device.type) as memory, trl_patches.head_on_trained_positions():
+        if checkpoint and ended(checkpoint):  # the library would train one step more
+            seconds = restore(trainer, checkpoint)
+        else:
+            result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            seconds = result.metrics["train_runtime"]
     if lasting:  # first of all: whatever fails from here on, the weights are there
         trainer.save_model(str(lasting))
         remove_pickles(lasting)
-    run = _run(trainer, tokenizer, asked.method, result, memory.bytes, lasting)
+    run = _run(trainer, tokenizer, asked.method, seconds, memory.bytes, lasting)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     if not math.isfinite(losses[-1]):
-        raise Qwen3labError("The loss is no longer a number. Lower the learning rate.")
+        said = "The loss is no longer a number. Lower the learning rate."
+        if trainer.args.fp16:
+            said += (
+                " In float16 it may also have overflowed: load the model with dtype='float32' and"
+                " give fp16=False."
+            )
+        raise Qwen3labError(said)
     return run
 
 
@@ -351,11 +373,8 @@ def dataset(
 
 def encode(tokenizer: PreTrainedTokenizerBase, row: Any) -> dict[str, list[int]]:
     """Encode one row as input_ids and labels with `chat.example`; an encoded row is kept."""
-    if isinstance(row, dict) and "labels" in row:
-        return {"input_ids": list(row["input_ids"]), "labels": list(row["labels"])}
     if isinstance(row, dict):
-        messages, thinking, tools = conversation(row)
-        return chat.example(tokenizer, messages, thinking=thinking, tools=tools)
+        return encode_row(tokenizer, row)
     return chat.example(tokenizer, row.messages, thinking=row.thinking, tools=row.tools)
 
 
@@ -385,15 +404,43 @@ def _trainer(model, tokenizer, data, held_out, asked: Arguments, config):
     )
     trainer.remove_callback(PrinterCallback)
     trl_patches.give_head_a_bias(trainer.model)
-    if asked.method == "qlora" and model.device.type == "cpu":
+    if asked.method != "full" and (config.fp16 or asked.method == "qlora" and not config.bf16):
         trl_patches.train_in_float32(trainer.model)
+    check_scaled(trainer.model, config.fp16)
     return trainer
+
+
+def check_scaled(model: Any, fp16: bool) -> None:
+    """Check that everything that is trained under loss scaling is float32.
+
+    torch scales the gradients of float32 weights back and of no others: it would stop in the first
+    step ("Attempting to unscale FP16 gradients."). PEFT makes adapters float32 (its
+    `autocast_adapter_dtype`), TRL turns those of a 4-bit model into bfloat16, and a head or
+    embedding that is trained beside them has the model's format; `trl_patches.train_in_float32`
+    mends both.
+
+    Raises:
+        Qwen3labError: a trained weight has another format.
+    """
+    import torch
+
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    other = [(name, p) for name, p in trained if p.dtype != torch.float32]
+    if fp16 and other:
+        name, parameter = other[0]
+        raise Qwen3labError(
+            f"Training with fp16 scales the loss, which needs float32 weights, and {len(other)} of"
+            f" {len(trained)} trained tensors are not, for example {name}"
+            f" ({str(parameter.dtype).removeprefix('torch.')}). Give the model's name, and it is"
+            " loaded in the right format, or load it with dtype='float32'."
+        )
 
 
 def _watchers(asked: Arguments, callbacks: Sequence[Any]) -> Iterator[Any]:
     from transformers import EarlyStoppingCallback
 
     yield log_last_step()
+    yield skipped_steps()
     yield cost()  # before the others: they see its numbers
     if asked.logs is not None:
         from torch.utils.tensorboard import SummaryWriter
@@ -405,10 +452,10 @@ def _watchers(asked: Arguments, callbacks: Sequence[Any]) -> Iterator[Any]:
     yield from callbacks
 
 
-def _run(trainer, tokenizer, method, result, peak_bytes, output_dir) -> Run:
+def _run(trainer, tokenizer, method, seconds, peak_bytes, output_dir) -> Run:
     import pandas as pd
 
-    names = {"mean_token_accuracy": "accuracy", "num_tokens": "tokens"}
+    names = {"mean_token_accuracy": "accuracy", "num_input_tokens_seen": "tokens"}
     keep = ("step", "loss", "learning_rate", "grad_norm", "accuracy", "tokens", "eval_loss", *COSTS)
     by_step: dict[int, dict[str, float]] = {}
     for entry in trainer.state.log_history:
@@ -420,15 +467,13 @@ def _run(trainer, tokenizer, method, result, peak_bytes, output_dir) -> Run:
     history = pd.DataFrame([by_step[step] for step in sorted(by_step)])
     model = trainer.model.eval()
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    logged = [entry for entry in trainer.state.log_history if "num_tokens" in entry]
-    tokens = int(logged[-1]["num_tokens"])
-    seconds, best = result.metrics["train_runtime"], trainer.args.load_best_model_at_end
+    tokens, best = trainer.state.num_input_tokens_seen, trainer.args.load_best_model_at_end
     return Run(
         model=model,
         tokenizer=tokenizer,
         history=history,
         seconds=seconds,
-        tokens_per_second=tokens / seconds,
+        tokens_per_second=tokens / seconds if seconds else 0.0,
         peak_bytes=peak_bytes,
         output_dir=output_dir,
         method=method,

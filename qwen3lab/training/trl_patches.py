@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def head_on_trained_positions(on_cpu: bool) -> Iterator[None]:
-    """Compute the output head only where a label is trained, as TRL itself does on a GPU.
+def head_on_trained_positions() -> Iterator[None]:
+    """Compute the output head only where a label is trained, as TRL itself does under CUDA.
 
     Elsewhere TRL scores every position and masks afterwards (`trl/trainer/utils.py`, `compact`),
-    for the sake of devices that compile for fixed shapes. A CPU does not, and with one trained
-    token in ten the head, whose loss is the same, costs a tenth. The choice is private: the public
-    way, an own `compute_loss`, would have to repeat TRL's loss, metrics and balancing loss.
+    for the sake of devices that compile for fixed shapes. A CPU, an Apple GPU and CUDA without
+    Triton (on Windows) do not, and with one trained token in ten the head, whose loss is the same,
+    costs a tenth. The choice is private: the public way, an own `compute_loss`, would have to
+    repeat TRL's loss, metrics and balancing loss.
     """
     import trl.trainer.utils as utils
 
     original = utils._use_triton
-    if on_cpu:
-        # Read there for this one choice; the kernels look at their own copy.
-        utils._use_triton = lambda device: True
+    # Read there for this one choice; the kernels look at their own copy.
+    utils._use_triton = lambda device: True
     try:
         yield
     finally:
@@ -46,10 +46,11 @@ def give_head_a_bias(model: torch.nn.Module) -> None:
 
 
 def train_in_float32(model: torch.nn.Module) -> None:
-    """Cast the trained weights of a 4-bit model back to float32.
+    """Cast the trained weights of a model with an adapter to float32.
 
-    TRL casts adapters to bfloat16, as the QLoRA paper does for GPUs; a CPU only emulates that
-    format, slowly, and there is no setting for it.
+    On a 4-bit model TRL casts adapters to bfloat16, as the QLoRA paper does, and there is no
+    setting for it. A CPU and an older GPU only emulate that format, and loss scaling refuses it
+    ("not implemented for 'BFloat16'"), as it refuses a float16 head that is trained too.
     """
     for parameter in model.parameters():
         if parameter.requires_grad:

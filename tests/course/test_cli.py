@@ -38,6 +38,89 @@ def test_doctor_says_what_runs_here(capsys):
     assert "torch 2.13.0" in printed and "profile  tiny    runs here" in printed
 
 
+@pytest.mark.parametrize(
+    "reported, lines",
+    [
+        (
+            {},
+            [
+                "device   cpu: 15.8 GB for models and training",
+                "         the CPU: torch sees no GPU",
+                "         float32: bfloat16 is emulated on most CPUs and slower there",
+                "training everything in float32, no autocast",
+            ],
+        ),
+        (
+            {"gpu": "NVIDIA L4", "capability": (8, 9)},
+            [
+                "device   cuda, NVIDIA L4: 15.8 GB for models and training",
+                "         the GPU: torch sees NVIDIA L4",
+                "         bfloat16: the GPU computes in it and Qwen3 is published in it",
+                "training LoRA trains float32 adapters, QLoRA bfloat16 ones (as TRL has them), full"
+                " fine-tuning float32 weights; bfloat16 autocast",
+            ],
+        ),
+        (
+            {"gpu": "Tesla T4", "capability": (7, 5), "count": 2},
+            [
+                "device   cuda, Tesla T4: 15.8 GB for models and training",
+                "         the GPU: torch sees Tesla T4",
+                "         float16: the GPU has no bfloat16 of its own; the loss is scaled, and what"
+                " is trained is float32",
+                "         float16 ends at 65,504 and Qwen3 was trained in bfloat16, which does not:"
+                " a step that overflows is left out and counted",
+                "         one of 2: set CUDA_VISIBLE_DEVICES=0 to train on one; for more export the"
+                " run and use `accelerate launch` (notebook 05)",
+                "training LoRA and QLoRA train float32 adapters on float16 weights, full"
+                " fine-tuning float32 weights; float16 autocast, the loss scaled",
+            ],
+        ),
+        (
+            {"apple": "Apple M2"},
+            [
+                "device   mps, Apple M2: 15.8 GB for models and training",
+                "         the GPU: torch sees Apple M2 through MPS",
+                "         float32: M1 and M2 only emulate bfloat16, and torch had no loss scaling"
+                " for float16 on MPS before 2.8",
+                "training everything in float32, no autocast",
+            ],
+        ),
+    ],
+)
+def test_doctor_names_the_device_and_says_why(reported, lines, capsys, monkeypatch):
+    from helpers import pretend
+
+    from qwen3lab.memory import planner
+
+    pretend(monkeypatch, **reported)
+    if not reported:
+        monkeypatch.setattr(planner, "machine_bytes", lambda device="cpu": 15_828_320_256)
+    assert cli.main(["doctor"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    start = printed.index(lines[0])
+    assert printed[start : start + len(lines)] == lines
+    assert printed[start + len(lines)].startswith("profile  tiny    runs here")
+
+
+def test_doctor_names_what_only_some_notebooks_need(capsys, monkeypatch):
+    import importlib.metadata
+
+    original = importlib.metadata.version
+
+    def version(name):
+        if name in ("faiss-cpu", "xllamacpp"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return original(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert cli.main(["doctor"]) == 0
+    printed = capsys.readouterr()
+    assert (
+        "         faiss-cpu is not installed: the search of notebook 08 needs it\n"
+        "         xllamacpp is not installed: the serving of notebook 07 needs it\n"
+    ) in printed.out and printed.err == ""
+
+
 def test_doctor_fails_with_one_sentence_when_the_models_are_missing(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "MODELS", tmp_path)
     assert cli.main(["doctor"]) == 1

@@ -89,7 +89,10 @@ def test_to_messages(row, expected):
     "row",
     [
         {},
-        {"question": "a", "answer": "b"},
+        {"title": "a", "body": "b"},
+        {"question": "a"},
+        {"answer": "a"},
+        {"text": "a", "answer": "b"},
         {"instruction": "a"},
         {"conversations": "a"},
         {"instruction": "a", "output": "b", "history": [5]},
@@ -226,7 +229,7 @@ def test_openai_messages_keep_calls_and_tools():
     picture = [{"type": "image_url", "image_url": {"url": "x"}}]
     assert (
         only({"messages": [{"role": "user", "content": picture}, ASSISTANT]})
-        == "a content that is not text"
+        == "a picture or a sound, which no model here takes in"
     )
 
 
@@ -338,7 +341,7 @@ def test_read_raw(tmp_path):
         (b"\xef\xbb\xbf", "holds no rows"),
         (b"[1", "begins like a JSON array but is none"),
         (b"[" * 100_000, "begins like a JSON array but is none .nested too deeply"),
-        (b"\xff\xfe", "is not UTF-8 .byte 1.; it looks like UTF-16"),
+        (b"\xff\xfe", "holds no rows"),
         (
             '{"a": "你好"}\n{"a": "b"}'.encode("gbk"),
             (
@@ -347,7 +350,7 @@ def test_read_raw(tmp_path):
             ),
         ),
         ('[{"a": "你好"}]'.encode("gbk"), "looks like GBK"),
-        (b'{"a": "\x81\xff"}', r"is not UTF-8 \(byte 8\)\. Save"),
+        (b'{"a": "\x81\xff"}', r"is not UTF-8 \(byte 8\), and its encoding cannot be told"),
     ],
 )
 def test_files_that_cannot_be_read_are_one_clear_error(tmp_path, data, message):
@@ -361,7 +364,7 @@ def test_files_that_cannot_be_read_are_one_clear_error(tmp_path, data, message):
 def test_no_file_and_a_folder(tmp_path):
     with pytest.raises(Qwen3labError, match="There is no file none.json"):
         formats.read_raw(tmp_path / "none.json")
-    with pytest.raises(Qwen3labError, match="cannot be read"):
+    with pytest.raises(Qwen3labError, match="holds no data files. Put JSON, CSV, TSV or Parquet"):
         formats.read_raw(tmp_path)
 
 

@@ -14,7 +14,7 @@ from qwen3lab import measure, memory, models, training
 from qwen3lab.course import cli
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.family import FAMILY, shape
-from qwen3lab.memory import activations, gpus, published, tracking
+from qwen3lab.memory import activations, gpus, planner, published, tracking
 from qwen3lab.memory.activations import Format, Step
 from qwen3lab.models import four_bit as models_four_bit
 
@@ -311,6 +311,87 @@ def test_two_80_gb_cards_do_not_train_all_of_30b():
     assert gpus.CARDS["A100 80 GB"].share(memory.plan("30B-A3B", "lora", **step)) < 1
 
 
+FLOAT16 = [
+    ("0.6B", "lora", {}),
+    ("4B", "qlora", {}),
+    ("8B", "qlora", {"optimiser": "adamw-8bit"}),
+    ("1.7B", "full", {}),
+    ("30B-A3B", "qlora", {"targets": "all-linear"}),
+    ("8B", "full", {"gpus": 8, "shard": "zero3"}),
+    ("8B", "inference", {}),
+]
+
+
+@pytest.mark.parametrize("model, method, options", FLOAT16)
+def test_float16_differs_from_bfloat16_by_qloras_adapter_alone(model, method, options):
+    half, brain = (memory.plan(model, method, float16=on, **options).parts for on in (True, False))
+    adapter = shape(model).lora_parameters(
+        16, options.get("targets", "attention" if shape(model).is_moe else "all-linear")
+    )
+    assert {name: half[name] - brain[name] for name in brain if half[name] != brain[name]} == (
+        # Weight and gradient, and two moments unless they are in 8 bits: 2 bytes more of each.
+        {"adapter": (4 if "optimiser" in options else 8) * adapter} if method == "qlora" else {}
+    )
+    assert half.keys() == brain.keys()
+
+
+def test_float16_keeps_copies_by_its_own_name():
+    step = {"batch": 1, "length": 512, "checkpointing": True}
+    half = memory.plan("4B", "qlora", float16=True, **step).parts
+    assert half["float16 copies"] == 2 * shape("4B").lora_parameters(16, "all-linear")
+    lora = [memory.plan("4B", "lora", float16=on, **step) for on in (True, False)]
+    assert lora[0].total == lora[1].total and "bfloat16 copies" in lora[1].parts
+
+
+@pytest.mark.parametrize(
+    "method, options, words",
+    [
+        ("lora", {"bytes_per_weight": 4}, "Both float16 and float32 are asked for."),
+        ("full", {"optimiser": "adamw-bf16"}, "'adamw-bf16' trains bfloat16 weights"),
+        ("full", {"optimiser": "adamw-8bit"}, "'adamw-8bit' trains bfloat16 weights"),
+    ],
+)
+def test_what_loss_scaling_cannot_do_is_refused(method, options, words):
+    with pytest.raises(Qwen3labError, match=words):
+        memory.plan("0.6B", method, float16=True, **options)
+
+
+def test_formats_by_dtype():
+    assert [planner.format_of(name) for name in ("float32", "bfloat16", "float16")] == [
+        {"bytes_per_weight": 4, "float16": False},
+        {"bytes_per_weight": 2, "float16": False},
+        {"bytes_per_weight": 2, "float16": True},
+    ]
+
+
+@pytest.mark.parametrize(
+    "name, model, method",
+    [("T4 16 GB", "8B", "qlora"), ("T4 16 GB", "4B", "lora"), ("L4 24 GB", "8B", "lora")],
+)
+def test_the_longest_row_fits_and_a_longer_one_does_not(name, model, method):
+    card = gpus.CARDS[name]
+    length = gpus.longest(card, model, method)
+    assert length % 256 == 0 and 0 < length < 32_768
+
+    def share(tokens):
+        made = memory.plan(model, method, float16=not card.bfloat16, batch=1, length=tokens)
+        return card.share(made)
+
+    assert share(length) <= 1 < share(length + 256)
+
+
+def test_the_longest_row_at_both_ends():
+    assert gpus.longest(gpus.CARDS["T4 16 GB"], "32B", "lora") == 0
+    assert gpus.longest(gpus.CARDS["H200 141 GB"], "0.6B", "lora", most=4096) == 4096
+
+
+def test_cards_without_bfloat16_are_judged_by_the_float16_plan():
+    small, large = (memory.Plan("m", "lora", {"weights": gb * 10**9}) for gb in (1, 20))
+    names = [card.name for card in gpus.fitting(small, large)[0]]
+    assert "T4 16 GB" not in names and "L4 24 GB" in names
+    assert "T4 16 GB" in [card.name for card in gpus.fitting(small)[0]]
+
+
 def test_fewest_cards_errors():
     with pytest.raises(Qwen3labError, match="Unknown card 'A100'. Use one of: T4 16 GB"):
         gpus.fewest("A100", "8B", "full")
@@ -331,7 +412,25 @@ def test_fewest_cards_errors():
                 "4-bit weights       3.583 GB",
                 "fits:         T4 16 GB",
                 "does not fit: none",
-                "The T4 has no bfloat16",
+                "note: The T4 16 GB has no bfloat16: float16 with loss scaling, what is trained in"
+                " float32; --float16 counts it. Steps that overflow are left out (float16 ends at"
+                " 65,504).\n",
+            ],
+        ),
+        (
+            "8B --method qlora --float16",
+            ["adapter              0.698 GB", "float16 copies       0.087 GB"],
+        ),
+        (
+            "4B --method inference",
+            ["note: The T4 16 GB has no bfloat16: its weights are float16, of the same size.\n"],
+        ),
+        (
+            "0.6B --method full --optimiser adamw-bf16",
+            [
+                "does not fit: T4 16 GB",
+                "note: The T4 16 GB has no bfloat16: loss scaling needs float32 weights, which"
+                " 'adamw-bf16' does not keep.\n",
             ],
         ),
         (

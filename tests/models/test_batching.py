@@ -58,3 +58,17 @@ def test_the_mode_comes_back_even_after_an_error(loaded, training):
         1 / 0
     assert model.training is training and torch.is_grad_enabled()
     model.eval()
+
+
+def test_float64_on_a_device_without_it_is_made_on_the_cpu():
+    import types
+
+    values = torch.tensor([0.1, 2.0], dtype=torch.float16)
+    assert batching.double(values).tolist() == values.tolist()
+    assert batching.double(values).dtype == torch.float64
+
+    def refuses():
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+    apple = types.SimpleNamespace(device=torch.device("mps"), cpu=lambda: values, double=refuses)
+    assert batching.double(apple).tolist() == values.tolist()

@@ -73,6 +73,21 @@ def test_random_numbers_go_on():
     assert (random.random(), np.random.rand(), torch.rand(3).tolist()) == first
 
 
+def test_the_random_state_of_an_apple_gpu_goes_on(monkeypatch):
+    kept = {"state": torch.tensor([1, 2, 250], dtype=torch.uint8)}
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: kept["state"])
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda state: kept.update(state=state))
+    saved = json.loads(json.dumps(checkpointing.random_state()))
+    kept["state"] = None
+    checkpointing.set_random_state(saved)
+    assert kept["state"].tolist() == [1, 2, 250] and kept["state"].dtype == torch.uint8
+    earlier = {key: value for key, value in saved.items() if key != "mps"}
+    checkpointing.set_random_state(earlier)  # of a checkpoint from before
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert checkpointing.random_state()["mps"] == []
+
+
 @pytest.mark.parametrize(
     ("method", "options"), [("lora", {"lora": {"lora_dropout": 0.2}}), ("full", {})]
 )

@@ -133,3 +133,24 @@ def test_what_cannot_be_exported(checkpoint, tmp_path):
         export.export(run, tmp_path)
     with pytest.raises(Qwen3labError, match="3 rows a step cannot be shared out to 2 processes"):
         export.launch(run, 2)
+
+
+@pytest.mark.parametrize("method, fp16", [("qlora", True), ("qlora", False), ("lora", True)])
+def test_qlora_in_float16_cannot_be_left_to_trl(method, fp16, tmp_path):
+    import types
+
+    import torch
+
+    run = types.SimpleNamespace(
+        method=method,
+        source="owner/model",
+        adapter={},
+        model=types.SimpleNamespace(dtype=torch.float16),
+        settings={"fp16": fp16, "bf16": False, "use_cpu": False},
+    )
+    if method == "qlora" and fp16:
+        with pytest.raises(Qwen3labError, match="into bfloat16, and the loss scaling of fp16 can"):
+            export.config(run, tmp_path)
+        return
+    written = export.config(run, tmp_path)
+    assert (written["dtype"], written["fp16"], written["bf16"]) == ("float16", fp16, False)

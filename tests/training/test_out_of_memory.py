@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from qwen3lab import family, memory
 from qwen3lab.training import out_of_memory
@@ -40,9 +41,15 @@ def test_no_budget_is_small_enough(checkpoint):
         out_of_memory.fine_tune(checkpoint, rows, batch_size=4, steps=1, budget=1000)
 
 
-def test_a_cards_own_error_leads_to_the_next_setting(checkpoint, monkeypatch):
-    import torch
-
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 17.00 GB, other allocations: 2 GB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_a_devices_own_error_leads_to_the_next_setting(error, checkpoint, monkeypatch):
     from qwen3lab import training
     from qwen3lab.training import sft
 
@@ -51,7 +58,7 @@ def test_a_cards_own_error_leads_to_the_next_setting(checkpoint, monkeypatch):
     def first_fails(*args, **options):
         seen.append((options["batch_size"], options["gradient_accumulation_steps"]))
         if len(seen) == 1:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            raise error
         return original(*args, **options)
 
     monkeypatch.setattr(sft, "fine_tune", first_fails)
@@ -60,6 +67,20 @@ def test_a_cards_own_error_leads_to_the_next_setting(checkpoint, monkeypatch):
     ] * 4
     _, tried = out_of_memory.fine_tune(checkpoint, rows, batch_size=4, steps=1)
     assert seen == [(4, 1), (2, 2)] and len(tried) == 2
+
+
+def test_another_error_is_no_lack_of_memory(checkpoint, monkeypatch):
+    from qwen3lab.training import sft
+
+    def fails(*args, **options):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(sft, "fine_tune", fails)
+    rows = [
+        {"messages": [{"role": "user", "content": "Code?"}], "answer": "7", "thinking": False}
+    ] * 4
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        out_of_memory.fine_tune(checkpoint, rows, batch_size=4, steps=1)
 
 
 def test_what_is_checkpointed_already_is_halved_alone():

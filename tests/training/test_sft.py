@@ -132,7 +132,7 @@ def test_the_loss_is_the_same_with_the_head_on_trained_positions_only(checkpoint
     from qwen3lab.training import trl_patches
 
     runs = [training.fine_tune(checkpoint, _rows(), steps=4, learning_rate=1e-2, batch_size=4)]
-    with mock.patch.object(trl_patches, "head_on_trained_positions", lambda on_cpu: nullcontext()):
+    with mock.patch.object(trl_patches, "head_on_trained_positions", nullcontext):
         runs.append(
             training.fine_tune(checkpoint, _rows(), steps=4, learning_rate=1e-2, batch_size=4)
         )

@@ -16,11 +16,9 @@ def test_the_private_name_is_read_where_the_head_is_computed():
     assert source.count("compact = _use_triton(") == 1, "look at trl_patches.py again"
     original = utils._use_triton
     assert not original(torch.device("cpu"))
-    with trl_patches.head_on_trained_positions(on_cpu=True):
-        assert utils._use_triton(torch.device("cpu"))
+    with trl_patches.head_on_trained_positions():
+        assert all(utils._use_triton(torch.device(kind)) for kind in ("cpu", "mps", "cuda"))
     assert utils._use_triton is original
-    with trl_patches.head_on_trained_positions(on_cpu=False):
-        assert utils._use_triton is original
 
 
 def test_trl_still_reads_the_bias_of_the_head():

@@ -9,22 +9,18 @@ import platform
 import sys
 from typing import Any
 
-from qwen3lab import paths, profiles
+from qwen3lab import devices, paths, profiles
 from qwen3lab.course import commands
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.memory import planner
 
-LIBRARIES = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "bitsandbytes",
-    "datasets",
-    "sentence-transformers",
-    "faiss-cpu",
-    "xllamacpp",
-)
+LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets")
+# Not needed where models are only trained and examined (requirements-training.txt).
+OTHERS = {
+    "sentence-transformers": "the search of notebook 08",
+    "faiss-cpu": "the search of notebook 08",
+    "xllamacpp": "the serving of notebook 07",
+}
 
 
 def add(into: Any) -> None:
@@ -50,10 +46,13 @@ def call(_args: argparse.Namespace) -> int:
         f"Python   {platform.python_version()} on {platform.system()} {platform.machine()},"
         f" {os.cpu_count()} CPUs, {planner.machine_bytes() / 1e9:.1f} GB of memory"
     )
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *OTHERS):
         try:
             print(f"         {name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
+            if name in OTHERS:
+                print(f"         {name} is not installed: {OTHERS[name]} needs it")
+                continue
             faults.append(
                 f"The library {name} is missing. Run `make course`, or `pip install -c"
                 " constraints.txt -e .` in your environment."
@@ -63,15 +62,29 @@ def call(_args: argparse.Namespace) -> int:
     if "qwen3-tiny" not in bundled:
         faults.append("The bundled model qwen3-tiny is missing. Run `git checkout -- data/models`.")
     if not faults:
-        import torch
-
-        gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none seen by torch"
-        print(f"GPU      {gpu}")
+        print(_device(devices.find()))
         for name in profiles.NAMES:
             print(f"profile  {name:<7} {_verdict(profiles.get(name))}")
     for fault in faults:
         print(fault, file=sys.stderr)
     return 1 if faults else 0
+
+
+def _device(found: devices.Device) -> str:
+    """Describe the device, its memory, and the formats of weights and training with the reasons."""
+    size = planner.machine_bytes(found.kind) / 1e9
+    name = f"{found.kind}, {found.name}" if found.name else found.kind
+    lines = [f"device   {name}: {size:.1f} GB for models and training"]
+    lines += [f"         {reason}" for reason in found.reasons]
+    if found.kind == "cuda":
+        import torch
+
+        if (count := torch.cuda.device_count()) > 1:
+            lines.append(
+                f"         one of {count}: set CUDA_VISIBLE_DEVICES=0 to train on one; for more"
+                " export the run and use `accelerate launch` (notebook 05)"
+            )
+    return "\n".join([*lines, f"training {found.training}"])
 
 
 def _verdict(profile: profiles.Profile) -> str:

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from qwen3lab.course import commands
+from qwen3lab.errors import Qwen3labError
 from qwen3lab.family import shape
 from qwen3lab.memory import gpus
 from qwen3lab.memory import planner as memory_planner
@@ -64,6 +65,11 @@ def add(into: Any) -> None:
     planner.add_argument(
         "--float32", action="store_true", help="weights and products in float32 instead of bfloat16"
     )
+    planner.add_argument(
+        "--float16",
+        action="store_true",
+        help="float16 with loss scaling, as on a T4: what is trained is float32, also with QLoRA",
+    )
     planner.add_argument("--four-bit", action="store_true", help="inference on 4-bit weights")
     planner.add_argument(
         "--experts-in-4bit", action="store_true", help="assume that 4 bits cover the experts too"
@@ -88,6 +94,7 @@ def call(args: argparse.Namespace) -> int:
         "rank": args.rank,
         "targets": args.targets,
         "bytes_per_weight": 4 if args.float32 else 2,
+        "float16": args.float16,
         "optimiser": args.optimiser,
         "four_bit": args.four_bit,
         "experts_in_4bit": args.experts_in_4bit,
@@ -106,7 +113,11 @@ def call(args: argparse.Namespace) -> int:
             f"  for {rows}{' on each GPU' * (args.gpus > 1)}; without a batch {static / 1e9:.3f}"
             f" GB; highest moment without gradient accumulation {made.peak / 1e9:.3f} GB"
         )
-    fits, small = gpus.fitting(made)
+    older = _for_older_cards(args, options, step)
+    fits, small = gpus.fitting(made, older)
+    if older is None:
+        small += [card for card in fits if not card.bfloat16]
+        fits = [card for card in fits if card.bfloat16]
     print(
         "fits:         "
         + (
@@ -115,12 +126,24 @@ def call(args: argparse.Namespace) -> int:
         )
     )
     print("does not fit: " + (", ".join(card.name for card in small) or "none"))
-    for note in _notes(args, fits):
+    for note in _notes(args, [*fits, *small]):
         print(f"note: {note}")
     return 0
 
 
-def _notes(args: argparse.Namespace, fits: list[gpus.Card]) -> list[str]:
+def _for_older_cards(
+    args: argparse.Namespace, options: dict[str, Any], step: dict[str, Any]
+) -> memory_planner.Plan | None:
+    """Plan the same for cards without bfloat16; None where they cannot do what was asked for."""
+    try:
+        return memory_planner.plan(
+            args.model, args.method, **options | {"float16": not args.float32}, **step
+        )
+    except Qwen3labError:
+        return None
+
+
+def _notes(args: argparse.Namespace, cards: list[gpus.Card]) -> list[str]:
     """List the caveats of the figures, one sentence each."""
     s, expert_lora = shape(args.model), args.targets == "all-linear"
     notes = [
@@ -156,9 +179,22 @@ def _notes(args: argparse.Namespace, fits: list[gpus.Card]) -> list[str]:
             "16 bytes a parameter: weight, gradient and two moments in float32, or the same in"
             " DeepSpeed's 2 + 2 + 12."
         )
-    if any(not card.bfloat16 for card in fits):
-        notes.append(
-            "The T4 has no bfloat16: float16 can overflow with Qwen3, float32 (--float32) takes"
-            " more memory."
-        )
+    if not args.float32:
+        notes += _float16(args, next(card.name for card in cards if not card.bfloat16))
     return notes
+
+
+def _float16(args: argparse.Namespace, card: str) -> list[str]:
+    """Say what a card without bfloat16 does instead."""
+    if args.method == "inference":
+        return [f"The {card} has no bfloat16: its weights are float16, of the same size."]
+    if args.method == "full" and args.optimiser != "adamw":
+        return [
+            f"The {card} has no bfloat16: loss scaling needs float32 weights, which"
+            f" {args.optimiser!r} does not keep."
+        ]
+    counts = "; --float16 counts it" if args.method == "qlora" and not args.float16 else ""
+    return [
+        f"The {card} has no bfloat16: float16 with loss scaling, what is trained in float32"
+        f"{counts}. Steps that overflow are left out (float16 ends at 65,504)."
+    ]
