@@ -98,7 +98,8 @@ def commands(out: Path, record: dict[str, Any]) -> str:
 def push(out: Path, repo: str) -> str:
     """Upload a run's folder to the Hugging Face hub, its rows left out; returns the address.
 
-    It needs a token (`hf auth login`). What is uploaded: weights, tokenizer, settings, pages.
+    It needs a token (`hf auth login`). Uploaded are weights, tokenizer, settings and the model
+    card; nothing that shows a row, so not the report and the audit either.
 
     Raises:
         Qwen3labError: the hub cannot be reached, or refuses.
@@ -111,6 +112,7 @@ def push(out: Path, repo: str) -> str:
         "rows/*",
         "exam.*",
         "report.html",
+        "audit.html",
         f"{folder.TRAINING}/*",
     ]
     api = HfApi()
