@@ -17,7 +17,7 @@ from helpers import make_checkpoint  # noqa: E402
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dense checkpoint. Tests must not change it; copy it first."""
-    return make_checkpoint(tmp_path_factory.mktemp("dense") / "dense")
+    return make_checkpoint(tmp_path_factory.mktemp("dense") / "dense-checkpoint")
 
 
 @pytest.fixture(scope="session")

@@ -176,3 +176,13 @@ def _written(call: Mapping[str, Any]) -> str:
 def as_exams(rows: Any) -> list[dict[str, Any]]:
     """Turn rows of any kind, also a data frame or a dataset, into rows of `data/tasks`."""
     return [exam(row) for row in records(rows)]
+
+
+def questions(rows: Any) -> list[dict[str, Any]]:
+    """Turn rows of any kind into messages up to the user; an answer need not be there."""
+    return [
+        dict(row)
+        if isinstance(row, Mapping) and "messages" in row and not _ends_with_answer(row["messages"])
+        else exam(row)
+        for row in records(rows)
+    ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab import chat, profiles
-from qwen3lab.data.rows import as_exams
+from qwen3lab.data.rows import questions
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import batching
 
@@ -173,7 +173,7 @@ def draw(
     import pandas as pd
     import torch
 
-    rows = as_exams(rows)
+    rows = questions(rows)
     if not rows or n < 1 or temperature <= 0:
         raise Qwen3labError(
             f"{n} tries at {len(rows)} rows and a temperature of {temperature} cannot be drawn."
