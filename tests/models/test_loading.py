@@ -249,7 +249,7 @@ def test_damaged_config(checkpoint, tmp_path):
 
 
 def test_a_plain_model_is_no_embedding_model(checkpoint):
-    with pytest.raises(Qwen3labError, match="'dense' is no embedding model"):
+    with pytest.raises(Qwen3labError, match="'dense-checkpoint' is no embedding model"):
         models.load_embedding(checkpoint)
 
 
