@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: course test lab notebooks models checkpoints answers bundle times site platforms gptq vllm clean help
+.PHONY: course test dial lab notebooks models checkpoints answers bundle times site platforms gptq vllm clean help
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -33,6 +33,9 @@ course: $(READY)  ## set up everything and run all notebooks, with their times
 test: $(READY)-test  ## set up what it needs and run all tests, then all notebooks, then these on other models
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 	$(BIN)/python -m pytest --nbmake notebooks -n auto
+	$(BIN)/python -m pytest -m dial -n auto -k 'not medium' tests/test_dial.py
+
+dial: $(READY)-test  ## run all notebooks on other models under every profile (`make test` leaves medium out)
 	$(BIN)/python -m pytest -m dial -n auto tests/test_dial.py
 
 lab: $(READY)  ## open JupyterLab
