@@ -178,6 +178,12 @@ def as_exams(rows: Any) -> list[dict[str, Any]]:
     return [exam(row) for row in records(rows)]
 
 
+def ask(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any]) -> list[int]:
+    """Encode what an exam's row asks: its messages, its tools, with thoughts if it thinks."""
+    thinks = bool(row.get("thinking"))
+    return chat.encode(tokenizer, row["messages"], thinking=thinks, tools=row.get("tools"))
+
+
 def questions(rows: Any) -> list[dict[str, Any]]:
     """Turn rows of any kind into messages up to the user; an answer need not be there."""
     return [

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab import chat
-from qwen3lab.data.rows import as_exams, encode, encoded
+from qwen3lab.data.rows import as_exams, ask, encode, encoded
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation.statistics import wilson
 from qwen3lab.models import batching
@@ -67,7 +67,7 @@ def evaluate_tasks(
     """
     import pandas as pd
 
-    from qwen3lab.models.generation import generate_ids
+    from qwen3lab.models.generation import generate_ids, split_answer
 
     rows = as_exams(rows)
     if not rows:
@@ -75,12 +75,7 @@ def evaluate_tasks(
     outputs = [("", "")] * len(rows)
     for thinks in (False, True):
         places = [place for place, row in enumerate(rows) if bool(row.get("thinking")) == thinks]
-        prompts = [
-            chat.encode(
-                tokenizer, rows[place]["messages"], thinking=thinks, tools=rows[place].get("tools")
-            )
-            for place in places
-        ]
+        prompts = [ask(tokenizer, rows[place]) for place in places]
         answers = (
             generate_ids(
                 model,
@@ -93,10 +88,7 @@ def evaluate_tasks(
             else []
         )
         for place, answer in zip(places, answers):
-            outputs[place] = chat.split_thinking(
-                tokenizer.decode(answer, skip_special_tokens=True).strip(),
-                opened=chat.traits(tokenizer).opened(thinks),
-            )
+            outputs[place] = split_answer(tokenizer, answer, thinks)
     return pd.DataFrame(
         [_score(place, row, output) for place, (row, output) in enumerate(zip(rows, outputs))]
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab import chat, profiles
-from qwen3lab.data.rows import questions
+from qwen3lab.data.rows import ask, questions
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import batching
 
@@ -95,6 +95,17 @@ def generate_ids(
     return answers
 
 
+def split_answer(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], thinking: bool = False
+) -> tuple[str, str]:
+    """Decode generated ids and split them into (thoughts, answer).
+
+    `thinking`: how the prompt was encoded; some templates open the think block in it.
+    """
+    text = tokenizer.decode(ids, skip_special_tokens=True).strip()
+    return chat.split_thinking(text, opened=chat.traits(tokenizer).opened(thinking))
+
+
 def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the id to pad with: the tokenizer's, or its end token where it has none."""
     pad = tokenizer.pad_token_id
@@ -179,12 +190,7 @@ def draw(
             f"{n} tries at {len(rows)} rows and a temperature of {temperature} cannot be drawn."
             " Give rows, at least one try and a temperature above 0."
         )
-    prompts = [
-        chat.encode(
-            tokenizer, row["messages"], thinking=bool(row.get("thinking")), tools=row.get("tools")
-        )
-        for row in rows
-    ]
+    prompts = [ask(tokenizer, row) for row in rows]
     owners = [place for place in range(len(rows)) for _ in range(n)]
     settings = {
         "do_sample": True,
@@ -202,11 +208,9 @@ def draw(
         torch.manual_seed(seed)
         asked = [prompts[owner] for owner in owners]
         answers = _answers(model, tokenizer, asked, settings, batch_size)
-    traits = chat.traits(tokenizer)
     for owner, (answer, _) in zip(owners, answers):
-        text = tokenizer.decode(answer, skip_special_tokens=True).strip()
-        opened = traits.opened(bool(rows[owner].get("thinking")))
-        texts[owner].append(chat.split_thinking(text, opened)[1])
+        thinks = bool(rows[owner].get("thinking"))
+        texts[owner].append(split_answer(tokenizer, answer, thinks)[1])
     return pd.DataFrame(
         [
             {"id": row.get("id", place), "trial": trial, "prediction": text}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwen3lab import chat, measure
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.models.generation import end_tokens
 from qwen3lab.prompts import REFUSAL
 from qwen3lab.retrieval.answering import Answer, language_of, made, prompt
 from qwen3lab.retrieval.index import Hit
@@ -35,7 +36,7 @@ def locally(
     """
     import torch
 
-    ends = {tokenizer.eos_token_id, tokenizer.pad_token_id}
+    ends = end_tokens(tokenizer)
 
     def write(ids: list[int]) -> Iterator[str]:
         feed, cache, said, shown = torch.tensor([ids], device=model.device), None, [], ""

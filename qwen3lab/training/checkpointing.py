@@ -217,8 +217,8 @@ def ended(checkpoint: Path) -> bool:
     return state["global_step"] >= state["max_steps"]
 
 
-def restore(trainer: Any, checkpoint: Path) -> float:
-    """Load the weights, optimiser and log of a run's last step, without training; returns 0 s.
+def restore(trainer: Any, checkpoint: Path) -> None:
+    """Load the weights, optimiser and log of a run's last step, without training.
 
     Where the trainer gives back the best weights, those of the best checkpoint are loaded.
     """
@@ -236,4 +236,3 @@ def restore(trainer: Any, checkpoint: Path) -> float:
         for file in sorted(checkpoint.glob("model*.safetensors")):
             # A tied head has no entry of its own.
             trainer.model.load_state_dict(load_file(file), strict=False)
-    return 0.0

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab import chat, devices, profiles
-from qwen3lab.data.rows import as_exams
+from qwen3lab.data.rows import as_exams, ask
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import batching
 from qwen3lab.models.generation import generate_ids
@@ -73,12 +73,7 @@ def answered(
         Encoded rows (input_ids, labels) in the order of `rows`, without those that the teacher did
         not end within `longest` tokens.
     """
-    prompts = [
-        chat.encode(
-            tokenizer, row["messages"], thinking=bool(row.get("thinking")), tools=row.get("tools")
-        )
-        for row in as_exams(rows)
-    ]
+    prompts = [ask(tokenizer, row) for row in as_exams(rows)]
     found = zip(prompts, generate_ids(teacher, tokenizer, prompts, max_new_tokens=longest))
     return [
         {

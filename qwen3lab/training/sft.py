@@ -287,7 +287,8 @@ def _train(model, tokenizer, data, held_out, asked, settings, callbacks, lasting
         trainer.add_callback(callback)
     with measure.peak(model.device.type) as memory, trl_patches.head_on_trained_positions():
         if checkpoint and ended(checkpoint):  # the library would train one step more
-            seconds = restore(trainer, checkpoint)
+            restore(trainer, checkpoint)
+            seconds = 0.0
         else:
             result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             seconds = result.metrics["train_runtime"]

@@ -6,7 +6,6 @@ cannot be made (no rows, no merged model) says so and is no fault.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,12 @@ from qwen3lab import chat
 from qwen3lab.data import rows as kinds
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import loading
-from qwen3lab.models.generation import generate_ids
+from qwen3lab.models.generation import generate_ids, split_answer
 from qwen3lab.quiet import quiet
 from qwen3lab.tuning import comparing, folder, questions
 
 OK, WARNING, FAULT, SKIPPED = "ok", "warning", "fault", "skipped"
 PROBES = 20  # held-out prompts on which models are asked and compared
-END = "<|im_end|>"
 
 # Bounds, chosen before any run was audited; each is far from what healthy runs of this course show.
 LOST = 0.10  # share of rows dropped or refused, above which it is worth a look
@@ -92,6 +90,11 @@ class Run:
         own = (self.path / "tokenizer_config.json").is_file()
         return loading.load_tokenizer(self.path if own else self.base_name)
 
+    @property
+    def end(self) -> str | None:
+        """The token that the chat template writes behind an answer."""
+        return chat.end_of_turn(self.tokenizer)
+
     @cached_property
     def model(self) -> Any:
         """The tuned model in float32, so that forms are compared with the exact one."""
@@ -148,11 +151,12 @@ def mask(run: Run) -> Iterator[Line]:
     if not rows:
         yield Line(SKIPPED, "mask", "no rows as they were trained (rows/train.jsonl)")
         return
-    end = run.tokenizer.convert_tokens_to_ids(END)
+    end = run.tokenizer.convert_tokens_to_ids(run.end)
     wrong: dict[str, int] = {}
     for place, row in enumerate(rows):
         try:
-            wanted = chat_example(run, told[place]) if len(told) == len(rows) else None
+            whole = len(told) == len(rows)
+            wanted = kinds.encode(run.tokenizer, told[place]) if whole else None
             found = _mask_fault(row, wanted, end)
         except Qwen3labError:  # the folder's template cannot write this row at all
             found = "other template"
@@ -225,7 +229,7 @@ def template(run: Run) -> Iterator[Line]:
     own = run.tokenizer.chat_template
     advice = "Save the tokenizer that the training used beside the model"
     trained = run.record.get("template")
-    if trained and trained != hashlib.sha256(own.encode()).hexdigest():
+    if trained and trained != folder.digest(own):
         yield Line(FAULT, "other template", "the folder's is not that of the training", advice)
     elif trained:
         yield Line(OK, "template", "the folder's is that of the training")
@@ -266,9 +270,9 @@ def thinking(run: Run) -> Iterator[Line]:
         return
     shares = {}
     for when in (True, False):
-        texts = [run.tokenizer.decode(ids) for ids in run.answers(on, base=when, limit=48)]
-        # A prompt may have opened the block already.
-        shares[when] = sum(bool(_thoughts(text)) for text in texts) / len(texts)
+        answers = run.answers(on, base=when, limit=48)
+        thought = [split_answer(run.tokenizer, ids, thinking=True)[0] for ids in answers]
+        shares[when] = sum(map(bool, thought)) / len(thought)
     silent = [run.tokenizer.decode(ids) for ids in run.answers(off, limit=48)]
     loud = sum("<think>" in text for text in silent) / len(silent)
     figure = f"asked to think, {shares[True]:.0%} did before and {shares[False]:.0%} after"
@@ -284,11 +288,6 @@ def thinking(run: Run) -> Iterator[Line]:
         yield Line(WARNING, "thinking", figure, "Train with the empty think block in the prompt")
     else:
         yield Line(OK, "thinking", figure)
-
-
-def _thoughts(text: str) -> str:
-    """The thoughts of an answer, closed or not."""
-    return text.partition("<think>")[2].partition("</think>")[0].strip()
 
 
 def adapter(run: Run) -> Iterator[Line]:
@@ -330,9 +329,7 @@ def trained_share(run: Run) -> Iterator[Line]:
     if not run.is_adapter or not run.config:
         return
     table = lora.coverage(run.model)
-    # A saved adapter is loaded frozen, so that its tensors and not their gradients are counted.
-    adapted = _adapted(run.model, lora.group)
-    whole = [name for name in table.index if name in adapted]
+    whole = list(table.index[table["rank"] > 0])  # loaded frozen, so nothing counts as trained
     experts = [name for name in table.index if name.startswith("experts")]
     targets = run.record.get("adapter", {}).get("target_modules", run.config.get("target_modules"))
     names = [targets] if isinstance(targets, str) else sorted(targets or [])
@@ -360,29 +357,19 @@ def trained_share(run: Run) -> Iterator[Line]:
         yield Line(OK, "adapted", (", ".join(whole) or "none") + note)
 
 
-def _adapted(model: Any, group: Callable[[str], str]) -> set[str]:
-    from peft.tuners.lora import LoraLayer
-
-    return {
-        group(f"{name}.{getattr(module, 'parameter_name', 'weight')}".replace(".base_layer", ""))
-        for name, module in model.named_modules()
-        if isinstance(module, LoraLayer) and module.lora_A
-    }
-
-
 def ends(run: Run) -> Iterator[Line]:
     """Check padding and end tokens: padding must not be the token that ends an answer."""
-    pad, eos = run.tokenizer.pad_token, run.tokenizer.eos_token
-    if pad == END:
+    pad, eos, end = run.tokenizer.pad_token, run.tokenizer.eos_token, run.end
+    if end and pad == end:
         yield Line(
             FAULT,
             "pad = eos",
             f"padding is {pad}, which ends every answer",
             "Set pad_token to <|endoftext|>: what masks padding masks the end too",
         )
-    elif eos != END and END in run.tokenizer.get_vocab():
-        figure = f"the end token is {eos}, answers end with {END}"
-        yield Line(FAULT, "end token", figure, f"Set eos_token to {END}")
+    elif end and eos != end:
+        figure = f"the end token is {eos}, answers end with {end}"
+        yield Line(FAULT, "end token", figure, f"Set eos_token to {end}")
     else:
         yield Line(OK, "pad and end", f"padding {pad}, end {eos}")
 
@@ -434,7 +421,7 @@ def forms(run: Run) -> Iterator[Line]:
             yield Line(FAULT, name, figure, "Merge into the base in float32: quantization.merge")
         else:
             yield Line(OK, "merged weights", f"off by {distance:.1%} of the adapter's update")
-    examples = [chat_example(run, row) for row in run.held_out[:PROBES]]
+    examples = kinds.encoded(run.tokenizer, run.held_out[:PROBES])
     if not examples:
         yield Line(SKIPPED, "answers of other forms", "no held-out rows")
         return
@@ -448,27 +435,13 @@ def forms(run: Run) -> Iterator[Line]:
         yield Line(FAULT if far else OK, name, figure, advice)
 
 
-def chat_example(run: Run, row: Any) -> dict[str, list[int]]:
-    """Encode a row of any kind with the run's tokenizer."""
-    messages, thinks, tools = kinds.conversation(row)
-    return chat.example(run.tokenizer, messages, thinking=thinks, tools=tools)
-
-
 def stops(run: Run) -> Iterator[Line]:
     """Check that answers to held-out prompts end by themselves."""
     if not run.probes:
         yield Line(SKIPPED, "stops", "no held-out rows")
         return
     limit = questions.answer_limit(run.tokenizer, run.probes)
-    prompts = [
-        chat.encode(
-            run.tokenizer,
-            row["messages"],
-            thinking=bool(row.get("thinking")),
-            tools=row.get("tools"),
-        )
-        for row in run.probes
-    ]
+    prompts = [kinds.ask(run.tokenizer, row) for row in run.probes]
     share = sum(len(ids) < limit for ids in run.answers(prompts, limit=limit)) / len(prompts)
     figure = f"{share:.0%} of {len(prompts)} answers end within {limit} tokens"
     if share >= STOPS:
@@ -479,7 +452,7 @@ def stops(run: Run) -> Iterator[Line]:
             FAULT if never else WARNING,
             "never stops" if never else "stops",
             figure,
-            f"Train {END} after each answer, and generate with it as end token",
+            f"Train {run.end} after each answer, and generate with it as end token",
         )
 
 

@@ -90,7 +90,8 @@ class Conversation:
                     yield piece
         finally:
             if said:
-                thoughts, answer = chat.split_thinking(said)
+                opened = chat.traits(self.tokenizer).opened(self.thinking)
+                thoughts, answer = chat.split_thinking(said, opened)
                 turn = {"role": "assistant", "content": answer.strip()}
                 thought = {"reasoning_content": thoughts} if thoughts else {}
                 self.messages.append(turn | thought)

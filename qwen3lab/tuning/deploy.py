@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import chat
+from qwen3lab import cache, chat
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import loading
 from qwen3lab.quantization import gguf, merging
@@ -24,12 +23,13 @@ def merged(out: Path, model: str) -> Path:
     The tokenizer and its template are the run's own, not the base's.
     """
     target = out / folder.MERGED
-    if not target.is_dir():
-        draft = out / f"{folder.MERGED}.new"
-        shutil.rmtree(draft, ignore_errors=True)
+
+    def make(draft: Path) -> None:
         merging.merge(model, out, draft)
         loading.load_tokenizer(out).save_pretrained(draft)
-        draft.rename(target)
+
+    if not target.is_dir():
+        cache.write_whole(target, make, replace=False)
     return target
 
 
@@ -114,6 +114,7 @@ def push(out: Path, repo: str) -> str:
         "report.html",
         "audit.html",
         f"{folder.TRAINING}/*",
+        ".draft-*",
     ]
     api = HfApi()
     try:

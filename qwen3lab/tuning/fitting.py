@@ -57,7 +57,7 @@ def needed(ask: Ask) -> int | None:
         found,
         ask.method,
         rank=ask.rank,
-        bytes_per_weight=4 if profile.dtype == "float32" else 2,
+        **planner.format_of(profile.dtype),
         batch=ask.batch,
         length=ask.length,
         checkpointing=profile.device != "cpu",

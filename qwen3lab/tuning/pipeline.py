@@ -7,8 +7,9 @@ that was stopped goes on where it was when it is called again with the same argu
 from __future__ import annotations
 
 import datetime
-import hashlib
+import functools
 import importlib.metadata
+import json
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -75,7 +76,34 @@ class Rows:
     counts: dict[str, int] = field(default_factory=dict)
 
 
-def tune(settings: Settings, out: str | Path, **options: Any) -> dict[str, Any]:
+def _says_full_disk(function: Callable) -> Callable:
+    """Turn the libraries' errors about a full disk into one sentence."""
+
+    @functools.wraps(function)
+    def call(settings: Settings, out: str | Path, **options: Any) -> dict[str, Any]:
+        try:
+            return function(settings, Path(out), **options)
+        except (OSError, SafetensorError) as error:
+            if "No space left" not in str(error):
+                raise
+            raise Qwen3labError(
+                f"The disk is full. What {Path(out).name!r} holds is whole: free some space, and"
+                " call again to go on."
+            ) from error
+
+    return call
+
+
+@_says_full_disk
+def tune(
+    settings: Settings,
+    out: str | Path,
+    *,
+    forms: Forms = Forms(),
+    dry_run: bool = False,
+    say: Callable[[str], None] = print,
+    progress: bool = False,
+) -> dict[str, Any]:
     """Tune a model on rows of a file and write one folder; returns the run's record.
 
     The folder holds the adapter (or model) with its tokenizer, the rows as conversations,
@@ -90,26 +118,6 @@ def tune(settings: Settings, out: str | Path, **options: Any) -> dict[str, Any]:
     Raises:
         Qwen3labError: rows, model, memory, disk or folder do not do; each says what to do.
     """
-    try:
-        return _tune(settings, Path(out), **options)
-    except (OSError, SafetensorError) as error:
-        if "No space left" not in str(error):
-            raise
-        raise Qwen3labError(
-            f"The disk is full. What {Path(out).name!r} holds is whole: free some space, and call"
-            " again to go on."
-        ) from error
-
-
-def _tune(
-    settings: Settings,
-    out: Path,
-    *,
-    forms: Forms = Forms(),
-    dry_run: bool = False,
-    say: Callable[[str], None] = print,
-    progress: bool = False,
-) -> dict[str, Any]:
     quiet()
     # 1. The rows, read and split.
     rows = read(settings)
@@ -118,8 +126,8 @@ def _tune(
     # 2. The model, the length of the rows in its tokens, and what it all needs.
     source = loading.resolve(settings.model)
     tokenizer = loading.load_tokenizer(settings.model)
-    lengths = check_lengths(settings, tokenizer, rows, say)
-    ask = plan(settings, max(lengths))
+    encoded = check_lengths(settings, tokenizer, rows, say)
+    ask = plan(settings, max(len(row["input_ids"]) for row in encoded))
     say(f"memory   {fitting.check_memory(ask)}")
     merges, converts = _wanted(forms, settings)
     say(f"disk     {fitting.check_disk(out, ask, merges, bool(converts))}")
@@ -136,9 +144,12 @@ def _tune(
         folder.write_rows(out / folder.CONVERSATIONS / "train.jsonl", rows.train)
         folder.write_rows(out / folder.CONVERSATIONS / "held_out.jsonl", rows.held_out)
     # 4. The exam before, the training, the exam after.
-    before = _exam(out, "before", settings, rows, lambda: sft.load(settings.model, "lora"), say)
-    run = _train(settings, out, rows, say, progress)
-    after = _exam(out, "after", settings, rows, lambda: (run.model, run.tokenizer), say)
+    # The model is loaded once, in the form that is trained and for which the memory was planned.
+    model, tokenizer = sft.load(settings.model, settings.method)
+    before = _exam(out, "before", settings, rows, model, tokenizer, say)
+    run = _train(settings, out, encoded, model, tokenizer, progress)
+    say(f"trained  {run.summary()}")
+    after = _exam(out, "after", settings, rows, run.model, run.tokenizer, say)
     # 5. The folder's contents, and last of all the record.
     record |= describe(settings, source, run, rows) | _compared(before, after)
     for line in record["scores"]:
@@ -172,7 +183,7 @@ def read(settings: Settings) -> Rows:
     if settings.clean:
         rows, cleaned = cleaning.clean_rows(drawn)
         said += [f"cleaned  {line}" for line in cleaned.table().to_string().split("\n")]
-    counts |= {"copies": len(copies), "used": len(rows)}
+    counts["copies"] = len(copies)
     train, held_out = split(rows, settings.held_out, settings.seed)
     said.append(f"split    {len(train):,} to train on, {len(held_out):,} held out")
     if not held_out:
@@ -242,17 +253,20 @@ def split(
 
 def check_lengths(
     settings: Settings, tokenizer: Any, rows: Rows, say: Callable[[str], None]
-) -> list[int]:
-    """Count the tokens of every row; rows that are too long are dropped only if asked for.
+) -> list[dict[str, list[int]]]:
+    """Encode the rows and count their tokens; those too long are dropped only if asked for.
+
+    Returns the encoded rows to train on, as `training.encode` makes them.
 
     Raises:
         Qwen3labError: rows of more tokens than the profile's `max_length`.
     """
     most = profiles.get().max_length
-    counted: dict[str, list[int]] = {}
+    encoded: dict[str, list[dict[str, list[int]]]] = {}
     for name in ("train", "held_out"):
         part = getattr(rows, name)
-        sizes = [len(sft.encode(tokenizer, row)["input_ids"]) for row in part]
+        encoded[name] = [sft.encode(tokenizer, row) for row in part]
+        sizes = [len(row["input_ids"]) for row in encoded[name]]
         long = sum(size > most for size in sizes)
         if long and not settings.drop_long:
             raise Qwen3labError(
@@ -265,12 +279,12 @@ def check_lengths(
             kept = [row for row, size in zip(part, sizes) if size <= most]
             setattr(rows, name, kept)
             rows.counts[name] = len(kept)
-        counted[name] = [size for size in sizes if size <= most]
-    if not counted["train"]:
+            encoded[name] = [row for row in encoded[name] if len(row["input_ids"]) <= most]
+    if not encoded["train"]:
         raise Qwen3labError(f"No row has {most} tokens or fewer. Shorten the rows.")
-    sizes = sorted(counted["train"])
+    sizes = sorted(len(row["input_ids"]) for row in encoded["train"])
     say(f"tokens   {sum(sizes):,} in all; a row has {sizes[len(sizes) // 2]}, at most {sizes[-1]}")
-    return sizes
+    return encoded["train"]
 
 
 def plan(settings: Settings, longest: int) -> fitting.Ask:
@@ -297,13 +311,12 @@ def duration(settings: Settings, model: Any) -> dict[str, Any]:
     return {"steps": profiles.get().steps} if small else {"epochs": 3}
 
 
-def _exam(out: Path, when: str, settings: Settings, rows: Rows, load: Callable, say: Callable):
+def _exam(out: Path, when: str, settings: Settings, rows: Rows, model, tokenizer, say: Callable):
     """Examine the model on held-out rows and old skills, or read what was examined already."""
     import pandas as pd
 
     file = out / f"exam.{when}.jsonl"
     if not file.is_file():
-        model, tokenizer = load()
         parts = [questions.examine(model, tokenizer, questions.old_skills()).assign(part="old")]
         if rows.held_out:
             own = questions.examine(model, tokenizer, rows.held_out, settings.answered)
@@ -329,9 +342,10 @@ def _compared(before: Any, after: Any) -> dict[str, Any]:
     return {"exam": [asdict(score) for score in found], "scores": [s.cells() for s in found]}
 
 
-def _train(settings: Settings, out: Path, rows: Rows, say: Callable, progress: bool) -> sft.Run:
-    """Train, or go on from the last checkpoint, and put the result into the run's folder."""
-    model, tokenizer = sft.load(settings.model, settings.method)
+def _train(
+    settings: Settings, out: Path, encoded: list, model: Any, tokenizer: Any, progress: bool
+) -> sft.Run:
+    """Train, or go on from the last checkpoint, in the run's folder."""
     lora = {"r": settings.rank, "lora_alpha": 2 * settings.rank}
     if settings.targets:
         attention = settings.targets == "attention"
@@ -340,12 +354,12 @@ def _train(settings: Settings, out: Path, rows: Rows, say: Callable, progress: b
     options = (
         {"gradient_accumulation_steps": settings.accumulate} if settings.accumulate > 1 else {}
     )
-    batch = min(settings.batch or profiles.get().batch_size, len(rows.train))
+    batch = min(settings.batch or profiles.get().batch_size, len(encoded))
     a_step = batch * settings.accumulate
-    steps = length.get("steps") or -(-int(length["epochs"] * len(rows.train)) // a_step)
+    steps = length.get("steps") or -(-int(length["epochs"] * len(encoded)) // a_step)
     run = sft.fine_tune(
         model,
-        rows.train,
+        encoded,
         tokenizer=tokenizer,
         method=settings.method,
         steps=max(1, steps),
@@ -359,7 +373,6 @@ def _train(settings: Settings, out: Path, rows: Rows, say: Callable, progress: b
         disable_tqdm=not progress,
         **options,
     )
-    say(f"trained  {run.summary()}")
     return run
 
 
@@ -373,7 +386,6 @@ def name_of(model: str, source: Path | str) -> str:
 def describe(settings: Settings, source: Any, run: sft.Run, rows: Rows) -> dict[str, Any]:
     """Describe a finished training for its record, without machine paths."""
     losses = run.history.loss.dropna()
-    template = run.tokenizer.chat_template
     return {
         "model": name_of(settings.model, source),
         "asked": asdict(settings) | {"source": Path(settings.source).name},
@@ -388,7 +400,7 @@ def describe(settings: Settings, source: Any, run: sft.Run, rows: Rows) -> dict[
         "seconds": round(run.seconds, 1),
         "peak_bytes": run.peak_bytes,
         "thinks": sum(conversation(row)[1] for row in rows.train),
-        "template": hashlib.sha256(template.encode()).hexdigest(),
+        "template": folder.digest(run.tokenizer.chat_template),
         "dtype": str(run.model.dtype).removeprefix("torch."),
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "date": datetime.date.today().isoformat(),
@@ -415,8 +427,6 @@ def write(
 
 
 def _name_base(config: Path, name: str) -> None:
-    import json
-
     fields = json.loads(config.read_text(encoding="utf-8"))
     folder.write_json(config, fields | {"base_model_name_or_path": name})
 

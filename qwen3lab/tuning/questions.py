@@ -17,7 +17,7 @@ from qwen3lab.data.formats import language
 from qwen3lab.data.splits import units
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation import scoring, statistics
-from qwen3lab.models.generation import generate_ids
+from qwen3lab.models.generation import generate_ids, split_answer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +62,7 @@ def answer_limit(tokenizer: PreTrainedTokenizerBase, exams: Sequence[dict[str, A
     """
     longest = max(len(chat.plain_ids(tokenizer, row["answer"])) for row in exams)
     thinks = 256 if any(row.get("thinking") for row in exams) else 0
-    return min(2 * longest + 16 + thinks, profiles.get().max_length)
+    return profiles.smoke_tokens(min(2 * longest + 16 + thinks, profiles.get().max_length))
 
 
 def examine(
@@ -90,7 +90,7 @@ def examine(
     rows = kinds.records(rows)
     if not rows:
         raise Qwen3labError("There are no rows to examine with. Hold back at least one.")
-    read = scoring.read_answers(model, [scoring.example(tokenizer, row) for row in rows])
+    read = scoring.read_answers(model, kinds.encoded(tokenizer, rows))
     exams = kinds.as_exams(rows)
     lines = [
         {
@@ -105,16 +105,10 @@ def examine(
     ]
     asked = exams[:answered]
     limit = max_new_tokens or (answer_limit(tokenizer, asked) if asked else 0)
-    prompts = [
-        chat.encode(
-            tokenizer, row["messages"], thinking=bool(row.get("thinking")), tools=row.get("tools")
-        )
-        for row in asked
-    ]
+    prompts = [kinds.ask(tokenizer, row) for row in asked]
     written = generate_ids(model, tokenizer, prompts, max_new_tokens=limit) if asked else []
     for line, row, ids in zip(lines, asked, written):
-        text = tokenizer.decode(ids, skip_special_tokens=True).strip()
-        thoughts, prediction = chat.split_thinking(text)
+        thoughts, prediction = split_answer(tokenizer, ids, bool(row.get("thinking")))
         line |= {
             "asked": asked_text(row),
             "reference": row["answer"],
