@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 # Before the course is imported: it reads these once, and kernels inherit them.
-for name in ("PROFILE", "MODELS", "HOME", "REHEARSAL"):
+for name in ("PROFILE", "MODELS", "HOME", "SMOKE"):
     os.environ.pop(f"QWEN3LAB_{name}", None)
 
 import pytest  # noqa: E402

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 from pathlib import Path
@@ -24,6 +25,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def moe_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A mixture of experts. Tests must not change it; copy it first."""
     return make_checkpoint(tmp_path_factory.mktemp("moe") / "moe", "30B-A3B")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_old_is_searched():
+    """What lives before a module's first test is mostly libraries: half a million objects, which
+    each training's garbage collection would look through again.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
