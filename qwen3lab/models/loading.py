@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwen3lab import cache, paths, profiles
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.quiet import quiet
+from qwen3lab.quiet import importing, quiet
 
 if TYPE_CHECKING:
     import torch
@@ -199,8 +199,9 @@ def load(
         Qwen3labError: no such checkpoint, no network for a hub id, damaged weights, weights that do
             not fit the config.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
+    with importing():
+        import torch
+        from transformers import AutoModelForCausalLM, Qwen3ForCausalLM  # noqa: F401
 
     quiet()
     profile = profiles.get()

@@ -11,6 +11,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from qwen3lab import profiles
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import loading
 
@@ -100,12 +101,12 @@ def rotations(
     rotated by 0, `step`, 2 `step` ... ids. So each stretch of `step` positions is scored on the
     same tokens as any other, and only the position differs. `count` such texts give
     `count * length / step` rows. The texts come from the generator of the pre-training text with
-    another seed: new texts about the same world.
+    another seed: new texts about the same world. A smoke run takes one text.
     """
     from qwen3lab.world import corpus
 
     rng, rows = random.Random(f"long-{seed}"), []
-    for _ in range(count):
+    for _ in range(1 if profiles.smoke() else count):
         ids: list[int] = []
         while len(ids) < length:
             ids += [*tokenizer(corpus.plain_text(rng)).input_ids, tokenizer.pad_token_id]

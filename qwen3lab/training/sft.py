@@ -15,7 +15,7 @@ from qwen3lab.data.rows import encode as encode_row
 from qwen3lab.data.rows import records
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import four_bit, loading
-from qwen3lab.quiet import quiet
+from qwen3lab.quiet import importing, quiet
 from qwen3lab.training import trl_patches
 from qwen3lab.training.callbacks import COSTS, cost, log_last_step, skipped_steps
 from qwen3lab.training.lora import lora_config, lora_settings
@@ -232,6 +232,8 @@ def fine_tune(
             "Patience counts evaluations, and there is nothing to evaluate. Give rows as"
             " `validation`."
         )
+    with importing():
+        from trl import SFTTrainer  # noqa: F401
     quiet()
     # 2. Model, tokenizer and encoded rows.
     if isinstance(model, (str, Path)):
