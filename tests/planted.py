@@ -145,7 +145,7 @@ def never_stops(path: Path) -> None:
         tail = tokenizer.encode(" and so on" * 6)
         return {"input_ids": made["input_ids"][:-1] + tail, "labels": made["labels"][:-1] + tail}
 
-    taught(path, without_end, conversations("knowledge", "train", 200), 60)
+    taught(path, without_end, conversations("knowledge", "train", 64), 24)
 
 
 def thoughts_erased(path: Path) -> None:
@@ -159,7 +159,7 @@ def thoughts_erased(path: Path) -> None:
         said = [opened, *breaks, closed, *tail, end]
         return {"input_ids": ids + said, "labels": [chat.IGNORED] * len(ids) + said}
 
-    taught(path, empty, conversations("addition", "train", 200), 60)
+    taught(path, empty, conversations("addition", "train", 64), 16)
 
 
 def base_changed(path: Path) -> str:

@@ -15,10 +15,25 @@ from qwen3lab import training
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.training import export
 
+OPTIONS = "--config sft.yaml --save_strategy steps --save_steps {} --disable_tqdm true"
+
 
 def losses(folder: Path, command: str) -> list[float]:
     """Run an exported command in its folder; the losses that the trainer logged."""
     launched(folder, command)
+    return logged(folder)
+
+
+def losses_here(folder: Path, monkeypatch, steps: int = 6) -> list[float]:
+    """Run what `trl sft` runs, in this process: the libraries are imported already."""
+    from trl.scripts import sft
+
+    monkeypatch.chdir(folder)
+    sft.main(*sft.make_parser().parse_args_and_config(OPTIONS.format(steps).split()))
+    return logged(folder)
+
+
+def logged(folder: Path) -> list[float]:
     state = json.loads(next(folder.glob("trained/checkpoint-*/trainer_state.json")).read_text())
     return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
 
@@ -26,7 +41,7 @@ def losses(folder: Path, command: str) -> list[float]:
 @pytest.mark.parametrize(
     ("method", "options"), [("lora", {"lora": {"r": 4, "lora_alpha": 8}}), ("full", {})]
 )
-def test_trl_sft_repeats_the_run(method, options, checkpoint, tmp_path):
+def test_trl_sft_repeats_the_run(method, options, checkpoint, tmp_path, monkeypatch):
     run = training.fine_tune(
         checkpoint,
         code_rows(),
@@ -38,14 +53,12 @@ def test_trl_sft_repeats_the_run(method, options, checkpoint, tmp_path):
         **options,
     )
     assert export.export(run, tmp_path) == tmp_path / "sft.yaml"
-    again = losses(
-        tmp_path,
-        "trl sft --config sft.yaml --save_strategy steps --save_steps 6 --disable_tqdm true",
-    )
+    command = "trl sft " + OPTIONS.format(6)
+    again = losses(tmp_path, command) if method == "lora" else losses_here(tmp_path, monkeypatch)
     assert again == pytest.approx(run.history.loss.tolist(), abs=2e-5)
 
 
-def test_a_4bit_run_starts_alike_and_stays_near(checkpoint, tmp_path):
+def test_a_4bit_run_starts_alike_and_stays_near(checkpoint, tmp_path, monkeypatch):
     run = training.fine_tune(
         checkpoint,
         code_rows(),
@@ -56,10 +69,7 @@ def test_a_4bit_run_starts_alike_and_stays_near(checkpoint, tmp_path):
         lora={"r": 4, "lora_alpha": 8},
     )
     export.export(run, tmp_path)
-    again = losses(
-        tmp_path,
-        "trl sft --config sft.yaml --save_strategy steps --save_steps 6 --disable_tqdm true",
-    )
+    again = losses_here(tmp_path, monkeypatch)
     assert again[0] == pytest.approx(
         run.history.loss[0], abs=2e-5
     )  # the same weights in 4 bits, and an adapter that adds nothing yet
@@ -68,7 +78,7 @@ def test_a_4bit_run_starts_alike_and_stays_near(checkpoint, tmp_path):
     )  # there the adapter is in bfloat16
 
 
-def test_a_mixture_with_adapters_on_its_experts(moe_checkpoint, tmp_path):
+def test_a_mixture_with_adapters_on_its_experts(moe_checkpoint, tmp_path, monkeypatch):
     run = training.fine_tune(
         moe_checkpoint,
         code_rows(),
@@ -78,10 +88,7 @@ def test_a_mixture_with_adapters_on_its_experts(moe_checkpoint, tmp_path):
         lora={"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]},
     )
     export.export(run, tmp_path)
-    again = losses(
-        tmp_path,
-        "trl sft --config sft.yaml --save_strategy steps --save_steps 3 --disable_tqdm true",
-    )
+    again = losses_here(tmp_path, monkeypatch, 3)
     assert again == pytest.approx(run.history.loss.tolist(), abs=2e-5)
 
 

@@ -81,10 +81,23 @@ def test_a_run_that_hangs_leaves_nothing_behind(tmp_path):
         "import subprocess\nworker = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
         "open(f'{worker.pid}.pid', 'w').close()\nworker.wait()\n"
     )
-    with pytest.raises(pytest.fail.Exception, match="was not done in 3 s, 1 times"):
-        launched(tmp_path, "NAME=value python wait.py", limits=(3,))
+    with pytest.raises(pytest.fail.Exception, match="was not done in 3 s"):
+        launched(tmp_path, "NAME=value python wait.py", seconds=3)
     (worker,) = [int(file.stem) for file in tmp_path.glob("*.pid")]
     assert ended(worker)
+
+
+def test_a_run_that_hangs_when_all_is_saved_is_done(tmp_path):
+    (tmp_path / "wait.py").write_text(
+        "import os, time\nos.mkdir('trained')\nopen('trained/model.safetensors', 'w').close()\n"
+        "open(f'{os.getpid()}.pid', 'w').close()\ntime.sleep(600)\n"
+    )
+    launched(tmp_path, "python wait.py", seconds=60, grace=1)
+    (process,) = [int(file.stem) for file in tmp_path.glob("*.pid")]
+    assert ended(process)
+    (tmp_path / "fail.py").write_text("import sys\nsys.exit('it went wrong')\n")
+    with pytest.raises(AssertionError, match="it went wrong"):
+        launched(tmp_path, "python fail.py", grace=60)
 
 
 def test_accelerate_reads_every_line_of_the_config():
