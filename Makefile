@@ -31,7 +31,7 @@ course: $(READY)  ## set up everything and run all notebooks, with their times
 	$(BIN)/qwen3lab run --jobs auto
 
 test: $(READY)-test  ## set up what it needs and run all tests, then all notebooks, then these on other models
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest --nbmake notebooks -n auto
 	$(BIN)/python -m pytest -m dial -n auto -k 'not medium' tests/test_dial.py
 

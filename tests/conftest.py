@@ -38,8 +38,14 @@ def _nothing_old_is_searched():
 
 @pytest.fixture(autouse=True)
 def _own_profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test starts with the default profile, and the environment is put back after it."""
+    """Each test starts with the default profile, and the environment is put back after it. Of
+    several workers each takes one CPU: a second thread would wait for the other worker.
+    """
     monkeypatch.setenv("QWEN3LAB_PROFILE", "tiny")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        from qwen3lab.models import loading
+
+        monkeypatch.setattr(loading, "cpus", lambda: 1)
 
 
 @pytest.fixture()
@@ -58,6 +64,21 @@ def script(monkeypatch):
         return module
 
     return load
+
+
+# With the trainings of the longest files first, two workers end at nearly the same time.
+LONGEST = (
+    *("tuning/test_checks", "training/test_export", "course/test_kernels", "test_templates"),
+    *("scripts/test_tiny_models", "training/test_sft", "evaluation/test_harness", "test_package"),
+    *("pitfalls/test_training", "course/test_cli", "pitfalls/test_label_masks"),
+    *("tuning/test_pipeline", "training/test_checkpointing", "evaluation/test_report_card"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Put the longest files first, in their order."""
+    place = {f"tests/{name}.py": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.nodeid.split("::")[0], len(place)))
 
 
 @pytest.hookimpl(trylast=True)
