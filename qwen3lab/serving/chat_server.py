@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 LARGEST = 1_000_000  # bytes of a request
+# Bytes of a request that is read at once. With a thread for it, the two would wait for each other's
+# turn at the interpreter, which takes longer than the few milliseconds of reading.
+SMALL = 20_000
 GRACE = 5  # seconds that answers under way have when the server is closed
 GONE = 499  # the status, which nobody reads, of a request whose client left
 # What the engines take under the same name, and what they do by themselves if it is not there.
@@ -80,7 +83,7 @@ class Guard:
         port: int = 0,
     ):
         self.engine, self.tokenizer, self.context, self.name = engine, tokenizer, context, name
-        self._encoding = threading.Lock()  # transformers' tokenizers are not thread-safe
+        self.encoding = threading.Lock()  # transformers' tokenizers are not thread-safe
         self._client: httpx.AsyncClient | None = None
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -131,7 +134,7 @@ class Guard:
         too long, and for what cannot be had together.
         """
         try:
-            with self._encoding:
+            with self.encoding:
                 ids = chat.encode(
                     self.tokenizer,
                     [message.plain() for message in request.messages],
@@ -171,13 +174,24 @@ class Guard:
             sent["n"] = request.n
         if request.logprobs:
             sent["logprobs"] = max(1, request.top_logprobs or 0)
+        if request.schema_:
+            if self.opened(request):
+                raise Refused(
+                    400,
+                    "This model always thinks before it answers, and 'response_format' leaves no"
+                    " room for thoughts. Ask without it.",
+                )
+            sent["json_schema"] = request.schema_  # of llama.cpp, which takes no other there
+            sent["response_format"] = request.response_format.model_dump(
+                by_alias=True, exclude_none=True
+            )
         if sent["stream"]:
             sent["stream_options"] = {"include_usage": True}
         return sent
 
     def opened(self, request: ChatRequest) -> bool:
         """Tell whether the chat template's prompt leaves the engine inside the thoughts."""
-        with self._encoding:
+        with self.encoding:
             return chat.traits(self.tokenizer).opened(request.chat_template_kwargs.enable_thinking)
 
     def prepare(self, body: bytes) -> tuple[Completion, dict[str, Any]]:
@@ -263,7 +277,11 @@ def _app(guard: Guard) -> FastAPI:
 
     @app.post("/v1/chat/completions")
     async def complete(request: Request) -> Response:
-        completion, sent = await run_in_threadpool(guard.prepare, await _body(request))
+        body = await _body(request)
+        if len(body) > SMALL or guard.encoding.locked():
+            completion, sent = await run_in_threadpool(guard.prepare, body)
+        else:
+            completion, sent = guard.prepare(body)
         if completion.request.stream:
             reply = await _while_there(request, guard.ask(sent))
             return _Stream(guard.stream(completion, reply), reply)

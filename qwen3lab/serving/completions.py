@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from qwen3lab.answers import Piece, Reader, joined
-from qwen3lab.serving.openai_shapes import ChatRequest
+from qwen3lab.serving import schemas
+from qwen3lab.serving.openai_shapes import ChatRequest, Refused
 
 NEVER = -9999.0  # OpenAI's log-probability of a token that cannot be drawn
 
@@ -109,9 +110,13 @@ class _Choice:
         self.calls: list[dict[str, Any]] = []
         self._most = None if request.parallel_tool_calls else 1
         self._top = request.top_logprobs or 0
+        self._schema = request.schema_
 
     def add(self, part: dict[str, Any]) -> list[tuple]:
-        """Read a part of the answer; returns deltas, with how it ended and log-probabilities."""
+        """Read a part of the answer; returns deltas, with how it ended and log-probabilities.
+
+        Raises Refused for an answer that does not hold to its schema.
+        """
         reason = part.get("finish_reason")
         pieces = self.reader.add(part.get("text") or "", last=bool(reason))
         deltas: list[tuple] = []
@@ -130,6 +135,11 @@ class _Choice:
             self.logprobs += found
             if found:
                 deltas.append(({}, None, {"content": found}))
+        if reason == "stop" and self._schema:
+            if not schemas.holds(joined(self.pieces).text, self._schema):
+                raise Refused(
+                    400, "The engine could not hold to this 'response_format'. Simplify the schema."
+                )
         if reason:
             self.ended = "tool_calls" if self.calls and reason == "stop" else reason
             deltas.append(({}, self.ended))

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from qwen3lab import messages
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.serving import schemas
 
 DEEPEST = 100  # lists and objects inside each other; the template and the engine recurse
 INT64 = 2**63
@@ -145,6 +146,8 @@ class Format(_Strict):
     def _with_its_schema(self) -> Format:
         if (self.type == "json_schema") != (self.json_schema is not None):
             raise ValueError("A 'json_schema' belongs to the type 'json_schema'. Send both.")
+        if self.json_schema:
+            schemas.check(self.json_schema.schema_)
         return self
 
 
@@ -216,7 +219,20 @@ class ChatRequest(_Strict):
     def _fits_together(self) -> ChatRequest:
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("'top_logprobs' needs 'logprobs': true. Send both.")
+        if self.schema_ and (self.offered or self.chat_template_kwargs.enable_thinking):
+            raise ValueError(
+                "'response_format' leaves no room for tools and thoughts: the engine would hold"
+                " them to it as well. Ask without them."
+            )
         return self
+
+    @property
+    def schema_(self) -> dict[str, Any] | None:
+        """Return the JSON schema that the answer has to hold to."""
+        form = self.response_format
+        if form is None or form.type == "text":
+            return None
+        return form.json_schema.schema_ if form.json_schema else schemas.OBJECT
 
     @property
     def offered(self) -> list[dict[str, Any]]:
@@ -234,7 +250,7 @@ def read(body: bytes) -> ChatRequest:
         raise Refused(400, _TOO_DEEP) from None
     except ValueError as error:
         raise Refused(400, f"The body is no valid JSON: {error}") from None
-    if _depth(given) > DEEPEST:
+    if sum(1 for _ in schemas.levels(given)) > DEEPEST:
         raise Refused(400, _TOO_DEEP)
     try:
         return ChatRequest.model_validate(given)
@@ -261,14 +277,3 @@ def _finite(text: str) -> float:
     if math.isinf(float(text)):
         raise ValueError(f"{text[:20]} is too large a number")
     return float(text)
-
-
-def _depth(thing: Any) -> int:
-    """Count how deep lists and objects lie inside each other, without recursion."""
-    deepest, level = 0, [thing]
-    while level := [part for part in level if isinstance(part, (dict, list))]:
-        deepest += 1
-        level = [
-            inner for part in level for inner in (part.values() if isinstance(part, dict) else part)
-        ]
-    return deepest

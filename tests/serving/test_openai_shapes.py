@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import openai
 import pytest
 from chat_requests import ADD, HELLO, post
 from hypothesis import HealthCheck, given, settings
@@ -226,6 +227,96 @@ def test_penalties_and_biases_reach_llama_cpp(doors):
     first = door.tokenizer(plain, add_special_tokens=False).input_ids[0]
     banned = post(door.address, HELLO | {"logit_bias": {str(first): -100}})[1]
     assert banned["choices"][0]["message"]["content"][:1] != plain[:1]
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "yes": {"type": "boolean"},
+        "kind": {"enum": ["a", "b"]},
+        "part": {"$ref": "#/$defs/part"},
+    },
+    "required": ["yes", "kind", "part"],
+    "additionalProperties": False,
+    "$defs": {"part": {"type": "array", "items": {"type": "null"}, "maxItems": 2}},
+}
+
+
+def form(schema: object) -> dict:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
+def test_an_answer_in_the_form_asked_for(doors):
+    """By llama.cpp: random weights write JSON of the schema, whole and streamed."""
+    door, *_ = doors
+    biased = {"max_tokens": 400, "logit_bias": {str(ord(" ")): -100}, "repetition_penalty": 1.5}
+    with engines.client(door.address) as client:
+        options = {"model": "m", "messages": SAID, "response_format": form(SCHEMA)}
+        options |= {"max_tokens": 400, "seed": 3, "extra_body": {"repetition_penalty": 1.2}}
+        choice = client.chat.completions.create(**options).choices[0]
+        parts = client.chat.completions.create(**options, stream=True)
+        told = "".join(part.choices[0].delta.content or "" for part in parts)
+    for text in (choice.message.content, told):
+        found = json.loads(text)
+        assert set(found) == {"yes", "kind", "part"} and found["kind"] in ("a", "b")
+        assert isinstance(found["yes"], bool) and found["part"] in ([], [None], [None, None])
+    body = HELLO | biased | {"response_format": {"type": "json_object"}}
+    assert post(door.address, body)[1]["choices"][0]["message"]["content"][0] == "{"
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"type": "nonsense"}, "The schema is none"),
+        ({"type": "object", "properties": [1]}, "The schema is none"),
+        ({"$ref": "#/$defs/none"}, "'#/$defs/none' is nowhere in the schema"),
+        ({"$ref": "https://example.com/x.json"}, "is nowhere in the schema"),
+        ({"type": "string", "pattern": "^(a+)+$"}, "'pattern'"),
+        ({"items": {"not": {}}}, "'not'"),
+        ({"type": "array", "maxItems": 10**9}, "'maxItems' of the schema is above 1,000"),
+        ({"anyOf": [{"type": "string", "format": "odd"}]}, "The format 'odd' is not known"),
+        ({"anyOf": [{"type": "null"}] * 3000}, "more than 1,000 parts"),
+        (5, "response_format.json_schema.schema: Input should be a valid dictionary"),
+    ],
+)
+def test_schemas_that_no_engine_may_hold_to(fake, schema, reason):
+    status, reply = post(fake[0].address, HELLO | {"response_format": form(schema)})
+    assert status == 400 and reason in reply["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": ADD},
+        {"chat_template_kwargs": {"enable_thinking": True}},
+        {"response_format": {"type": "json_schema"}},
+        {"response_format": {"type": "grammar"}},
+    ],
+)
+def test_forms_that_cannot_be_had(fake, more):
+    body = HELLO | {"response_format": form(SCHEMA)} | more
+    status, reply = post(fake[0].address, body)
+    assert status == 400 and "response_format" in reply["error"]["message"]
+
+
+def test_an_engine_that_does_not_hold_to_a_form(fake):
+    """llama.cpp says nothing when it cannot; an answer that was cut off is told."""
+    door, engine = fake
+    engine.says = ["5"]
+    body = HELLO | {"response_format": form(SCHEMA)}
+    status, reply = post(door.address, body)
+    assert status == 400 and "could not hold to" in reply["error"]["message"]
+    with engines.client(door.address) as client, pytest.raises(openai.APIError, match="not hold"):
+        list(
+            client.chat.completions.create(
+                model="m", messages=SAID, stream=True, response_format=form(SCHEMA)
+            )
+        )
+    engine.ended = "length"
+    assert post(door.address, body)[1]["choices"][0]["message"]["content"] == "5"
+    engine.says, engine.ended = ['{"yes": true, "kind": "a", "part": []}'], "stop"
+    assert post(door.address, body)[0] == 200
+    assert engine.asked["json_schema"] == SCHEMA and engine.asked["response_format"] == form(SCHEMA)
 
 
 def test_log_probabilities_of_vllm():
