@@ -293,11 +293,11 @@ def _app(guard: Guard) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
+        path = request.scope["path"]  # `request.url` also parses a client's Host, and may fail
+        reason = f"There is nothing at {path}. The chat is at /v1/chat/completions."
         if error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "another method")
-            reason = f"{request.method} does not work at {request.url.path}. Use {allowed}."
-        else:
-            reason = f"There is nothing at {request.url.path}. The chat is at /v1/chat/completions."
+            reason = f"{request.method} does not work at {path}. Use {allowed}."
         return _json(error.status_code, error_body(error.status_code, reason), error.headers)
 
     @app.exception_handler(ClientDisconnect)

@@ -84,7 +84,7 @@ class Completion:
 
     def whole(self) -> dict[str, Any]:
         """Write the answer as a whole."""
-        choices = [choice.whole() | {"index": place} for place, choice in enumerate(self.choices)]
+        choices = [{"index": place} | choice.whole() for place, choice in enumerate(self.choices)]
         return self._head | {"object": "chat.completion", "choices": choices, "usage": self.usage}
 
     def _count(self, event: dict[str, Any]) -> None:

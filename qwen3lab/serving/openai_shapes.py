@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,6 +20,7 @@ from qwen3lab.errors import Qwen3labError
 from qwen3lab.serving import schemas
 
 DEEPEST = 100  # lists and objects inside each other; the template and the engine recurse
+MANY = 2000  # messages, tools or calls; each wrong one costs an error's memory
 INT64 = 2**63
 
 # Fields of OpenAI's that no engine behind this server can obey, and what to do instead.
@@ -49,7 +51,12 @@ class _Strict(BaseModel):
     def _null_is_absent(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        return {key: value for key, value in given.items() if value is not None}
+        found = {key: value for key, value in given.items() if value is not None}
+        known = {part.alias or name for name, part in cls.model_fields.items()}
+        # Of fields that nobody knows the first is named; a million of them take no memory.
+        for key in list(filter(lambda key: key not in known, found))[1:]:
+            del found[key]
+        return found
 
 
 class Function(_Strict):
@@ -82,7 +89,7 @@ class Message(_Strict):
     thoughts: Any = None
     refusal: str | None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MANY)] | None = None
     tool_call_id: str | None = None
     name: str | None = None
 
@@ -162,6 +169,12 @@ def _offered(tool: dict[str, Any]) -> dict[str, Any]:
     return tool
 
 
+def _biases(biases: dict[str, float]) -> dict[str, float]:
+    if len(biases) > MANY or not all(re.fullmatch(r"[0-9]{1,9}", key) for key in biases):
+        raise ValueError(f"Its keys are ids of tokens, at most {MANY:,}, such as '42'. Send those.")
+    return biases
+
+
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
@@ -172,7 +185,7 @@ class ChatRequest(_Strict):
     has no default here, the engine's own holds.
     """
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MANY)]
     model: str | None = None
     # How long, and how it is drawn.
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -191,7 +204,7 @@ class ChatRequest(_Strict):
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     logit_bias: (
-        dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]]
+        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], AfterValidator(_biases)]
         | None
     ) = None
     # What comes back.
@@ -201,9 +214,12 @@ class ChatRequest(_Strict):
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: Format | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
     # Tools and thoughts.
-    tools: list[Annotated[dict[str, Any], AfterValidator(_offered)]] | None = None
+    tools: (
+        Annotated[list[Annotated[dict[str, Any], AfterValidator(_offered)]], Field(max_length=MANY)]
+        | None
+    ) = None
     tool_choice: Literal["none", "auto"] = "auto"
     parallel_tool_calls: bool = True
     chat_template_kwargs: Template = Template()

@@ -182,9 +182,6 @@ def test_engines_own_endpoint(doors, name):
 def test_other_routes_and_methods(doors):
     door = doors[0]
     assert post(door.address, {}, "/v1/nothing")[0] == 404
-    with socket.create_connection(urlsplit(door.address).netloc.split(":")) as line:  # no length
-        line.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        assert line.recv(100).startswith(b"HTTP/1.1 411")
     connection = http.client.HTTPConnection(urlsplit(door.address).netloc)
     for method, route, status in (
         ("GET", "/health", 200),
@@ -198,6 +195,61 @@ def test_other_routes_and_methods(doors):
         assert (reply.status, bool(reply.read())) == (status, True)
     with engines.client(door.address) as client:
         assert [model.id for model in client.models.list()] == ["small"]
+
+
+def raw(address: str, sent: bytes) -> tuple[int, dict]:
+    """Status and JSON of what is answered to bytes on the line."""
+    with socket.create_connection(urlsplit(address).netloc.split(":"), timeout=20) as line:
+        line.sendall(sent)
+        reply = http.client.HTTPResponse(line)
+        reply.begin()
+        return reply.status, json.loads(reply.read())
+
+
+def chunked(body: bytes) -> bytes:
+    return b"%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"
+
+
+POST = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "reason"),
+    [
+        (POST + b"\r\n", 411, "Content-Length"),
+        (POST + b"Content-Length: -1\r\n\r\n", 400, "Invalid HTTP request"),
+        (POST + b"Content-Length: 1e3\r\n\r\n", 400, "Invalid HTTP request"),
+        (POST + b"Content-Length: 9999999\r\n\r\n", 413, "at most 1,000,000 bytes"),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "Invalid HTTP request"),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(b"x" * 1_100_000), 413, "at most"),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(b"{"), 400, "no valid JSON"),
+        (b"nonsense\r\n\r\n", 400, "Invalid HTTP request"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400, "Invalid HTTP request"),  # TLS
+        (b"GET /x HTTP/1.1\r\nHost: [\r\n\r\n", 404, "nothing at /x"),
+        (b"BREW /health HTTP/1.1\r\nHost: x\r\n\r\n", 405, "BREW does not work at /health"),
+        (b"GET /%00%ff HTTP/1.1\r\nHost: x\r\n\r\n", 404, "There is nothing"),
+    ],
+)
+def test_what_is_wrong_on_the_line(doors, sent, status, reason):
+    found, reply = raw(doors[0].address, sent)
+    assert (found, reply["error"]["type"]) == (status, "invalid_request_error")
+    assert reason in reply["error"]["message"]
+    good = json.dumps(HELLO).encode()
+    head = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+    assert raw(doors[0].address, head + chunked(good))[0] == 200
+
+
+def test_a_flood_of_mistakes_costs_one_sentence(doors):
+    """Hundreds of thousands of wrong values make no as many errors in memory."""
+    started = time.perf_counter()
+    for body, reason in (
+        ({"messages": [1] * 300_000}, "messages: List should have at most 2000 items"),
+        (HELLO | {f"k{place}": 1 for place in range(50_000)}, "k0: Extra inputs"),
+        (HELLO | {"logit_bias": {f"k{place}": 1 for place in range(40_000)}}, "ids of tokens"),
+    ):
+        status, reply = post(doors[0].address, body)
+        assert status == 400 and reason in reply["error"]["message"]
+    assert time.perf_counter() - started < 30
 
 
 CONTROL = (
@@ -422,8 +474,8 @@ def test_clients_that_hang_are_given_up(fake, monkeypatch):
 
 
 def test_no_answer_waits_for_a_confirmation(fake):
-    """TCP's delayed confirmation is at least 40 ms; the fastest of ten answers shows whether it is
-    waited for, however busy the machine is.
+    """TCP's delayed confirmation is at least 40 ms; the fastest of nine answers shows whether it is
+    waited for, however busy the machine is. On a new connection nobody waits for the first.
     """
     door, engine = fake
     engine.says, took = ["4"], []
@@ -433,7 +485,7 @@ def test_no_answer_waits_for_a_confirmation(fake):
         connection.request("POST", CHAT, json.dumps(HELLO), {"Content-Type": "application/json"})
         connection.getresponse().read()
         took.append(time.perf_counter() - started)
-    assert min(took) < 0.03
+    assert min(took[1:]) < 0.03
 
 
 @pytest.mark.parametrize(("theirs", "ours"), [(500, 502), (404, 404), (429, 429)])
