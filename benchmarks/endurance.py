@@ -236,7 +236,7 @@ time.sleep(1000)
 def kill(address: str, engine: str, row: dict, n: int) -> dict[str, Any]:
     """Kill n clients in the middle of long streams; returns when the engine was idle again."""
     host, port = urlsplit(address).netloc.split(":")
-    bias = {"ignored": 1}.fromkeys(map(str, tasks_ends()), -100)  # so that no answer ends early
+    bias = dict.fromkeys(map(str, ends()), -100)  # so that no answer ends early
     body = question(row, stream=True, max_tokens=400, logit_bias=bias).decode()
     clients = [
         subprocess.Popen(
@@ -263,7 +263,7 @@ def kill(address: str, engine: str, row: dict, n: int) -> dict[str, Any]:
     }
 
 
-def tasks_ends() -> list[int]:
+def ends() -> list[int]:
     """List the ids of the tokens that end an answer."""
     tokenizer = models.load_tokenizer(paths.MODELS / MODEL)
     return sorted({tokenizer.eos_token_id, tokenizer.pad_token_id})
@@ -278,28 +278,34 @@ def slots_at_work(engine: str) -> int:
     return sum(bool(slot["is_processing"]) for slot in reply)
 
 
-def speeds(addresses: list[str], rows: list[dict], rounds: int) -> dict[str, Any]:
-    """Ask the same questions of both guards in turn; returns requests a second and their ratios."""
+def speeds(addresses: list[str], pid: int, rows: list[dict], rounds: int) -> dict[str, Any]:
+    """Ask the same questions of both guards in turn.
+
+    Returns requests a second and their ratios, and the CPU time of guard and engine for a request,
+    which other work on the machine changes less.
+    """
     loads = {
-        "one client": (1, 40, {}),
-        "eight clients": (8, 160, {}),
-        "64 clients": (64, 192, {}),
-        "eight clients, one token": (8, 160, {"max_tokens": 1}),
-        "eight clients, streams": (8, 160, {"stream": True}),
-        "eight clients, refused": (8, 800, {"temperature": "hot"}),
+        "one client": (1, 16, {}),
+        "eight clients": (8, 48, {}),
+        "64 clients": (64, 96, {}),
+        "eight clients, one token": (8, 48, {"max_tokens": 1}),
+        "eight clients, streams": (8, 48, {"stream": True}),
+        "eight clients, refused": (8, 240, {"temperature": "hot"}),
     }
     found: dict[str, Any] = {}
     for name, (clients, count, more) in loads.items():
         bodies = [question(rows[place % len(rows)], **more) for place in range(count)]
         rates: list[list[float]] = [[], []]
+        worked: list[list[float]] = [[], []]
         for _ in range(rounds):
             for place, address in enumerate(addresses[:2]):
-                started = time.perf_counter()
+                started, before = time.perf_counter(), cpu_seconds(pid)
                 with ThreadPoolExecutor(clients) as pool:
                     statuses = Counter(
                         status for status, _ in pool.map(lambda body: post(address, body), bodies)
                     )
                 rates[place].append(count / (time.perf_counter() - started))
+                worked[place].append(1000 * (cpu_seconds(pid) - before) / count)
                 assert set(statuses) == {400 if "temperature" in more else 200}, statuses
         ratios = [new / old for new, old in zip(*rates)]
         found[name] = {
@@ -307,6 +313,8 @@ def speeds(addresses: list[str], rows: list[dict], rounds: int) -> dict[str, Any
             "rounds": rounds,
             "a second": round(statistics.median(rates[0]), 1),
             "a second, beside": round(statistics.median(rates[1]), 1),
+            "CPU, ms": round(statistics.median(worked[0]), 1),
+            "CPU, ms, beside": round(statistics.median(worked[1]), 1),
             "ratio": round(statistics.median(ratios), 2),
             "ratios": [round(ratio, 2) for ratio in sorted(ratios)],
         }
@@ -319,6 +327,13 @@ def megabytes(pid: int) -> float:
     import psutil
 
     return round(psutil.Process(pid).memory_info().rss / 1e6, 1)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Read the CPU time of a process."""
+    import psutil
+
+    return sum(psutil.Process(pid).cpu_times()[:2])
 
 
 def main() -> None:
@@ -360,7 +375,7 @@ def main() -> None:
             result["answers after all that"] = {"n": len(rows), "lost": lost}
             print(result, flush=True)
             if args.beside:
-                result["speed"] = speeds(addresses, rows, args.rounds)
+                result["speed"] = speeds(addresses, pid, rows, args.rounds)
     packages = ("fastapi", "uvicorn", "httpx", "xllamacpp")
     record.write(args.out, result, "endurance.py", packages, args.note)
 

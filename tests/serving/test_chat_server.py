@@ -522,6 +522,24 @@ def test_a_whole_reply_that_is_none(fake):
     assert (status, reply["error"]["message"]) == (502, "The engine gave no answer: no JSON")
 
 
+def test_a_mistake_of_our_own_tells_nobodys_words(fake, monkeypatch, capfd):
+    """It is answered in OpenAI's shape, and told with its place, without what a user wrote."""
+    door, engine = fake
+
+    def wrong(body: bytes):
+        raise KeyError(body.decode())
+
+    with monkeypatch.context() as broken:
+        broken.setattr(door, "prepare", wrong)
+        status, reply = post(door.address, user("a secret"))
+    assert (status, reply["error"]["type"]) == (500, "server_error")
+    told = capfd.readouterr()
+    assert "KeyError" in told.err and "in wrong" in told.err
+    assert "secret" not in told.err + told.out + json.dumps(reply)
+    engine.says = ["4"]
+    assert post(door.address, HELLO)[0] == 200
+
+
 def test_an_engine_that_is_gone(doors):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
