@@ -21,6 +21,7 @@ from chat_requests import ADD, CHAT, HELLO, post
 from chat_templates import thinking_2507
 
 from qwen3lab import chat
+from qwen3lab.results import records
 from qwen3lab.serving import chat_server, engines, patience
 
 
@@ -579,3 +580,17 @@ def test_command_line_serves_until_told_to_stop(doors):
         [*command[:3], str(folder / "none.gguf"), str(folder)], capture_output=True, text=True
     )
     assert broken.returncode == 1 and broken.stderr.startswith("There is no file")
+
+
+def test_record_of_endurance():
+    """By benchmarks/endurance.py: nothing was lost, and the memory stays."""
+    record = records.read("endurance")
+    assert set(record["malformed"]["statuses"]) == {"200", "400"}
+    assert sum(record["malformed"]["statuses"].values()) == record["malformed"]["n"] == 10_000
+    assert (record["crowd"]["clients"], record["crowd"]["seconds"]) == (64, 60)
+    assert record["crowd"]["lost"] == record["answers after all that"]["lost"] == 0
+    killed = record["killed"]
+    assert (killed["clients"], killed["slots at work before"]) == (20, 8)
+    assert killed["slots at work after"] == 0
+    memory = record["memory, MB"]
+    assert max(memory.values()) < 1.1 * memory["before"]
