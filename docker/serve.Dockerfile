@@ -11,7 +11,7 @@ WORKDIR /srv
 COPY README.md pyproject.toml constraints.txt ./
 COPY qwen3lab ./qwen3lab
 # Without torch and all that trains: the guard needs a tokenizer, a template engine and llama.cpp.
-RUN pip install --no-cache-dir --constraint constraints.txt gguf jinja2 lazy-loader pydantic transformers xllamacpp \
+RUN pip install --no-cache-dir --constraint constraints.txt fastapi gguf httpx jinja2 jsonschema lazy-loader pydantic transformers uvicorn xllamacpp \
     && pip install --no-cache-dir --no-deps .
 
 ENV HF_HUB_OFFLINE=1

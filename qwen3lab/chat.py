@@ -6,6 +6,7 @@ import html
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from qwen3lab import answers
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.messages import read
 
@@ -250,43 +252,27 @@ def example(
     return {"input_ids": question + answer, "labels": [IGNORED] * len(question) + answer}
 
 
-def split_thinking(text: str, opened: bool = False) -> tuple[str, str]:
-    """Split generated text into (thoughts, answer).
+def split_thinking(text: str, opened: bool | None = None) -> tuple[str, str]:
+    """Split generated text into (thoughts, answer), by the rules of `qwen3lab.answers`.
 
-    Thoughts without an opening tag (as the 2507 Thinking models write them) and thoughts that were
-    cut off before the closing tag are found too; the answer of the latter is "". `opened`: the
-    prompt ended inside a think block (`Traits.opened`), so that a text without any tag is
-    thoughts that were cut off.
+    Thoughts that were cut off before the closing tag are found too; their answer is "". `opened`:
+    whether the prompt ended inside a think block (`Traits.opened`); a text without any tag is then
+    thoughts that were cut off. None: not known, so that thoughts without an opening tag (as the
+    2507 Thinking models write them) are told by their closing tag.
     """
-    before, closed, after = text.partition("</think>")
-    lead, tagged, thoughts = before.partition("<think>")
-    if closed:
-        return (thoughts if tagged else lead).strip(), after.strip("\n")
-    if tagged and not lead.strip():
-        return thoughts.strip(), ""
-    return (text.strip(), "") if opened else ("", text)
+    found = answers.read(text, opened, tools=[])
+    return found.thoughts, found.text
 
 
-def extract_tool_calls(text: str) -> list[dict[str, Any]]:
+def extract_tool_calls(
+    text: str, tools: Sequence[dict[str, Any]] | None = None
+) -> list[dict[str, Any]]:
     """Extract the tool calls from generated text as dicts with "name" and "arguments", in order.
 
-    A call that is not a JSON object with a name and an object of arguments is left out.
+    What is a call, and what only looks like one, stands in `qwen3lab.answers`. `tools`: the
+    functions that were offered; a call of another is text. None: any is taken.
     """
-    calls = []
-    for found in re.finditer(
-        r"<tool_call>\s*(.*?)\s*</tool_call>", split_thinking(text)[1], re.DOTALL
-    ):
-        try:
-            call = json.loads(found[1])
-        except json.JSONDecodeError:
-            continue
-        if (
-            isinstance(call, dict)
-            and isinstance(call.get("name"), str)
-            and isinstance(call.get("arguments", {}), dict)
-        ):
-            calls.append({"name": call["name"], "arguments": call.get("arguments", {})})
-    return calls
+    return answers.read(text, tools=tools).calls
 
 
 def tokens_html(

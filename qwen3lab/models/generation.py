@@ -103,7 +103,8 @@ def split_answer(
     `thinking`: how the prompt was encoded; some templates open the think block in it.
     """
     text = tokenizer.decode(ids, skip_special_tokens=True).strip()
-    return chat.split_thinking(text, opened=chat.traits(tokenizer).opened(thinking))
+    # A model may think without the opening tag though the prompt does not hold it.
+    return chat.split_thinking(text, chat.traits(tokenizer).opened(thinking) or None)
 
 
 def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -3,183 +3,60 @@
 Engines render a conversation with the chat template and tokenize the result, so `<|im_end|>` in a
 user's text ends the user's turn. Here `chat.encode` makes the token ids, and the engine gets only
 those, through its /v1/completions. llama.cpp and vLLM both accept ids there.
+
+A request is answered or refused with an error of the 400s and a sentence (`openai_shapes`); what
+the engine writes is read by `qwen3lab.answers`, the same whole and streamed. A client that leaves
+or hangs ends its request, and the engine's work for it. Nothing is logged: messages are private.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
+import asyncio
 import json
 import signal
+import socket
+import sys
 import threading
 import time
-import urllib.parse
-import uuid
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import traceback
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import httpx
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from qwen3lab import chat
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import loading
 from qwen3lab.serving import llama_cpp
+from qwen3lab.serving.completions import Completion
+from qwen3lab.serving.openai_shapes import ChatRequest, Refused, read
+from qwen3lab.serving.patience import PATIENCE, PatientProtocol, error_body
 
 if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
     from transformers import PreTrainedTokenizerBase
 
 
+Result = TypeVar("Result")
 LARGEST = 1_000_000  # bytes of a request
-PATIENCE = 60  # seconds that a client may take to send its request
-THINK = ("<think>", "</think>")
-
-
-class _Strict(BaseModel):
-    """A strict pydantic model: no "3" for 3, and no silently ignored fields."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-
-class TextPart(_Strict):
-    """A text content part; this server reads no other kind."""
-
-    type: Literal["text"]
-    text: str
-
-
-class Function(_Strict):
-    """The function of a tool call; `arguments` is JSON as text in OpenAI's format."""
-
-    name: str
-    arguments: str | dict[str, Any]
-
-
-class ToolCall(_Strict):
-    """A tool call of an earlier turn."""
-
-    id: str | None = None
-    type: Literal["function"] = "function"
-    function: Function
-
-
-class Message(_Strict):
-    """A chat message; the roles are those of Qwen's template."""
-
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[ToolCall] | None = None
-    tool_call_id: str | None = None
-    name: str | None = None
-
-    def plain(self) -> dict[str, Any]:
-        """Convert the message to the format that `chat.encode` takes."""
-        return self.model_dump(
-            exclude_none=True, include={"role", "content", "reasoning_content", "tool_calls"}
-        )
-
-
-class Template(_Strict):
-    """Options of the chat template."""
-
-    enable_thinking: bool = False
-
-
-class Options(_Strict):
-    """Stream options."""
-
-    include_usage: bool = False
-
-
-class ChatRequest(_Strict):
-    """A chat completion request: the part of OpenAI's that this server supports.
-
-    Everything else is refused.
-    """
-
-    messages: Annotated[list[Message], Field(min_length=1)]
-    model: str | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    seed: int | None = None
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
-    n: Literal[1] = 1
-    stream: bool = False
-    stream_options: Options | None = None
-    tools: list[dict[str, Any]] | None = None
-    chat_template_kwargs: Template = Template()
-    user: str | None = None
-
-
-class Refused(Exception):
-    """A refused request, answered with an HTTP status and one sentence."""
-
-    def __init__(self, status: int, reason: str):
-        super().__init__(reason)
-        self.status = status
-
-
-def read(body: bytes) -> ChatRequest:
-    """Parse and validate the body of a chat request. Raises Refused, with the invalid field."""
-    try:
-        given = json.loads(body)
-        json.dumps(
-            given, ensure_ascii=False
-        ).encode()  # fails for a lone surrogate, which no tokenizer accepts
-        return ChatRequest.model_validate(given)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise Refused(
-            400, f"{'.'.join(str(part) for part in first['loc']) or 'the body'}: {first['msg']}"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise Refused(400, f"The body is no valid JSON: {error}") from None
-
-
-class Sorter:
-    """A streaming parser that separates reasoning from the answer, with tags split across chunks.
-
-    The reasoning can begin only at the very start of the text, and only once. `opened`: the prompt
-    has begun it already (`chat.Traits.opened`).
-    """
-
-    FIELDS = ("content", "reasoning_content", "content")  # before, in and after the thoughts
-
-    def __init__(self, opened: bool = False):
-        self.held, self.stage, self.said = "", int(opened), False
-
-    def add(self, text: str, *, last: bool = False) -> Iterator[tuple[str, str]]:
-        """Yield (field, text) pairs for the unambiguous text so far; with `last`, for all."""
-        self.held += text
-        if self.stage < 2:
-            tag = THINK[self.stage]
-            before, found, after = self.held.partition(tag)
-            if found and (self.stage or not (self.said or before.strip())):
-                yield from self._tell(before)
-                self.held, self.said, self.stage = after, False, self.stage + 1
-                yield from self.add("", last=last)
-                return
-        wait = (
-            0
-            if last or self.stage == 2
-            else next(
-                (size for size in range(len(tag) - 1, 0, -1) if self.held.endswith(tag[:size])), 0
-            )
-        )
-        ready, self.held = self.held[: len(self.held) - wait], self.held[len(self.held) - wait :]
-        yield from self._tell(ready)
-
-    def _tell(self, text: str) -> Iterator[tuple[str, str]]:
-        text = (
-            text if self.said else text.lstrip("\n")
-        )  # the template's line breaks around the thoughts
-        if text:
-            self.said = True
-            yield self.FIELDS[self.stage], text
+# Bytes of a request that is read at once. With a thread for it, the two would wait for each other's
+# turn at the interpreter, which takes longer than the few milliseconds of reading.
+SMALL = 20_000
+GRACE = 5  # seconds that answers under way have when the server is closed
+GONE = 499  # the status, which nobody reads, of a request whose client left
+# What the engines take under the same name, and what they do by themselves if it is not there.
+PASSED_ON = (
+    "seed stop presence_penalty frequency_penalty top_k min_p repetition_penalty logit_bias"
+).split()
 
 
 class Guard:
@@ -191,6 +68,8 @@ class Guard:
         context: tokens of prompt and answer together.
         name: the model's name in answers and at /v1/models.
         host, port: where to listen; by default on this machine alone, at a free port.
+    Raises:
+        Qwen3labError: nothing can listen there.
     """
 
     def __init__(
@@ -203,46 +82,63 @@ class Guard:
         host: str = "127.0.0.1",
         port: int = 0,
     ):
-        self.engine, self.tokenizer, self.context, self.name = (
-            urllib.parse.urlsplit(engine),
-            tokenizer,
-            context,
-            name,
+        self.engine, self.tokenizer, self.context, self.name = engine, tokenizer, context, name
+        self.encoding = threading.Lock()  # transformers' tokenizers are not thread-safe
+        self._client: httpx.AsyncClient | None = None
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            self._socket = socket.create_server((host, port), family=family, backlog=2048)
+        except OSError as error:
+            raise Qwen3labError(
+                f"Nothing can listen at {host}, port {port} ({error.strerror}). Choose another"
+                " port, or end what listens there."
+            ) from None
+        where = f"[{host}]" if ":" in host else self._socket.getsockname()[0]
+        # OpenAI's API is under /v1.
+        self.address = f"http://{where}:{self._socket.getsockname()[1]}"
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                _app(self),
+                http=PatientProtocol,
+                ws="none",
+                loop="asyncio",
+                lifespan="on",
+                log_config=None,
+                log_level="critical",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=int(PATIENCE),
+                timeout_graceful_shutdown=GRACE,
+            )
         )
-        self._encoding = threading.Lock()  # transformers' tokenizers are not thread-safe
-        self._http = _Server((host, port), type("Handler", (_Handler,), {"guard": self}))
-        self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True
+        )
 
     def __enter__(self) -> Guard:
         self._thread.start()
+        while not self._server.started and self._thread.is_alive():
+            time.sleep(0.005)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-
-    @property
-    def address(self) -> str:
-        """Return the address that it listens on; OpenAI's API is under /v1."""
-        host, port = self._http.server_address[:2]
-        return f"http://{host}:{port}"
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()
 
     def translate(self, request: ChatRequest) -> dict[str, Any]:
         """Translate a chat request into a request for the engine's /v1/completions.
 
         Raises Refused for a conversation that the chat template cannot render, for a prompt that is
-        too long, and for streaming with tools.
+        too long, and for what cannot be had together.
         """
-        if request.stream and request.tools:
-            raise Refused(
-                400, "This server does not stream answers that may call tools. Ask without stream."
-            )
         try:
-            with self._encoding:
+            with self.encoding:
                 ids = chat.encode(
                     self.tokenizer,
                     [message.plain() for message in request.messages],
-                    tools=request.tools,
+                    tools=request.offered or None,
                     thinking=request.chat_template_kwargs.enable_thinking,
                 )
         except Qwen3labError as error:
@@ -260,217 +156,280 @@ class Guard:
                 f"The prompt has {len(ids)} tokens, but the context is {self.context}. Shorten it.",
             )
         wanted = request.max_completion_tokens or request.max_tokens or room
-        options = {
-            key: value for key in ("seed", "stop") if (value := getattr(request, key)) is not None
-        }
-        return {
+        sent = {
             "prompt": ids,
             "model": self.name,
             "max_tokens": min(wanted, room),
             "temperature": request.temperature,
             "top_p": request.top_p,
-            "stream": request.stream,
-            **({"stream_options": {"include_usage": True}} if request.stream else {}),
-            **options,
+            # llama.cpp counts the tokens of several answers in a stream alone.
+            "stream": request.stream or request.n > 1,
         }
+        for key in PASSED_ON:
+            if (value := getattr(request, key)) is not None:
+                sent[key] = value
+        if request.repetition_penalty is not None:
+            sent["repeat_penalty"] = request.repetition_penalty  # llama.cpp's name
+        if request.n > 1:
+            sent["n"] = request.n
+        if request.logprobs:
+            sent["logprobs"] = max(1, request.top_logprobs or 0)
+        if request.schema_:
+            if self.opened(request):
+                raise Refused(
+                    400,
+                    "This model always thinks before it answers, and 'response_format' leaves no"
+                    " room for thoughts. Ask without it.",
+                )
+            sent["json_schema"] = request.schema_  # of llama.cpp, which takes no other there
+            sent["response_format"] = request.response_format.model_dump(
+                by_alias=True, exclude_none=True
+            )
+        if sent["stream"]:
+            sent["stream_options"] = {"include_usage": True}
+        return sent
 
     def opened(self, request: ChatRequest) -> bool:
         """Tell whether the chat template's prompt leaves the engine inside the thoughts."""
-        with self._encoding:
+        with self.encoding:
             return chat.traits(self.tokenizer).opened(request.chat_template_kwargs.enable_thinking)
 
-    def ask(
+    def prepare(self, body: bytes) -> tuple[Completion, dict[str, Any]]:
+        """Read a request; returns its answers, none of them begun, and what the engine is asked."""
+        request = read(body)
+        return Completion(request, self.opened(request), self.name), self.translate(request)
+
+    async def ask(
         self, body: dict[str, Any] | None, route: str = "/v1/completions"
-    ) -> http.client.HTTPResponse:
-        """Send a request to the engine.
+    ) -> httpx.Response:
+        """Send a request to the engine, and return its reply, of which only the head is read.
 
         Raises Refused with the engine's reason, or with status 502 if the engine does not answer.
         """
+        method = "GET" if body is None else "POST"
         try:
-            connection = http.client.HTTPConnection(self.engine.hostname, self.engine.port)
-            method, content = ("GET", None) if body is None else ("POST", json.dumps(body))
-            connection.request(method, route, content, {"Content-Type": "application/json"})
-            reply = connection.getresponse()
-        except OSError as error:
-            raise Refused(502, f"The engine does not answer ({error}).") from None
-        if reply.status != 200:
-            raise Refused(
-                reply.status if 400 <= reply.status < 500 else 502,
-                f"The engine refused: {reply.read(2000).decode(errors='replace')}",
-            )
-        return reply
+            asked = self._client.build_request(method, self.engine.rstrip("/") + route, json=body)
+            reply = await self._client.send(asked, stream=True)
+            if reply.status_code == 200:
+                return reply
+            reason = (await reply.aread())[:2000].decode(errors="replace")
+        except httpx.HTTPError as error:
+            raise Refused(502, f"The engine does not answer ({_told(error)}).") from None
+        status = reply.status_code if 400 <= reply.status_code < 500 else 502
+        raise Refused(status, f"The engine refused: {_message(reason)}")
 
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128  # waiting connections; the default, 5, rejects clients under load
-
-
-class _Handler(BaseHTTPRequestHandler):
-    guard: Guard
-    protocol_version = "HTTP/1.1"
-    timeout = PATIENCE
-    # Head and body are two writes; the second would wait 40 ms for the client's ACK of the first.
-    disable_nagle_algorithm = True
-
-    def log_message(self, *_: Any) -> None:
-        """Log nothing: users' messages are private."""
-
-    def do_GET(self) -> None:
+    async def answer(self, completion: Completion, sent: dict[str, Any]) -> dict[str, Any]:
+        """Ask the engine for a whole answer. Raises Refused if it gives none."""
+        reply = await self.ask(sent)
         try:
-            if self.path == "/health":
-                self.guard.ask(None, "/health").read()
-                self._send(200, {"status": "ok"})
-            elif self.path == "/v1/models":
-                self._send(
-                    200,
-                    {
-                        "object": "list",
-                        "data": [
-                            {"id": self.guard.name, "object": "model", "owned_by": "qwen3lab"}
-                        ],
-                    },
-                )
-            else:
-                raise Refused(404, f"There is nothing at {self.path}.")
+            async for event in _events(reply, streamed=sent["stream"]):
+                _added(completion, event)
+        finally:
+            await reply.aclose()
+        if not completion.ended:
+            raise Refused(502, BROKEN_OFF)
+        return completion.whole()
+
+    async def stream(self, completion: Completion, reply: httpx.Response) -> AsyncIterator[bytes]:
+        """Yield the events of a streamed answer; one that breaks off ends with an error."""
+        for chunk in completion.first():
+            yield _event(chunk)
+        try:
+            async for event in _events(reply, streamed=True):
+                for chunk in _added(completion, event):
+                    yield _event(chunk)
+            if not completion.ended:
+                raise Refused(502, BROKEN_OFF)
         except Refused as refused:
-            self._refuse(refused)
+            yield _event(error_body(refused.status, str(refused)))
+            return
+        for chunk in completion.last():
+            yield _event(chunk)
+        yield b"data: [DONE]\n\n"
 
-    def do_POST(self) -> None:
+
+TOO_LARGE = f"The body is too large. Send at most {LARGEST:,} bytes."
+BROKEN_OFF = "The engine broke off in the middle of its answer. Ask again."
+
+
+def _app(guard: Guard) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # A connection of its own for each request: closed, it tells the engine to stop; and kept
+        # alive, it would occupy one of llama.cpp's threads.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        timeout = httpx.Timeout(None, connect=10)
+        async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=timeout) as client:
+            guard._client = client
+            yield
+
+    app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        await (await guard.ask(None, "/health")).aclose()
+        return {"status": "ok"}
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        model = {"id": guard.name, "object": "model", "owned_by": "qwen3lab"}
+        return {"object": "list", "data": [model]}
+
+    @app.post("/v1/chat/completions")
+    async def complete(request: Request) -> Response:
+        body = await _body(request)
+        if len(body) > SMALL or guard.encoding.locked():
+            completion, sent = await run_in_threadpool(guard.prepare, body)
+        else:
+            completion, sent = guard.prepare(body)
+        if completion.request.stream:
+            reply = await _while_there(request, guard.ask(sent))
+            return _Stream(guard.stream(completion, reply), reply)
+        return _json(200, await _while_there(request, guard.answer(completion, sent)))
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, error: Refused) -> Response:
+        return _json(error.status, error_body(error.status, str(error)))
+
+    @app.exception_handler(HTTPException)
+    async def no_route(request: Request, error: HTTPException) -> Response:
+        path = request.scope["path"]  # `request.url` also parses a client's Host, and may fail
+        reason = f"There is nothing at {path}. The chat is at /v1/chat/completions."
+        if error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "another method")
+            reason = f"{request.method} does not work at {path}. Use {allowed}."
+        return _json(error.status_code, error_body(error.status_code, reason), error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(*_: Any) -> Response:
+        return Response(status_code=GONE)
+
+    @app.exception_handler(Exception)
+    async def bug(_: Request, error: Exception) -> Response:
+        # Where it happened; an error's text could hold what a user wrote.
+        print(*traceback.format_tb(error.__traceback__), type(error).__name__, file=sys.stderr)
+        return _json(500, error_body(500, "The server has made a mistake. Report it."))
+
+    return app
+
+
+class _Stream(StreamingResponse):
+    """A stream of events that closes the engine's reply, whatever ends it."""
+
+    def __init__(self, events: AsyncIterator[bytes], reply: httpx.Response):
+        super().__init__(events, media_type="text/event-stream")
+        self.headers["Cache-Control"] = "no-cache"
+        self.reply = reply
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            body = self._body()
-            if self.path != "/v1/chat/completions":
-                raise Refused(404, f"There is nothing at {self.path}.")
-            request = read(body)
-            reply = self.guard.ask(self.guard.translate(request))
-            if request.stream:
-                self._stream(request, reply)
-            else:
-                self._answer(request, json.load(reply))
-        except Refused as refused:
-            self._refuse(refused)
-        except (ConnectionError, TimeoutError):
-            self.close_connection = True  # the client disconnected
-
-    def _body(self) -> bytes:
-        try:
-            length = int(self.headers["Content-Length"])
-        except (TypeError, ValueError):
-            length = -1
-        if not 0 <= length <= LARGEST:
-            self.close_connection = True  # the rest of this request would be read as the next one
-            for _ in range(
-                min(length, 20 * LARGEST) // LARGEST
-            ):  # a client that is still sending would not see the answer
-                self.rfile.read(LARGEST)
-            raise Refused(
-                411 if length < 0 else 413,
-                f"Say how long the body is (Content-Length), at most {LARGEST:,} bytes.",
-            )
-        return self.rfile.read(length)
-
-    def _answer(self, request: ChatRequest, reply: dict[str, Any]) -> None:
-        choice = reply["choices"][0]
-        thoughts, text = chat.split_thinking(choice["text"], self.guard.opened(request))
-        calls = chat.extract_tool_calls(text)
-        message: dict[str, Any] = {"role": "assistant", "content": text.strip()}
-        if thoughts:
-            message["reasoning_content"] = thoughts
-        if calls:
-            message |= {
-                "content": text[: text.index("<tool_call>")].strip() or None,
-                "tool_calls": [
-                    {
-                        "id": f"call_{uuid.uuid4().hex}",
-                        "type": "function",
-                        "function": {
-                            "name": call["name"],
-                            "arguments": json.dumps(call.get("arguments", {}), ensure_ascii=False),
-                        },
-                    }
-                    for call in calls
-                ],
-            }
-        choices = [
-            {
-                "index": 0,
-                "message": message,
-                "finish_reason": "tool_calls" if calls else choice["finish_reason"],
-            }
-        ]
-        self._send(
-            200, self._head("chat.completion") | {"choices": choices, "usage": reply["usage"]}
-        )
-
-    def _stream(self, request: ChatRequest, reply: http.client.HTTPResponse) -> None:
-        self.send_response(200)
-        for name, value in (
-            ("Content-Type", "text/event-stream"),
-            ("Cache-Control", "no-cache"),
-            ("Connection", "close"),
-        ):
-            self.send_header(name, value)
-        self.end_headers()
-        self.close_connection = True
-        head, usage = self._head("chat.completion.chunk"), None
-        sorted_out = Sorter(self.guard.opened(request))
-
-        def send(choices: list[dict[str, Any]], **more: Any) -> None:
-            self.wfile.write(
-                b"data: "
-                + json.dumps(head | {"choices": choices} | more, ensure_ascii=False).encode()
-                + b"\n\n"
-            )
-
-        send([{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
-        with reply:  # closed if the client disconnects, and the engine stops generating
-            for part in _events(reply):
-                usage = part.get("usage") or usage
-                for choice in part.get("choices", []):
-                    ended = choice.get("finish_reason")
-                    for field, text in sorted_out.add(choice.get("text") or "", last=bool(ended)):
-                        send([{"index": 0, "delta": {field: text}, "finish_reason": None}])
-                    if ended:
-                        send([{"index": 0, "delta": {}, "finish_reason": ended}])
-            if usage and request.stream_options and request.stream_options.include_usage:
-                send([], usage=usage)
-            self.wfile.write(b"data: [DONE]\n\n")
-
-    def _head(self, kind: str) -> dict[str, Any]:
-        return {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
-            "object": kind,
-            "created": int(time.time()),
-            "model": self.guard.name,
-        }
-
-    def _refuse(self, refused: Refused) -> None:
-        self._send(
-            refused.status,
-            {
-                "error": {
-                    "message": str(refused),
-                    "code": refused.status,
-                    "type": "invalid_request_error" if refused.status < 500 else "server_error",
-                }
-            },
-        )
-
-    def _send(self, status: int, body: dict[str, Any]) -> None:
-        content = json.dumps(body, ensure_ascii=False).encode(errors="replace")
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+            await super().__call__(scope, receive, send)
+        finally:
+            await self.reply.aclose()
 
 
-def _events(reply: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
-    """Parse the JSON objects of a stream of server-sent events."""
-    for line in reply:
-        data = line.decode().strip().removeprefix("data:").strip()
-        if data.startswith("{"):
-            yield json.loads(data)
+async def _body(request: Request) -> bytes:
+    """Read the body of a request, within limits of size and time."""
+    length = request.headers.get("Content-Length")
+    if length is None and "Transfer-Encoding" not in request.headers:
+        raise Refused(411, f"Say how long the body is (Content-Length), at most {LARGEST:,} bytes.")
+    if length is not None and int(length) > LARGEST:
+        raise Refused(413, TOO_LARGE)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > LARGEST:
+                    raise Refused(413, TOO_LARGE)
+    except TimeoutError:
+        raise Refused(
+            408, f"The request took more than {PATIENCE:.0f} s to arrive. Send it again."
+        ) from None
+    return bytes(body)
+
+
+async def _while_there(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Do the work while the client is there. Raises ClientDisconnect when it has left."""
+
+    async def leaving() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    doing, left = asyncio.ensure_future(work), asyncio.ensure_future(leaving())
+    try:
+        await asyncio.wait({doing, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            raise ClientDisconnect()
+        return doing.result()
+    finally:
+        for task in (doing, left):
+            task.cancel()
+        await asyncio.gather(doing, left, return_exceptions=True)
+
+
+async def _events(reply: httpx.Response, *, streamed: bool) -> AsyncIterator[dict[str, Any]]:
+    """Yield the events of an engine's reply; a whole reply is one event.
+
+    Raises Refused with status 502 for what is no completion, and where the engine breaks off.
+    """
+    try:
+        if not streamed:
+            yield _checked(await reply.aread())
+            return
+        rest = b""
+        async for part in reply.aiter_bytes():
+            *lines, rest = (rest + part).split(b"\n")  # a line of text may hold other line ends
+            for line in lines:
+                data = line.strip().removeprefix(b"data:").strip()
+                if data.startswith(b"{"):
+                    yield _checked(data)
+    except httpx.HTTPError:
+        raise Refused(502, BROKEN_OFF) from None
+
+
+def _added(completion: Completion, event: dict[str, Any]) -> list[dict[str, Any]]:
+    try:
+        return completion.add(event)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise Refused(
+            502, f"The engine's answer cannot be read ({type(error).__name__}). Update the engine."
+        ) from None
+
+
+def _checked(data: bytes) -> dict[str, Any]:
+    """Parse an event of an engine."""
+    try:
+        event = json.loads(data)
+    except ValueError:
+        event = None
+    if not isinstance(event, dict) or not isinstance(event.get("choices"), list):
+        raise Refused(502, f"The engine gave no answer: {_message(data.decode(errors='replace'))}")
+    return event
+
+
+def _message(reason: str) -> str:
+    """Find the sentence in an engine's error."""
+    try:
+        given = json.loads(reason)
+        given = given.get("error", given)
+        return str(given.get("message") or reason) if isinstance(given, dict) else str(given)
+    except (ValueError, AttributeError):
+        return reason[:2000]
+
+
+def _told(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    # In ASCII, because some clients take other line ends of Unicode for the end of an event.
+    return f"data: {json.dumps(content)}\n\n".encode()
+
+
+def _json(status: int, content: dict[str, Any], headers: Any = None) -> Response:
+    text = json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace")
+    return Response(text, status, headers, "application/json")
 
 
 def load_tokenizer(folder: str | Path, file: Path) -> PreTrainedTokenizerBase:

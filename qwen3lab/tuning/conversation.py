@@ -91,7 +91,7 @@ class Conversation:
         finally:
             if said:
                 opened = chat.traits(self.tokenizer).opened(self.thinking)
-                thoughts, answer = chat.split_thinking(said, opened)
+                thoughts, answer = chat.split_thinking(said, opened or None)
                 turn = {"role": "assistant", "content": answer.strip()}
                 thought = {"reasoning_content": thoughts} if thoughts else {}
                 self.messages.append(turn | thought)
