@@ -45,7 +45,8 @@ def embed(
         dimension: keep only the first components (Matryoshka, Kusupati et al. 2022). A truncated
             vector is normalised again, which `truncate_dim` of sentence-transformers alone does not
             do.
-    Raises Qwen3labError for a dimension that the model does not have.
+    Raises Qwen3labError for a dimension that the model does not have, and where the model's numbers
+    are not finite.
     """
     import torch
 
@@ -67,4 +68,25 @@ def embed(
         with torch.inference_mode():
             vectors = embedder(dict(features))["sentence_embedding"][:, :dimension].float()
         out[batch] = torch.nn.functional.normalize(vectors, dim=-1).cpu().numpy()
-    return out
+    return finite(
+        out,
+        "The embedding model's numbers are not finite for {} of {} texts. Load it in float32, or"
+        " another copy of it.",
+    )
+
+
+def finite(vectors: np.ndarray, message: str) -> np.ndarray:
+    """Return the vectors `[N, D]` as they are; raise Qwen3labError where one is not finite.
+
+    NaN is nearest to nothing, and infinity to everything: a search with either returns nonsense.
+    The length counts, so that its square may not be too large for float32 either.
+
+    Args:
+        message: what to say, with {} for the number of such vectors and {} for N.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.square(vectors, dtype=np.float32).sum(axis=1)
+    wrong = int((~np.isfinite(lengths)).sum())
+    if wrong:
+        raise Qwen3labError(message.format(wrong, len(vectors)))
+    return vectors
