@@ -29,7 +29,7 @@ NUMBERED = re.compile(
 CONTENTS_ENTRY = re.compile(r"(.+?)[\s.·…]*\d{1,4}")
 BULLETS = "•·-–*▪●"
 TITLE_LINES = 3  # what is printed large in more lines is text
-CELL = 20  # letters: in columns of text half of the pieces are at least as long ...
+CELL, WORDS = 20, 3  # in columns of text half of the pieces have so many letters or words ...
 FILLED = 0.6  # ... and most reach over this share of the way to the next column
 HEADING, CONTENTS = "heading, in the title of its chunks", "contents, whose entries are titles"
 COLUMN_NAMES = "names of a table's columns, written into its rows"
@@ -250,10 +250,14 @@ def _columns(lines: tuple[Line, ...], n: int) -> tuple[list[Line], list[float]]:
         for x, text, size in pieces
         if (k := _column(x, starts)) + 1 < len(starts)
     ]
-    longs = sorted(width(text) for _, text, _ in pieces)
+    middle = lambda counts: sorted(counts)[len(pieces) // 2]
+    long = (
+        middle([width(text) for _, text, _ in pieces]) >= CELL
+        or middle([len(text.split()) for _, text, _ in pieces]) >= WORDS
+    )
     is_text = (
         all(count[k] > 1 for k in range(len(starts)))
-        and longs[len(longs) // 2] >= CELL
+        and long
         and sum(filled) > len(filled) / 2
         and not _names_columns(run[0], run[1:], fonts_only=True)
     )

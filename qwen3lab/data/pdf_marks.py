@@ -61,7 +61,7 @@ class Line:
     """Printed line of a page: text, font size, baseline height and separate pieces.
 
     `size` and `y`, the height above the foot of the page, are in points. `cells` are (left edge in
-    points, text) of what the PDF places one by one; a line of running text is mostly one cell.
+    points, text) of what stands apart from each other; a line of running text is one cell.
     `font` is the name of the first piece's font, where known. `turned` is the angle in degrees to
     most of the page's text, whose lines are upright. `kind` is "text", "field" (the value of a
     form's field) or "note" (an annotation).
@@ -114,10 +114,17 @@ def width(text: str) -> int:
     return sum(2 if WIDE.match(c) else 1 for c in text)
 
 
+def whole(text: str) -> str:
+    """Join the halves of surrogate pairs to characters, and write U+FFFD for a lone half.
+
+    A lone half cannot be encoded: no tokenizer and no file takes it.
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def legible(text: str) -> str:
     """Replace what is no character by U+FFFD: control signs and halves of surrogate pairs."""
-    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return whole.translate(CONTROL)
+    return whole(text).translate(CONTROL)
 
 
 def _tidy(text: str) -> str:
@@ -200,6 +207,7 @@ class _Row:
     angle: float
     cells: list[list] = field(default_factory=list)
     broke: bool = False
+    last: _Piece | None = None
 
 
 class _Visitor:
@@ -362,11 +370,11 @@ def _part_jumps(page: Any) -> None:
 
     try:
         content = ContentStream(page["/Contents"].get_object(), page.pdf, "bytes")
-        whole = content.operations
+        parsed = content.operations
     except Exception:  # none, or damaged: what pypdf can read of it, it reads afterwards
         return
     operations, size, shown, place = [], 0.0, 0.0, (0.0, 0.0)
-    for operands, operator in whole:
+    for operands, operator in parsed:
         operations.append((operands, operator))
         if operator == b"BT":
             shown, place = 0.0, (0.0, 0.0)
@@ -408,6 +416,8 @@ def estimate(text: str, size: float) -> float:
         if WIDE.match(c)
         else 0.28
         if c in " iljtfrI.,:;'|!()[]"
+        else 0.8
+        if c in "mwMW"
         else 0.7
         if c.isupper()
         else 0.52
@@ -433,18 +443,27 @@ def _place(piece: _Piece, rows: list[_Row]) -> None:
             if row.broke:  # pypdf took the step for a line's end
                 row.cells[-1][1] = text.removesuffix(" ")
             row.cells[-1][1] += " " * leads + piece.text
-            row.broke = piece.broke
+            row.broke, row.last = piece.broke, piece
             if leads:
                 row.y, row.size, row.font = piece.y, piece.size, piece.font
             return
     if away >= 2.0:
         row = _Row(piece.y, piece.size, piece.font, piece.angle)
         rows.append(row)
-    if row.cells and abs(row.cells[-1][0] - piece.x) < 0.1:  # another font within a line of text
+    if row.cells and _continues(row, piece):
         row.cells[-1][1] += piece.text
     else:
         row.cells.append([piece.x, piece.text])
-    row.size, row.broke = max(row.size, piece.size), piece.broke
+    row.size, row.broke, row.last = max(row.size, piece.size), piece.broke, piece
+
+
+def _continues(row: _Row, piece: _Piece) -> bool:
+    """Whether a piece goes on with the running text before it: another font, the next word."""
+    if abs(row.cells[-1][0] - piece.x) < 0.1:  # pypdf does not say where it goes on
+        return True
+    long = estimate(row.last.text.strip(), row.last.size)
+    gap = piece.x - row.last.x - long
+    return piece.x > row.last.x and gap < 1.2 * piece.size - 0.1 * long
 
 
 def _annotations(page: Any) -> list[tuple[str, str]]:
@@ -494,8 +513,14 @@ def _field(entry: Any) -> tuple[str, str]:
     if kind == "/Btn":
         state = str(parts[0].get("/AS") or value or "/Off")
         return str(label), "" if state == "/Off" else state.removeprefix("/")
-    if isinstance(value, list):
-        return str(label), ", ".join(str(v.get_object()) for v in value)
+    if kind == "/Ch":  # what is shown for a choice may be another text than its value
+        shown = {
+            str(pair[0].get_object()): str(pair[1].get_object())
+            for pair in (option.get_object() for option in own("/Opt") or ())
+            if isinstance(pair, list) and len(pair) == 2
+        }
+        chosen = [str(v.get_object()) for v in (value if isinstance(value, list) else [value]) if v]
+        return str(label), ", ".join(shown.get(v, v) for v in chosen)
     if hasattr(value, "get_data"):  # long values stand in a stream
         return str(label), value.get_data().decode("utf-8", "replace")
     return str(label), "" if value is None or hasattr(value, "keys") else str(value)

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qwen3lab.data.pdf import Page, layout
+from qwen3lab.data.pdf_layout import layout
+from qwen3lab.data.pdf_marks import Page, whole
 from qwen3lab.retrieval.chunking import Chunk
 
 OVERLAP = "repeated by the overlap of chunks"
@@ -63,7 +64,7 @@ def account(pages: Sequence[Page], chunks: Sequence[Chunk]) -> Account:
     Print the result for a table. With an overlap, what chunks repeat counts as added, so that a
     character which another chunk has twice may hide a lost one; without, nothing hides.
     """
-    letters = lambda text: Counter("".join(text.split()))
+    letters = lambda text: Counter("".join(whole(text).split()))
     read: Counter[str] = Counter()
     for page in pages:
         read += letters(page.read or page.text)

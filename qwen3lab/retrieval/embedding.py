@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qwen3lab.chat import plain_ids
+from qwen3lab.data.pdf_marks import whole
 from qwen3lab.errors import Qwen3labError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def rows(
     tokenizer, prompt = embedder.tokenizer, embedder.prompts.get(role) or ""
     end = tokenizer("").input_ids
     most = (embedder.max_seq_length or tokenizer.model_max_length) - len(end)
-    return [plain_ids(tokenizer, prompt + text)[:most] + end for text in texts]
+    return [plain_ids(tokenizer, prompt + whole(text))[:most] + end for text in texts]
 
 
 def embed(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import regex
 
+from qwen3lab.data.pdf_marks import whole
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.retrieval.chunking import Chunk
 from qwen3lab.retrieval.embedding import embed, finite
@@ -113,7 +114,7 @@ class Index:
         folder.mkdir(parents=True, exist_ok=True)
         faiss.write_index(self.faiss, str(folder / "index.faiss"))
         lines = (json.dumps(asdict(chunk), ensure_ascii=False) for chunk in self.chunks)
-        (folder / "chunks.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (folder / "chunks.jsonl").write_text(whole("\n".join(lines) + "\n"), encoding="utf-8")
         settings = {
             "model": _name(self.embedder),
             "dimension": self.dimension,

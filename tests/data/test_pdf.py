@@ -114,6 +114,45 @@ def test_columns_within_one_text_object_are_read_one_after_the_other(parts):
     assert parts(["BT /F1 9 Tf\n" + "".join(rows) + "ET"]) == COLUMNS
 
 
+def test_columns_of_words_that_are_placed_one_by_one_are_columns(parts):
+    """As text recognition writes them."""
+    from fpdf import FPDF
+
+    measure = FPDF(unit="pt")
+    measure.set_font("helvetica", size=9)
+
+    def words(x: float, y: float, line: str) -> str:
+        made = ""
+        for word in line.split():
+            made += text(round(x, 2), y, word, 9)
+            x += measure.get_string_width(word + " ")
+        return made
+
+    rows = (
+        words(40, 500 - 14 * n, a) + words(215, 500 - 14 * n, b)
+        for n, (a, b) in enumerate(zip(LEFT, RIGHT))
+    )
+    assert parts(["".join(rows)]) == COLUMNS
+
+
+def test_three_narrow_columns_of_text_are_no_table(parts):
+    narrow = (
+        ("made of red", "sold in May", "kept for you"),
+        ("oak and ash", "or in June", "with us"),
+    )
+    rows = (
+        text(40 + 62 * k, 500 - 14 * n, line, 9)
+        for n, row in enumerate(narrow)
+        for k, line in enumerate(row)
+    )
+    (part,) = parts(["".join(rows)])
+    assert [words for words, _ in part.paragraphs] == [
+        "made of red oak and ash",
+        "sold in May or in June",
+        "kept for you with us",
+    ]
+
+
 def table(rows, head: str = "F1") -> str:
     return "".join(
         text(x, 500 - 15 * n, cell, font=head if n == 0 else "F1")
@@ -263,7 +302,7 @@ MARKS = [
     FIELD.format("/Widget", "/FT /Tx /T (name) /TU (Your name) /V (Ann Lee)"),
     FIELD.format("/Widget", "/FT /Btn /T (member) /V /Yes /AS /Yes"),
     FIELD.format("/Widget", "/FT /Btn /T (guest) /AS /Off"),
-    FIELD.format("/Widget", "/FT /Ch /T (days) /V [(Monday) (Friday)]"),
+    FIELD.format("/Widget", "/FT /Ch /T (days) /V [(m) (Friday)] /Opt [[(m) (Monday)] (Friday)]"),
     FIELD.format("/Widget", "/FT /Tx /T (empty)"),
     FIELD.format("/Text", "/Contents (Ask Bo.\\rSoon.)"),
     FIELD.format("/Popup", "/Contents (Ask Bo.)"),

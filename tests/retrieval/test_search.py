@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen3lab import chat, models, retrieval
+from qwen3lab.data.pdf import Chapter
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.retrieval import Chunk, Hit, approximate, embedding
 from scripts.tiny_models import embedding as tiny_models_embedding
@@ -201,6 +202,19 @@ def test_vectors_and_chunks_belong_together(embedder):
 def test_a_place_that_faiss_leaves_empty_is_no_neighbour():
     found, exact = np.array([[2, -1, -1], [0, 1, 2]]), np.array([[2, 1, -1], [-1, -1, -1]])
     assert approximate.overlap(found, exact).tolist() == [0.5, 0.0]
+
+
+def test_half_a_character_is_no_reason_to_fail(embedder, tmp_path):
+    broken, mended = "half \ud83d, whole \ud83d\ude00", "half \ufffd, whole \U0001f600"
+    np.testing.assert_array_equal(
+        retrieval.embed(embedder, [broken]), retrieval.embed(embedder, [mended])
+    )
+    (piece,) = retrieval.chunk([Chapter(broken, ((broken, 1),))], embedder.tokenizer, 90)
+    assert (piece.text, piece.chapter) == (mended, mended)
+    index = retrieval.Index.build([Chunk(0, broken, 1, "")], embedder)
+    assert retrieval.Index.load(index.save(tmp_path / "index"), embedder).chunks == [
+        Chunk(0, mended, 1, "")
+    ]
 
 
 # Key words
