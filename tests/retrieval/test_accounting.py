@@ -95,6 +95,7 @@ def test_what_an_overlap_repeats_is_added(tmp_path):
 
 # Pages of chance: every word of a text is another one, so that a lost one cannot hide.
 
+KINDS = ["line", "line", "paragraph", "paragraph", "row", "columns", "mark", "number"]
 SIZES = st.sampled_from([8, 11, 11, 11, 11.5, 13, 18, 24])
 FRAMES = {0: (400, 600), 90: (600, 400), 180: (400, 600), 270: (600, 400)}
 
@@ -120,9 +121,7 @@ def books(draw):
         rows: list[tuple[float, float, str, float]] = []
         y = 560.0
         for _ in range(draw(st.integers(0, 6))):
-            kind = draw(
-                st.sampled_from(["line", "line", "line", "row", "columns", "mark", "number"])
-            )
+            kind = draw(st.sampled_from(KINDS))
             size = draw(SIZES)
             y -= draw(st.sampled_from([1, 1.2, 1.4, 3])) * size
             some = lambda n: [word() for _ in range(n)]
@@ -131,16 +130,24 @@ def books(draw):
                 ending = draw(st.sampled_from(["", ".", "-", ":"]))
                 lead = draw(st.sampled_from(["", "", "2.1 ", "- "]))
                 rows.append((40, y, lead + " ".join(made) + ending, size))
+            elif kind == "paragraph":
+                made = some(9)
+                for n in range(3):
+                    ending = draw(
+                        st.sampled_from(["", "-", "\u00ad", ",", "."])
+                    )  # a soft hyphen too
+                    rows.append((40, y, " ".join(made[3 * n : 3 * n + 3]) + ending, size))
+                    y -= 1.2 * size * (n < 2)
             elif kind == "row":
                 made = some(draw(st.integers(2, 4)))
                 rows += [(40 + 90 * n, y, cell, size) for n, cell in enumerate(made)]
             elif kind == "columns":
-                made = some(12)
+                made = some(24)
                 drop = draw(st.sampled_from([0, 3]))
                 for n in range(3):
-                    rows.append((40, y - 12 * n, " ".join(made[2 * n : 2 * n + 2]), 9))
-                    left = " ".join(made[6 + 2 * n : 8 + 2 * n])
-                    rows.append((210, y - drop - 12 * n, left, 9))
+                    for x, first in ((40, 4 * n), (210, 12 + 4 * n)):
+                        line = " ".join(made[first : first + 4])
+                        rows.append((x, y - drop * (x > 40) - 12 * n, line, 9))
                 y -= 40
             elif kind == "mark":
                 made = some(3)
