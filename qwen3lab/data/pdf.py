@@ -1,4 +1,9 @@
-"""PDF text extraction: positioned lines without running heads, joined to paragraphs."""
+"""PDF text extraction: positioned lines without running heads, joined to paragraphs.
+
+The rule: every character that a file shows or keeps for a page is in a line of its page, or in a
+`Change` of it with the reason; pages whose marks are no characters (pictures, drawings, fonts
+without letters) are named in a warning. `retrieval.account` adds up what became of them.
+"""
 
 from __future__ import annotations
 
@@ -9,75 +14,55 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from qwen3lab.data.pdf_layout import Chapter, chapters, join, layout
+from qwen3lab.data.pdf_marks import (
+    LIGATURES,
+    UNREADABLE,
+    WIDE,
+    Change,
+    Line,
+    Page,
+    read_page,
+    values_elsewhere,
+)
 from qwen3lab.errors import Qwen3labError
 
+__all__ = [
+    "LIGATURES",
+    "WIDE",
+    "Change",
+    "Chapter",
+    "Line",
+    "Page",
+    "chapters",
+    "font_path",
+    "join",
+    "layout",
+    "read_pdf",
+    "without_furniture",
+]
+
+# A line that is nothing but a page number; with one of its words it says so itself.
+PAGE_WORD = r"(?:\b(?:pages?|pg|p|seite|página|pagina|strona|str|стр|sida|side)\b[.:]?|第)\s*"
+COUNT_WORD = r"\s*(?:页|頁|ページ|쪽)"
+OF = r"\s*(?:of|von|sur|de|di|z|av|из|/|共)\s*\d{1,4}(?:\s*[页頁])?"
 PAGE_NUMBER = re.compile(
-    r"(page|p\.|第)?\s*[-–]?\s*\d{1,4}\s*[-–]?\s*(页)?(\s*(of|/|共)\s*\d{1,4}\s*(页)?)?",
-    re.IGNORECASE,
+    rf"[-–—|\[(]*\s*({PAGE_WORD})?(\d{{1,4}})({COUNT_WORD})?({OF})?\s*[-–—|\])]*", re.IGNORECASE
 )
-NUMBERED = re.compile(
-    r"(chapter\s+\d+|第[一二三四五六七八九十\d]+章|\d{1,2}(\.\d{1,2})?\.?)\s+\S", re.IGNORECASE
-)
-# Chinese characters and full-width punctuation.
-WIDE = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
-BULLETS = "•·-–*▪●"
-LIGATURES = str.maketrans(
-    {
-        "\ufb00": "ff",
-        "\ufb01": "fi",
-        "\ufb02": "fl",
-        "\ufb03": "ffi",
-        "\ufb04": "ffl",
-        "\u2010": "-",
-        "\u2011": "-",
-    }
-)
-SOFT_HYPHEN = "\u00ad"
-
-
-@dataclass(frozen=True)
-class Line:
-    """Printed line of a page: text, font size, baseline height and separate pieces.
-
-    `size` and `y`, the height above the foot of the page, are in points. `cells` are (left edge in
-    points, text) of what the PDF places one by one; a line of running text is mostly one cell.
-    """
-
-    text: str
-    size: float
-    y: float
-    cells: tuple[tuple[float, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Page:
-    """Page with its number, counted from 1, and its lines in the order of the file."""
-
-    number: int
-    lines: tuple[Line, ...]
-
-    @property
-    def text(self) -> str:
-        """Join the lines of the page."""
-        return "\n".join(line.text for line in self.lines)
-
-
-@dataclass(frozen=True)
-class Chapter:
-    """Chapter title and its paragraphs, each with the number of the page on which it begins."""
-
-    title: str
-    paragraphs: tuple[tuple[str, int], ...]
+SAYS_PAGE = re.compile(rf"{PAGE_WORD}(\d{{1,4}})|(\d{{1,4}}){COUNT_WORD}", re.IGNORECASE)
+SCANNED, FEW = 0.5, 100  # a scan: pictures over this share of the page, and fewer letters of text
 
 
 def read_pdf(path: str | Path) -> list[Page]:
     """Extract the text of a PDF with pypdf, without running heads, feet and page numbers.
 
     All text is read, including text that no reader of the page would see: white, tiny or outside
-    the page. Where pypdf had to repair something, text may be missing: then there is a UserWarning.
+    the page, and so are the values of a form and notes. A UserWarning tells where text may be
+    missing: what pypdf had to repair, and the pages that hold pictures without text or letters
+    that the file does not name.
 
     Raises:
         Qwen3labError: the file is missing, no PDF, encrypted, damaged, without pages or without any
@@ -104,7 +89,8 @@ def read_pdf(path: str | Path) -> list[Page]:
                 raise Qwen3labError(
                     f"{path.name!r} is encrypted. Save a copy without a password and give that one."
                 )
-            pages = [Page(n, _lines(page)) for n, page in enumerate(reader.pages, 1)]
+            pages = [read_page(page, n) for n, page in enumerate(reader.pages, 1)]
+            elsewhere = values_elsewhere(reader)
     except DependencyError as error:
         raise Qwen3labError(
             f"{path.name!r} is encrypted in a way that pypdf alone cannot read. Save a copy without"
@@ -133,13 +119,67 @@ def read_pdf(path: str | Path) -> list[Page]:
             f"{path.name!r} holds no text, so it is probably a scan. Run text recognition over it"
             " and give the result."
         )
-    if mended:
-        warnings.warn(
-            f"{path.name!r} is damaged in places, and some of its text may be missing. Compare it"
-            " with what a viewer shows.",
-            stacklevel=2,
-        )
+    for message in _gaps(path.name, pages, bool(mended), elsewhere):
+        warnings.warn(message, stacklevel=2)
     return pages
+
+
+def _gaps(name: str, pages: list[Page], mended: bool, elsewhere: int) -> Iterator[str]:
+    """Tell what may be missing from the text, and on which pages."""
+    damaged = mended or any(page.damaged for page in pages)
+    if damaged:
+        yield (
+            f"{name!r} is damaged in places, and some of its text may be missing. Compare it with"
+            " what a viewer shows."
+        )
+    letters = lambda page: len("".join(page.text.split()))
+    scans = [
+        page.number
+        for page in pages
+        if (page.pictures >= SCANNED and letters(page) < FEW)
+        or (not page.lines and page.pictures)
+        or (page.drawn and not page.read.strip() and not damaged)
+    ]
+    if scans:
+        yield (
+            f"{name!r} has pictures or drawings and hardly any text on {_listed(scans)}. If they"
+            " are scans, run text recognition over the file and give the result."
+        )
+    lost = {page.number: page.text.count(UNREADABLE) for page in pages}
+    if n := sum(lost.values()):
+        yield (
+            f"{name!r} has {n:,} {'characters' if n > 1 else 'character'} that could not be read on"
+            f" {_listed([page for page, count in lost.items() if count])}; U+FFFD stands for each."
+            " Compare with what a viewer shows."
+        )
+    doubtful = [page for page in pages if page.unmapped]
+    if doubtful:
+        yield (
+            f"{name!r} has {sum(page.unmapped for page in doubtful):,} characters in fonts that do"
+            f" not say which letters they draw, on {_listed([page.number for page in doubtful])}."
+            " Compare with what a viewer shows, or run text recognition over the file."
+        )
+    if elsewhere:
+        yield (
+            f"{name!r} has "
+            + (
+                f"{elsewhere} values of a form that stand on no page and were not read. Print it to"
+                " a new PDF if a viewer shows them."
+                if elsewhere > 1
+                else "a value of a form that stands on no page and was not read. Print it to a new"
+                " PDF if a viewer shows it."
+            )
+        )
+
+
+def _listed(numbers: list[int]) -> str:
+    """Write page numbers out ("pages 2, 3 and 7"), many of them as the first ones and a count."""
+    if len(numbers) == 1:
+        return f"page {numbers[0]}"
+    first, last = numbers[:-1], str(numbers[-1])
+    if len(numbers) > 12:
+        first, last = numbers[:10], f"{len(numbers) - 10} more"
+    return f"pages {', '.join(map(str, first))} and {last}"
 
 
 @contextmanager
@@ -162,230 +202,118 @@ def _complaints() -> Iterator[list[str]]:
         logger.propagate = before
 
 
-def _lines(page) -> tuple[Line, ...]:
-    """Group the fragments that pypdf visits into lines, by baselines less than 2 points apart."""
-    rows: list[dict] = []
+@dataclass(frozen=True)
+class _Shape:
+    """What a running head has in common on all its pages: the text around the page's number.
 
-    def visit(text, cm, tm, font, size):
-        text = text.replace("\n", " ")
-        if not text.strip():
-            if rows and text:
-                rows[-1]["cells"][-1][1] += " "
-            return
-        x, y = tm[4] * cm[0] + tm[5] * cm[2] + cm[4], tm[4] * cm[1] + tm[5] * cm[3] + cm[5]
-        size *= abs(tm[3] * cm[3]) or 1.0
-        if not rows or abs(rows[-1]["y"] - y) >= 2.0:
-            rows.append({"y": y, "size": size, "cells": []})
-        cells = rows[-1]["cells"]
-        if cells and abs(cells[-1][0] - x) < 0.1:  # another font within a line of text
-            cells[-1][1] += text
-        else:
-            cells.append([x, text])
-        rows[-1]["size"] = max(rows[-1]["size"], size)
+    `ahead` is how far the number runs ahead of the pages: the same on all of them. It is None where
+    there is no number, or where the text itself calls it that of a page.
+    """
 
-    page.extract_text(visitor_text=visit)
-    tidy = lambda text: re.sub(
-        f"{SOFT_HYPHEN}(?!$)", "", re.sub(r"\s+", " ", text).strip()
-    ).translate(LIGATURES)
-    lines = (
-        Line(
-            tidy("".join(text for _, text in row["cells"])),
-            round(row["size"], 1),
-            round(row["y"], 1),
-            tuple((round(x), tidy(text)) for x, text in row["cells"]),
-        )
-        for row in rows
-    )
-    return tuple(line for line in lines if line.text)
+    text: str
+    turned: float
+    ahead: int | None = None
 
 
-def _shape(text: str) -> str:
-    return re.sub(r"\d+", "#", text)
+def _shape(line: Line, number: int) -> _Shape:
+    """Mask the number of the page in a line, and no other number: "Invoice 1001" stays itself."""
+    says = SAYS_PAGE.search(line.text)
+    if says:
+        begin, end = says.span(1 if says[1] else 2)
+        return _Shape(f"{line.text[:begin]}#{line.text[end:]}", line.turned)
+    alone = PAGE_NUMBER.fullmatch(line.text)
+    if alone:
+        masked = f"{line.text[: alone.start(2)]}#{line.text[alone.end(2) :]}"
+        return _Shape(masked, line.turned, int(alone[2]) - number)
+    for place in (0, -1) if len(line.cells) > 1 else ():
+        if re.fullmatch(r"\d{1,4}", line.cells[place][1]):
+            rest = list(text for _, text in line.cells)
+            ahead = int(rest.pop(place)) - number
+            return _Shape(" ".join(rest) + f" #{place}", line.turned, ahead)
+    return _Shape(line.text, line.turned)
 
 
 def without_furniture(pages: list[Page]) -> list[Page]:
-    """Remove page numbers, running heads and feet.
+    """Remove page numbers, running heads and feet, and note each with its reason.
 
-    Heads and feet are edge lines that recur on more than half of the pages. They are judged by
-    position, not by order: many programs write the foot of a page before its text, or in the middle
-    of it. What recurs is removed at its usual height even where something else, seen or hidden,
-    stands beyond it.
+    Heads and feet are edge lines that recur on more than half of the pages, alike but for the
+    number of the page: one that the text calls so, or that stands apart and grows with the pages.
+    Lines that differ in another number ("Chapter 2", "Invoice 1001") are text. Heads and feet are
+    judged by position, not by order: many programs write the foot of a page before its text, or in
+    the middle of it. What recurs is removed at its usual height even where something else, seen or
+    hidden, stands beyond it. Where nothing at all would be left, everything stays.
     """
-    by_place = [sorted(page.lines, key=lambda line: -line.y) for page in pages]
-    edges = [
-        (shape, line.y)
+    by_place = [
+        sorted((line for line in page.lines if line.kind == "text"), key=lambda line: -line.y)
+        for page in pages
+    ]
+    groups = [
+        [[line for line in lines if line.turned == turned] for turned in {x.turned for x in lines}]
         for lines in by_place
-        for shape, line in {_shape(line.text): line for line in (*lines[:1], *lines[-1:])}.items()
+    ]
+    edges = [
+        (shape, line)
+        for page, sides in zip(pages, groups)
+        for shape, line in {
+            _shape(line, page.number): line for lines in sides for line in (*lines[:1], *lines[-1:])
+        }.items()
     ]
     counts = Counter(shape for shape, _ in edges)
     recurring = {shape for shape, n in counts.items() if n > max(2, len(pages) / 2)}
-    usual = {(shape, round(y)) for shape, y in edges if shape in recurring}
+    usual = {(shape, round(line.y)) for shape, line in edges if shape in recurring}
+    ahead = Counter(
+        shape.ahead
+        for shape, line in edges
+        if shape.ahead is not None and PAGE_NUMBER.fullmatch(line.text)
+    )
 
-    def furniture(line: Line) -> bool:
-        return _shape(line.text) in recurring or PAGE_NUMBER.fullmatch(line.text) is not None
+    def numbers_page(line: Line, number: int, neighbour: Line | None) -> bool:
+        """Whether a line holds the number of the page and nothing else."""
+        alone = PAGE_NUMBER.fullmatch(line.text)
+        if not alone:
+            return False
+        if alone[1] or alone[3]:
+            return True
+        if ahead.total() > 2:  # numbers that grow with the pages
+            n = ahead[int(alone[2]) - number]
+            return n > 1 and 2 * n >= ahead.total()
+        return neighbour is not None and abs(line.y - neighbour.y) > 2 * neighbour.size
 
     cleaned = []
-    for page, lines in zip(pages, by_place):
-        dropped = [line for line in lines if (_shape(line.text), round(line.y)) in usual]
-        while lines and furniture(lines[0]):
-            dropped.append(lines.pop(0))
-        while lines and furniture(lines[-1]):
-            dropped.append(lines.pop())
+    for page, sides in zip(pages, groups):
+        dropped: dict[int, Change] = {}
+        for lines in sides:
+            for line in lines:
+                shape = _shape(line, page.number)
+                if (shape, round(line.y)) in usual:
+                    dropped[id(line)] = _gone(line, counts[shape])
+            for step in (1, -1):
+                left, numbered = lines[::step], False
+                while left:
+                    line, *left = left
+                    shape = _shape(line, page.number)
+                    if shape in recurring:
+                        dropped.setdefault(id(line), _gone(line, counts[shape]))
+                    elif not numbered and numbers_page(
+                        line, page.number, left[0] if left else None
+                    ):
+                        dropped.setdefault(id(line), _gone(line))
+                        numbered = True
+                    elif id(line) not in dropped:
+                        break
         cleaned.append(
-            Page(
-                page.number,
-                tuple(line for line in page.lines if not any(line is gone for gone in dropped)),
+            replace(
+                page,
+                lines=tuple(line for line in page.lines if id(line) not in dropped),
+                changes=page.changes + tuple(dropped.values()),
             )
         )
-    return cleaned
+    return cleaned if any(page.lines for page in cleaned) else pages
 
 
-def join(first: str, second: str) -> str:
-    """Join two lines of a paragraph.
-
-    A space between words, nothing between Chinese characters, no hyphen of a broken word.
-    """
-    if not first:
-        return second
-    if first[-1] == SOFT_HYPHEN:  # the word may be broken here, and it was
-        return first[:-1] + second
-    if WIDE.match(first[-1]) or WIDE.match(second[0]):
-        return first + second
-    if re.search(r"\w-$", first):  # a broken word, or a code such as GV-688
-        return (first[:-1] if first[-2].islower() and second[0].islower() else first) + second
-    return first + " " + second
-
-
-def chapters(pages: list[Page]) -> list[Chapter]:
-    """Split pages into chapters at their headings, and the lines between into paragraphs.
-
-    A heading is a line in a font at least 1.15 times the document's usual one, or a short numbered
-    line such as "3.2 Products" or "第三章 产品" in a font that is a little larger (any size, where
-    the document has one font only). A smaller heading opens a section, whose title follows its
-    chapter's. A paragraph ends where the gap to the next line is wider than usual, at a bullet, and
-    where a line that ends a sentence stops well short of the right margin. It may continue on the
-    next page. Text before the first heading belongs to a chapter without a title.
-    Lines whose pieces stand in the same columns are a table: each row becomes a paragraph with the
-    names of its columns.
-    """
-    sizes: Counter[float] = Counter()
-    for page in pages:
-        for line in page.lines:
-            sizes[line.size] += len(line.text)
-    usual = sizes.most_common(1)[0][0] if sizes else 0.0
-    plain = all(size < 1.15 * usual for size in sizes)
-    gap = _usual_gap(pages, usual)
-    full = 0.75 * max(
-        (_width(line.text) for page in pages for line in page.lines if line.size == usual),
-        default=0,
-    )
-
-    found: list[tuple[str, list[tuple[str, int]]]] = [("", [])]
-    titles: list[tuple[int, str]] = []  # (depth, title) of the chapter, the section ...
-    before: Line | None = None  # the last line of the open paragraph
-    for page in pages:
-        header: Line | None = None
-        for n, line in enumerate(page.lines):
-            following = page.lines[n + 1] if n + 1 < len(page.lines) else None
-            if _is_heading(line, usual, plain):
-                depth = _depth(line, usual)
-                second = (
-                    n
-                    and page.lines[n - 1].size == line.size
-                    and page.lines[n - 1].y - line.y < 1.6 * line.size
-                )
-                if second and before is None and titles and not NUMBERED.match(line.text):
-                    # A title of two lines.
-                    titles[-1] = (titles[-1][0], join(titles[-1][1], line.text))
-                else:
-                    while titles and titles[-1][0] >= depth:
-                        titles.pop()
-                    titles.append((depth, line.text))
-                found.append((" / ".join(title for _, title in titles), []))
-                before = header = None
-            elif header and _same_columns(header, line):
-                found[-1][1].append((_row(header, line), page.number))
-            elif following and _same_columns(line, following):
-                header, before = line, None
-            else:
-                paragraphs = found[-1][1]
-                if before is None or _breaks(before, line, gap, full, turned=n == 0):
-                    paragraphs.append((line.text, page.number))
-                else:
-                    paragraphs[-1] = (join(paragraphs[-1][0], line.text), paragraphs[-1][1])
-                before, header = line, None
-                continue
-            before = None
-    return [Chapter(title, tuple(paragraphs)) for title, paragraphs in found if paragraphs]
-
-
-def _same_columns(a: Line, b: Line) -> bool:
-    return len(a.cells) > 1 and [x for x, _ in a.cells] == [x for x, _ in b.cells]
-
-
-def _row(header: Line, line: Line) -> str:
-    """Write a table row as one sentence ("Corvel lamp: price 45 euros; shelf A12.")."""
-    (_, first), *others = line.cells
-    mark, space, joint, stop = (
-        ("：", "", "；", "。") if WIDE.search(line.text) else (": ", " ", "; ", ".")
-    )
-    pairs = (
-        name[0].lower() + name[1:] + space + value
-        for (_, name), (_, value) in zip(header.cells[1:], others)
-        if name
-    )
-    return first + mark + joint.join(pairs) + stop
-
-
-def _width(text: str) -> int:
-    return sum(2 if WIDE.match(c) else 1 for c in text)
-
-
-def _usual_gap(pages: list[Page], usual: float) -> float:
-    """Estimate the line distance within a paragraph: almost the smallest that occurs."""
-    gaps = sorted(
-        a.y - b.y
-        for page in pages
-        for a, b in zip(page.lines, page.lines[1:])
-        if a.size == b.size == usual and a.y > b.y and b.text[0] not in BULLETS
-    )
-    return gaps[len(gaps) // 20] if gaps else 0.0
-
-
-def _is_heading(line: Line, usual: float, plain: bool) -> bool:
-    if line.size >= 1.15 * usual:
-        return True
-    numbered = (
-        len(line.text) <= 60
-        and NUMBERED.match(line.text) is not None
-        and line.text[-1] not in ".。;；,，"
-    )
-    return numbered and (plain or line.size >= 1.03 * usual)
-
-
-def _depth(line: Line, usual: float) -> int:
-    """Return a heading's depth: 1 for a chapter, 2 for a section ...
-
-    By the number before the title ("3.2" has two parts), else by the font size.
-    """
-    number = re.match(r"\d{1,2}((\.\d{1,2})*)\.?\s", line.text)
-    if number:
-        return 1 + number[1].count(".")
-    return 1 if line.size >= 1.5 * usual or NUMBERED.match(line.text) else 2
-
-
-def _breaks(before: Line, line: Line, gap: float, full: float, turned: bool) -> bool:
-    """Whether a paragraph ends between two lines; on a turned page the gap says nothing."""
-    if line.text[0] in BULLETS or before.size != line.size:
-        return True
-    ended = before.text[-1] in ".。!！?？:："
-    if not turned:
-        return (
-            before.y - line.y > 1.25 * gap
-            or before.y <= line.y
-            or (ended and _width(before.text) < full)
-        )
-    return ended
+def _gone(line: Line, pages: int = 0) -> Change:
+    reason = f"running head or foot, on {pages} pages" if pages else "page number"
+    return Change(reason, "".join(line.text.split()))
 
 
 FONT_FILE = "wqy-microhei.ttc"

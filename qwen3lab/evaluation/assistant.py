@@ -14,6 +14,7 @@ from qwen3lab.data import tasks
 from qwen3lab.data.rows import as_exams
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation import sandbox, scoring, statistics
+from qwen3lab.evaluation.answered_code import code_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,15 +42,6 @@ def mixture(
     return rows
 
 
-def code_of(answer: str) -> str:
-    """Extract the Python code of an answer: its first fenced block, else the whole text.
-
-    Large models often write a fenced block.
-    """
-    fenced = re.search(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", answer, re.DOTALL)
-    return fenced[1] if fenced else answer
-
-
 def passes(row: dict[str, Any], answer: str, **limits: Any) -> sandbox.Result:
     """Run an answer to a code row against the row's tests; `limits` as in `sandbox.run`.
 
@@ -59,7 +51,7 @@ def passes(row: dict[str, Any], answer: str, **limits: Any) -> sandbox.Result:
         raise Qwen3labError(
             f"The row {row.get('id', '')!r} has no tests. Give a row of the task code."
         )
-    return sandbox.run(code_of(answer), row["tests"], **limits)
+    return sandbox.run(code_of(answer, row["tests"]), row["tests"], **limits)
 
 
 def evaluate(

@@ -199,13 +199,13 @@ class PassAtK(_Metric):
         )
 
     def _compute(self, predictions: list[str], tests: list[list[str]]) -> dict[str, float]:
-        from qwen3lab.evaluation import assistant, sandbox
+        from qwen3lab.evaluation import answered_code, sandbox
         from qwen3lab.evaluation.statistics import pass_at_k
 
         known: dict[tuple[str, ...], bool] = {}
         tries: dict[tuple[str, ...], list[bool]] = {}
         for text, lines in zip(predictions, tests):
-            code, problem = assistant.code_of(chat.split_thinking(text)[1]), tuple(lines)
+            code, problem = answered_code.code_of(text, lines), tuple(lines)
             if (code, *problem) not in known:
                 known[code, *problem] = sandbox.run(code, problem, **self.limits).passed
             tries.setdefault(problem, []).append(known[code, *problem])

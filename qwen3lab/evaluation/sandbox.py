@@ -36,7 +36,8 @@ KILLED, USED_UP = -getattr(signal, "SIGKILL", 9), -getattr(signal, "SIGXCPU", 24
 # limit on the number of processes does not apply to root. So an audit hook (PEP 578), which no
 # Python code can remove, refuses to start processes, to send signals, to open sockets, to load
 # libraries, to delete or rename files, and to open files other than Python's own and those in the
-# working folder.
+# working folder. Modules that open files without asking the hook cannot be imported, and the two
+# functions of `os` that make files so are taken away.
 WORKER = r"""
 import os, sys
 try:
@@ -56,10 +57,18 @@ os.close(nothing)
 own, folder = tuple(os.path.realpath(place) + os.sep for place in sys.path), os.getcwd() + os.sep
 refused = ("os.", "shutil.", "subprocess.", "pty.", "_posixsubprocess.",
            "socket.", "ctypes.", "signal.", "syslog.", "resource.", "_winapi.", "winreg.")
+unasked = {"sqlite3", "_sqlite3", "_dbm", "_gdbm", "readline", "_curses", "_tkinter", "_ssl",
+           "_multiprocessing", "_posixshmem"}
+for module in (os, sys.modules.get("posix")):
+    for name in ("mkfifo", "mknod"):
+        if hasattr(module, name):
+            delattr(module, name)
 
 def guard(event, arguments, allowed=("os.listdir", "os.scandir"), real=os.path.realpath,
           decode=os.fsdecode, refused=refused, own=own,
-          folder=folder, reading=os.O_RDONLY, ways=os.O_WRONLY | os.O_RDWR):
+          folder=folder, reading=os.O_RDONLY, ways=os.O_WRONLY | os.O_RDWR, unasked=unasked):
+    if event == "import" and arguments[0] in unasked:
+        raise ImportError("the module " + arguments[0] + " is refused")
     if event.startswith(refused) and event not in allowed:
         raise PermissionError(event + " is refused")
     if event == "open" and not isinstance(arguments[0], int):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.retrieval.embedding import finite
+from qwen3lab.retrieval.index import NOT_FINITE
 
 if TYPE_CHECKING:
     import faiss
@@ -32,7 +34,7 @@ def build(
         cells: number of IVF cells; default: 4 times the square root of N, but at least 39 vectors
             per cell, which faiss asks for.
         seed: seed of the k-means.
-    Raises Qwen3labError for another kind or no vectors.
+    Raises Qwen3labError for another kind, no vectors, or vectors that are not finite.
     """
     import faiss
 
@@ -45,7 +47,9 @@ def build(
             f"Vectors of the shape {vectors.shape} cannot be indexed. Give at least one row of"
             " numbers."
         )
-    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    finite(vectors, NOT_FINITE)
     n, d = vectors.shape
     if kind == "hnsw":
         index = faiss.IndexHNSWFlat(d, LINKS, faiss.METRIC_INNER_PRODUCT)
@@ -79,10 +83,15 @@ def widen(index: faiss.Index, effort: int) -> None:
 def overlap(found: np.ndarray, exact: np.ndarray) -> np.ndarray:
     """Compute recall per question: the share of its true nearest neighbours that were found.
 
-    Takes two arrays of row numbers `[Q, k]`, found and exact, and returns `[Q]` in [0, 1].
+    Takes two arrays of row numbers `[Q, k]`, found and exact, and returns `[Q]` in [0, 1]. The -1
+    that faiss gives where there are fewer than `k` is no neighbour.
     """
+    true = [set(row) - {-1} for row in exact.tolist()]
     return np.array(
-        [len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), exact.tolist(), strict=True)]
+        [
+            len(set(row) & wanted) / max(1, len(wanted))
+            for row, wanted in zip(found.tolist(), true, strict=True)
+        ]
     )
 
 

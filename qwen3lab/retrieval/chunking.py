@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qwen3lab.chat import plain_ids
-from qwen3lab.data.pdf import WIDE, Chapter, Page, chapters
+from qwen3lab.data.pdf_layout import Chapter, chapters
+from qwen3lab.data.pdf_marks import WIDE, Page, whole
 from qwen3lab.errors import Qwen3labError
 
 if TYPE_CHECKING:
@@ -64,18 +65,18 @@ def chunk(
         pieces = [
             (piece, page, glue)
             for text, page in part.paragraphs
-            for piece, glue in _pieces(text, tokenizer, max_tokens)
+            for piece, glue in _pieces(whole(text), tokenizer, max_tokens)
         ]
         held: list[tuple[str, int, str]] = []
         for piece in pieces:
             if held and count(_glue([*held, piece])) > max_tokens:
-                found.append(_chunk(len(found), held, part.title))
+                found.append(_chunk(len(found), held, whole(part.title)))
                 held = _tail(held, overlap, count)
                 while held and count(_glue([*held, piece])) > max_tokens:
                     held.pop(0)
             held.append(piece)
         if held:
-            found.append(_chunk(len(found), held, part.title))
+            found.append(_chunk(len(found), held, whole(part.title)))
     return found
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qwen3lab.chat import plain_ids
+from qwen3lab.data.pdf_marks import whole
 from qwen3lab.errors import Qwen3labError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def rows(
     tokenizer, prompt = embedder.tokenizer, embedder.prompts.get(role) or ""
     end = tokenizer("").input_ids
     most = (embedder.max_seq_length or tokenizer.model_max_length) - len(end)
-    return [plain_ids(tokenizer, prompt + text)[:most] + end for text in texts]
+    return [plain_ids(tokenizer, prompt + whole(text))[:most] + end for text in texts]
 
 
 def embed(
@@ -45,7 +46,8 @@ def embed(
         dimension: keep only the first components (Matryoshka, Kusupati et al. 2022). A truncated
             vector is normalised again, which `truncate_dim` of sentence-transformers alone does not
             do.
-    Raises Qwen3labError for a dimension that the model does not have.
+    Raises Qwen3labError for a dimension that the model does not have, and where the model's numbers
+    are not finite.
     """
     import torch
 
@@ -67,4 +69,25 @@ def embed(
         with torch.inference_mode():
             vectors = embedder(dict(features))["sentence_embedding"][:, :dimension].float()
         out[batch] = torch.nn.functional.normalize(vectors, dim=-1).cpu().numpy()
-    return out
+    return finite(
+        out,
+        "The embedding model's numbers are not finite for {} of {} texts. Load it in float32, or"
+        " another copy of it.",
+    )
+
+
+def finite(vectors: np.ndarray, message: str) -> np.ndarray:
+    """Return the vectors `[N, D]` as they are; raise Qwen3labError where one is not finite.
+
+    NaN is nearest to nothing, and infinity to everything: a search with either returns nonsense.
+    The length counts, so that its square may not be too large for float32 either.
+
+    Args:
+        message: what to say, with {} for the number of such vectors and {} for N.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.square(vectors, dtype=np.float32).sum(axis=1)
+    wrong = int((~np.isfinite(lengths)).sum())
+    if wrong:
+        raise Qwen3labError(message.format(wrong, len(vectors)))
+    return vectors

@@ -51,6 +51,26 @@ def test_the_code_of_an_answer(answer, code):
     assert assistant.code_of(answer) == code
 
 
+HALF = "def half(x): return x / 2"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (f"So:\r\n\r\n```Python\r\n{HALF}\r\n```\r\nIt prints:\r\n```\r\n4\r\n```", "passed"),
+        (f"```python\nprint(half(8))\n```\nwith\n~~~py\n{HALF}\n~~~", "passed"),
+        (f"<think>```python\n{HALF} + 1\n```</think>```python\n{HALF}\n```", "passed"),
+        (f"```python\n{HALF}\nimport sys\nsys.exit(0)\n```", "error"),
+        ("```python\nimport os\nprint('passed')\nos._exit(0)\n```", "error"),
+        ("```python\ndef half(x):\n    import sys\n    sys.exit(0)\n```", "error"),
+        (f"```python\n{HALF} + 1\n```\nor\n```python\n{HALF}\n```", "failed"),
+        ("passed", "error"),
+    ],
+)  # fmt: skip
+def test_an_answer_passes_by_its_program_alone(answer, status):
+    assert assistant.passes(ROW, answer).status == status
+
+
 def test_answers_are_right_when_their_tests_pass(monkeypatch):
     said = [
         "def half(x): return x / 2",

@@ -191,6 +191,81 @@ HOSTILE = {
     ),
     "deletes a file": ("import os\nos.remove('/nowhere')", "error", "os.remove is refused"),
     "kills its parent": ("import os\nos.kill(os.getppid(), 9)", "error", "os.kill is refused"),
+    "writes a database": (
+        "import sqlite3\nsqlite3.connect('/nowhere/a.db')",
+        "error",
+        "the module sqlite3 is refused",
+    ),
+    "writes a history": ("import readline", "error", "the module readline is refused"),
+    "shares memory": (
+        "import _multiprocessing\n_multiprocessing.SemLock(1, 1, 1, '/evil', False)",
+        "error",
+        "the module _multiprocessing is refused",
+    ),
+    "makes a pipe": ("import os\nos.mkfifo('/nowhere/a')", "error", "no attribute 'mkfifo'"),
+    "makes a node": ("import posix\nposix.mknod('/nowhere/a')", "error", "no attribute 'mknod'"),
+    "a link to other files": (
+        "import os\nos.symlink('/etc/passwd', 'a')\ndef f(x): return open('a').read()",
+        "error",
+        "os.symlink is refused",
+    ),
+    "reads about itself": (
+        "def f(x): return open('/proc/self/environ').read()",
+        "error",
+        "opening files elsewhere is refused",
+    ),
+    "opens beside a folder": (
+        "import os\nos.open('../a', os.O_CREAT | os.O_WRONLY, dir_fd=os.open('.', os.O_RDONLY))",
+        "error",
+        "opening files elsewhere is refused",
+    ),
+    "asks the network": (
+        "from urllib.request import urlopen\nurlopen('http://127.0.0.1:9')",
+        "error",
+        "socket.getaddrinfo is refused",
+    ),
+    "asks for a name": (
+        "import socket\nsocket.getaddrinfo('localhost', 80)",
+        "error",
+        "socket.getaddrinfo is refused",
+    ),
+    "spawns": (
+        "import os\nos.posix_spawn('/bin/echo', ['echo'], {})",
+        "error",
+        "os.posix_spawn is refused",
+    ),
+    "prints success and leaves": ("print('passed')\nraise SystemExit(0)", "error", "SystemExit: 0"),
+    "leaves in the function without clearing up": (
+        "import os\ndef f(x): os._exit(0)",
+        "error",
+        "ended without returning values",
+    ),
+    "ends itself": ("import os\nos.abort()", "error", "ended by signal"),
+    "adds its own results": (
+        "import sys\nsys._getframe(1).f_globals['found'] += [('gave', '4'), ('gave', '6')]",
+        "error",
+        "4 values for 2 tests",
+    ),
+    "calls everything plain": (
+        (
+            "import sys\nsys._getframe(1).f_globals['plain'] = lambda value: True\nclass A:\n   "
+            " def __repr__(self): return '4'\n    def __eq__(self, other): return True\ndef f(x):"
+            " return A()"
+        ),
+        "failed",
+        "f(3) gives 4, not 6",
+    ),
+    "an error that cannot be told": (
+        "class E(Exception):\n    def __str__(self): raise E\ndef f(x): raise E",
+        "error",
+        "ended without returning values",
+    ),
+    "a list in itself": ("a = []\na.append(a)\ndef f(x): return a", "error", "RecursionError"),
+    "maps memory": (
+        "import mmap\ndef f(x): return len(mmap.mmap(-1, 10**12))",
+        "error",
+        "allocate memory",
+    ),
     "no limits": (
         "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (99, 99))",
         "error",
@@ -202,7 +277,7 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_programs_do_not_pass(name):
     code, status, message = HOSTILE[name]
-    if "memory" in name and sys.platform == "darwin":
+    if "mem" in name and sys.platform == "darwin":
         pytest.skip("macOS has no limit of the address space")
     result = sandbox.run(code, TESTS)
     assert (result.status, result.passed) == (status, False), result
@@ -213,6 +288,9 @@ def test_hostile_programs_do_not_pass(name):
     ("code", "least"),
     [
         ("def f(x):\n    while True: pass", 0.8),
+        ("while True: print('passed' * 1000)", 0.8),
+        ("def f(x): return 9**9**9", 0.8),
+        ("import re\ndef f(x): return re.match('(a+)+$', 'a' * 60 + 'b')", 0.8),
         ("import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass", 0.8),
         (
             (
@@ -228,6 +306,19 @@ def test_what_never_ends_is_ended(code, least):
     result = sandbox.run(code, TESTS, seconds=1)
     assert result == sandbox.Result("timeout", "did not end within 1 s")
     assert least < time.monotonic() - start < 6
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n",
+        "import atexit, time\natexit.register(time.sleep, 60)\n",
+    ],
+)
+def test_what_would_go_on_after_the_tests_is_ended(more):
+    start = time.monotonic()
+    assert sandbox.run(more + RIGHT, TESTS, seconds=5) == sandbox.Result("passed")
+    assert time.monotonic() - start < 9
 
 
 def test_the_limits_hold_in_the_process():

@@ -6,11 +6,15 @@ from __future__ import annotations
 
 import random
 
+import faiss
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qwen3lab import chat, models, retrieval
+from qwen3lab.data.pdf import Chapter
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.retrieval import Chunk, Hit, approximate, embedding
 from scripts.tiny_models import embedding as tiny_models_embedding
@@ -134,6 +138,145 @@ def test_impossible_indexes_are_refused(cloud):
         approximate.build("lsh", cloud)
     with pytest.raises(Qwen3labError, match="Give at least one row of numbers"):
         approximate.build("flat", cloud[:0])
+
+
+# What is not finite, and what was not found
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 1e300])
+def test_no_index_takes_vectors_that_are_not_finite(wrong, cloud, embedder, tmp_path):
+    vectors = np.eye(3, 32)
+    chunks = [Chunk(n, text, 1, "") for n, text in enumerate(TEXTS[:3])]
+    index = retrieval.Index(chunks, vectors, embedder)
+    vectors[1, 4] = wrong
+    told = "1 of 3 vectors are not finite. Embed the chunks again, with the model in float32."
+    with pytest.raises(Qwen3labError, match=f"^{told}$"):
+        retrieval.Index(chunks, vectors, embedder)
+    for kind in approximate.KINDS:
+        with pytest.raises(Qwen3labError, match=f"^{told}$"):
+            approximate.build(kind, vectors)
+    with np.errstate(over="ignore"):
+        index.faiss.reset()
+        index.faiss.add(vectors.astype(np.float32))  # behind our back
+    with pytest.raises(Qwen3labError, match=f"^{told}$"):
+        index.save(tmp_path / "index")
+    folder = retrieval.Index.build(chunks, embedder).save(tmp_path / "index")
+    faiss.write_index(index.faiss, str(folder / "index.faiss"))
+    with pytest.raises(Qwen3labError, match=f"^In the index 'index' {told}$"):
+        retrieval.Index.load(folder, embedder)
+
+
+def test_a_model_whose_numbers_are_not_finite_is_refused_for_chunks_and_questions(
+    embedder, monkeypatch
+):
+    chunks = [Chunk(n, text, 1, "") for n, text in enumerate(TEXTS)]
+    index = retrieval.Index.build(chunks, embedder)
+    norm = embedder[0].auto_model.norm.weight
+    monkeypatch.setattr(norm, "data", norm.data.clone().fill_(float("nan")))
+    with pytest.raises(Qwen3labError, match="numbers are not finite for 4 of 4 texts. Load it in"):
+        retrieval.Index.build(chunks, embedder)
+    with pytest.raises(Qwen3labError, match="not finite for 1 of 1 texts"):
+        index.search(["How much?"])
+
+
+def test_a_search_returns_what_is_there_and_nothing_more(embedder):
+    chunks = [Chunk(n, text, 1, "") for n, text in enumerate(TEXTS)]
+    index = retrieval.Index.build(chunks, embedder)
+    (hits,) = index.search(["How much?"], k=99)
+    assert sorted(hit.chunk.id for hit in hits) == [0, 1, 2, 3]
+    index.faiss.remove_ids(np.array([3], dtype=np.int64))  # faiss answers -1 for the fourth
+    (hits,) = index.search(["How much?"], k=4)
+    assert sorted(hit.chunk.id for hit in hits) == [0, 1, 2]
+    assert all(-1.001 < hit.score < 1.001 for hit in hits)
+    for search in (index, retrieval.Keywords(chunks)):
+        for k in (0, -1):
+            with pytest.raises(Qwen3labError, match=f"cannot return {k} chunks. Ask for one or"):
+                search.search(["How much?"], k=k)
+
+
+def test_vectors_and_chunks_belong_together(embedder):
+    with pytest.raises(Qwen3labError, match=r"shape \(2, 32\) do not belong to 1 chunks"):
+        retrieval.Index([Chunk(0, "one", 1, "")], np.eye(2, 32), embedder)
+
+
+def test_a_place_that_faiss_leaves_empty_is_no_neighbour():
+    found, exact = np.array([[2, -1, -1], [0, 1, 2]]), np.array([[2, 1, -1], [-1, -1, -1]])
+    assert approximate.overlap(found, exact).tolist() == [0.5, 0.0]
+
+
+def test_half_a_character_is_no_reason_to_fail(embedder, tmp_path):
+    broken, mended = "half \ud83d, whole \ud83d\ude00", "half \ufffd, whole \U0001f600"
+    np.testing.assert_array_equal(
+        retrieval.embed(embedder, [broken]), retrieval.embed(embedder, [mended])
+    )
+    (piece,) = retrieval.chunk([Chapter(broken, ((broken, 1),))], embedder.tokenizer, 90)
+    assert (piece.text, piece.chapter) == (mended, mended)
+    index = retrieval.Index.build([Chunk(0, broken, 1, "")], embedder)
+    assert retrieval.Index.load(index.save(tmp_path / "index"), embedder).chunks == [
+        Chunk(0, mended, 1, "")
+    ]
+
+
+# Key words
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("C, C++ und C#!", ["c", "c++", "und", "c#"]),
+        ("C++11, A+ in 2+2", ["c", "11", "a", "in", "2", "2"]),
+        ("Straße, Ärger, cafe\u0301 caf\u00e9", ["strasse", "ärger", "café", "café"]),
+        ("Привет, МИР", ["привет", "мир"]),
+        ("ΛΌΓΟΣ λόγος", ["λόγοσ", "λόγοσ"]),
+        ("서울에서 만나", ["서울", "울에", "에서", "만나"]),
+        ("東京タワーは高い。", ["東京", "京タ", "タワ", "ワー", "ーは", "は高", "高い"]),
+        ("สวัสดี", ["สวั", "วัส", "สดี"]),
+        ("السَّلامُ عليكـم ١٢٣", ["السلام", "عليكم", "123"]),
+        ("हिन्दी में ४२", ["हिन्दी", "में", "42"]),
+        ("ＡＢＣ１２ m² 𠮷野家", ["abc12", "m2", "𠮷野", "野家"]),
+        ("don't max_tokens x-2 3.2 6:35", ["don", "t", "max", "tokens", "x-2", "3.2", "6:35"]),
+        ("😀 + — …", []),
+    ],
+)
+def test_key_terms_are_words_of_every_script(text, terms):
+    assert retrieval.key_terms(text) == terms
+
+
+def test_the_language_c_is_not_found_in_c_sharp():
+    texts = ["We write C here.", "We write C++ here.", "We write C# here.", "Nobody writes."]
+    keywords = retrieval.Keywords([Chunk(n, text, 1, "") for n, text in enumerate(texts)])
+    found = keywords.search(["C", "C++?", "c#"], k=4)
+    assert [[hit.chunk.id for hit in hits] for hits in found] == [[0], [1], [2]]
+
+
+SCRIPTS = (
+    "word Wort",
+    "слово дом",
+    "λόγος",
+    "言葉です",
+    "单词",
+    "단어",
+    "คำพูด",
+    "كلمة",
+    "शब्द",
+    "c++ c#",
+    "٣ 7",
+)
+LETTERS = st.text(st.sampled_from("".join(SCRIPTS)), max_size=12)
+
+
+@given(st.lists(LETTERS, min_size=1, max_size=6), LETTERS, st.integers(1, 9))
+@settings(max_examples=150, deadline=None)
+def test_key_words_find_every_chunk_that_shares_one_and_no_other(texts, question, k):
+    keywords = retrieval.Keywords([Chunk(n, text, 1, "") for n, text in enumerate(texts)])
+    (hits,) = keywords.search([question], k=len(texts))
+    asked = set(retrieval.key_terms(question))
+    sharing = {n for n, text in enumerate(texts) if asked & set(retrieval.key_terms(text))}
+    assert {hit.chunk.id for hit in hits} == sharing
+    assert all(hit.score > 0 for hit in hits)
+    assert keywords.search([question], k=k)[0] == hits[:k]
+    for letter in question:  # no letter is without a term
+        assert not letter.isalnum() or retrieval.key_terms(letter)
 
 
 # Fusion and marks
