@@ -57,24 +57,32 @@ def save_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
             " another optimiser."
         )
 
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # paged states lie in memory that both sides write
     whole = optimizer.state_dict()
     packed = {key: pack(whole[key], key) for key in ("state", "param_groups")}
-    save_file(tensors, path, metadata={"optimizer": json.dumps(packed)})
+    save_file(tensors, path, metadata={"optimizer": json.dumps(packed), "kind": _kind(optimizer)})
 
 
 def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
     """Load what `save_optimizer` wrote into an optimiser over the same parameters.
 
     Raises:
-        Qwen3labError: the file is of an earlier version of the course.
+        Qwen3labError: the file is of another optimiser, or of an earlier version of the course.
     """
     with safe_open(path, "pt") as file:
-        packed = (file.metadata() or {}).get("optimizer")
+        told = file.metadata() or {}
+        packed = told.get("optimizer")
         tensors = {name: file.get_tensor(name) for name in file.keys()}
     if packed is None:
         raise Qwen3labError(
             f"The checkpoint {path.parent.name!r} was written by an earlier version of the course."
             " Start anew in another folder."
+        )
+    if told["kind"] != _kind(optimizer):
+        raise Qwen3labError(
+            f"The checkpoint {path.parent.name!r} was trained with {told['kind']}, and this run has"
+            f" {_kind(optimizer)}. Resume with the same optim, or start anew in another folder."
         )
 
     def unpack(value: Any) -> Any:
@@ -88,6 +96,12 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
         return (tuple if kind == "tuple" else list)(map(unpack, inner))
 
     optimizer.load_state_dict({key: unpack(value) for key, value in json.loads(packed).items()})
+
+
+def _kind(optimizer: Any) -> str:
+    """Name an optimiser's class and library; the trainer wraps it."""
+    kind = type(getattr(optimizer, "optimizer", optimizer))
+    return f"{kind.__module__.split('.')[0]}'s {kind.__name__}"
 
 
 def random_state() -> dict[str, Any]:

@@ -203,6 +203,19 @@ def test_any_nested_state_comes_back(tree):
         assert same(tree, other.kept)
 
 
+def test_another_optimiser_does_not_go_on(tmp_path):
+    file = tmp_path / "checkpoint-2" / "o.safetensors"
+    file.parent.mkdir()
+    layer = nn.Linear(2, 2)
+    checkpointing.save_optimizer(file, torch.optim.SGD(layer.parameters()))
+    with pytest.raises(Qwen3labError) as error:
+        checkpointing.load_optimizer(file, build("adamw_bnb_8bit", layer, tmp_path))
+    assert str(error.value) == (
+        "The checkpoint 'checkpoint-2' was trained with torch's SGD, and this run has"
+        " bitsandbytes's AdamW. Resume with the same optim, or start anew in another folder."
+    )
+
+
 def test_what_only_a_pickle_holds_is_refused(tmp_path):
     with pytest.raises(Qwen3labError, match="has a set in its state"):
         checkpointing.save_optimizer(tmp_path / "o.safetensors", Holder({"x": {1, 2}}))
