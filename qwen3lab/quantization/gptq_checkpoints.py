@@ -57,11 +57,11 @@ def gptq(
     source, dst = loading.folder(src), Path(dst)
     config = checks.source(source)
     checks.target(dst, source)
-    checks.groups(config, source.name, "GPTQ", bits, group_size)
     if type(batch_size) is not int or batch_size < 1:
         raise Qwen3labError(f"{batch_size!r} texts cannot be a batch. Give 1 or more.")
     longest = config.get("max_position_embeddings") or 10**9
     texts = checks.texts(texts, loading.load_tokenizer(source), "GPTQ", longest)
+    checks.groups(config, source.name, "GPTQ", bits, group_size)
     with quiet_gptqmodel() as library:
         # The library reorders columns within their groups; without groups it would refuse to.
         options = library.QuantizeConfig(

@@ -37,7 +37,8 @@ def calibration(
     They are as the model will read and write them. Default: 64 of the training questions.
     """
     rows = tasks.load("knowledge", "train")[:192:3] if rows is None else rows
-    return [chat.render(tokenizer, row["messages"]) + row["answer"] + "<|im_end|>" for row in rows]
+    end = chat.end_of_turn(tokenizer) or ""
+    return [chat.render(tokenizer, row["messages"]) + row["answer"] + end for row in rows]
 
 
 def merged(base: str | Path, adapter: str | Path, dtype: str) -> Path:
