@@ -22,9 +22,10 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 
-from qwen3lab import chat, models, quantization, serving, training
+from qwen3lab import chat, models, paths, quantization, serving, training
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models.generation import end_tokens, generate_ids
+from qwen3lab.quantization import variants
 from qwen3lab.tuning import comparing, conversation
 
 OTHER = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
@@ -220,7 +221,7 @@ TOKENS = st.lists(
 
 
 @settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     phases=[Phase.explicit, Phase.generate],  # an example takes a while, so none is made smaller
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -254,3 +255,34 @@ def test_any_template_and_any_tokens_reach_every_form(base, plain, template, tok
         assert (field.contents() if field else "") == template
         listed = reader.get_field("tokenizer.ggml.tokens").contents()
         assert [listed[known[name]] for name, _ in tokens] == [name for name, _ in tokens]
+
+
+def test_kept_forms_are_made_anew_when_the_template_changes(base, plain, tmp_path, monkeypatch):
+    """The weights alone would name the kept form of another template."""
+    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+    folder = Path(shutil.copytree(plain, tmp_path / "adapter"))
+    places = []
+    for template in ("one", "two"):
+        (folder / "chat_template.jinja").write_text(template)
+        merged = variants.merged(base, folder, "float32")
+        file = variants.gguf(merged, "f16")
+        places.append((merged, file))
+        assert models.load_tokenizer(merged).chat_template == template
+        assert comparing.gguf_template(file) == template
+    assert len({place for pair in places for place in pair}) == 4
+    assert (variants.merged(base, folder, "float32"), file) == places[1]
+
+
+def test_more_ends_than_a_gguf_file_can_name(base, tmp_path):
+    folder = Path(shutil.copytree(base, tmp_path / "m"))
+    (folder / "generation_config.json").write_text('{"eos_token_id": [97, 98, 99, 260]}')
+    with pytest.raises(Qwen3labError, match="'m' states 4 tokens that end an answer, and a GGUF"):
+        quantization.to_gguf(folder, tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_settings_beside_packed_weights(method):
+    model, tokenizer = quantization.load_gptq(variants.COMPANY[method])
+    stated = json.loads((variants.COMPANY[method] / "generation_config.json").read_text())
+    assert model.generation_config.eos_token_id == stated["eos_token_id"]
+    assert set(stated["eos_token_id"]) <= set(end_tokens(tokenizer, model))
