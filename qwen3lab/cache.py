@@ -15,6 +15,14 @@ from qwen3lab.errors import Qwen3labError
 
 PROOF = "kept.json"  # what a folder was made from, and the hash of each of its files
 MADE_FROM = "made_from.json"  # the same for a folder of a fixed name, without hashes
+SETTINGS = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "additional_chat_templates/*",
+    "generation_config.json",
+)
 COMMITTED = paths.DATA / "quantised"
 
 
@@ -42,6 +50,18 @@ def fingerprint(source: Path | str | Sequence[str]) -> str:
         )
     for file in files:
         digest.update(file.name.encode() + _hash(file).encode())
+    return digest.hexdigest()
+
+
+def beside(folder: Path | str) -> str:
+    """Compute the SHA-256 of what lies beside a folder's weights and vocabulary.
+
+    That is the tokenizer's settings, chat templates and generation settings.
+    """
+    folder, digest = Path(folder), hashlib.sha256()
+    for pattern in SETTINGS:
+        for file in sorted(folder.glob(pattern)):
+            digest.update(file.relative_to(folder).as_posix().encode() + _hash(file).encode())
     return digest.hexdigest()
 
 

@@ -122,8 +122,8 @@ def load(name: str | Path) -> sft.Run:
     if read["method"] == "full":
         model, tokenizer = loading.load(where, dtype="float32")
     else:
-        base, tokenizer = sft.load(read["source"], read["method"])
-        model, _ = lora.load_adapter(where, base)
+        base, _ = sft.load(read["source"], read["method"])
+        model, tokenizer = lora.load_adapter(where, base)
     rows = {
         part: [
             json.loads(line)

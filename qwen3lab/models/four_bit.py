@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,8 @@ def load_4bit(
         device: default: the current profile's.
         options: passed to `AutoModelForCausalLM.from_pretrained`.
     Raises:
-        Qwen3labError: as `models.load`, and a device that bitsandbytes does not support.
+        Qwen3labError: as `models.load`, a device that bitsandbytes does not support, settings of
+            bitsandbytes among the options, and a model that is quantised already.
 
     The dequantised weights are multiplied in the profile's dtype: float16 on a T4. Apple's MPS has
     a backend in bitsandbytes 0.50 (in plain torch before macOS 26); it was not run by those who
@@ -44,6 +46,7 @@ def load_4bit(
     import torch
     from transformers import BitsAndBytesConfig
 
+    _check(model_id, double_quant, options)
     profile = profiles.get()
     kind = str(device or profile.device).split(":")[0]
     if kind not in bitsandbytes.supported_torch_devices:
@@ -60,6 +63,30 @@ def load_4bit(
     model, tokenizer = loading.load(model_id, device=device, quantization_config=config, **options)
     guard(model)
     return model, tokenizer
+
+
+def _check(model_id: str | Path, double_quant: Any, options: dict[str, Any]) -> None:
+    """Refuse what transformers would drop, or would answer with an error of its own."""
+    if not isinstance(double_quant, bool):
+        raise Qwen3labError(f"double_quant is True or False, not {double_quant!r}. Give one.")
+    strange = [
+        name
+        for name in options
+        if name.startswith(("bnb_", "load_in_")) or name == "quantization_config"
+    ]
+    if strange:
+        raise Qwen3labError(
+            f"load_4bit stores NF4 and takes no {strange[0]!r}. For other settings call models.load"
+            " with quantization_config=transformers.BitsAndBytesConfig(...)."
+        )
+    found = loading.resolve(model_id)
+    file = Path(found) / "config.json"
+    if isinstance(found, Path) and file.is_file():
+        if json.loads(file.read_text(encoding="utf-8")).get("quantization_config"):
+            raise Qwen3labError(
+                f"{found.name!r} is quantised already. Take the 16-bit checkpoint that it was made"
+                " from."
+            )
 
 
 def guard(model: torch.nn.Module) -> int:

@@ -11,9 +11,6 @@ from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import batching
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -113,11 +110,30 @@ def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
     return pad if pad is not None else tokenizer.eos_token_id
 
 
-def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the ids that end an answer: the end of a turn or text, and the padding after it."""
+def end_tokens(
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None
+) -> list[int]:
+    """Return the ids that end an answer: the end of a turn or text, and the padding after it.
+
+    Args:
+        model: its generation settings may state further ends (generation_config.json).
+    """
     turn = chat.end_of_turn(tokenizer)
     ends = {tokenizer.eos_token_id, pad_token(tokenizer)}
-    return sorted((ends | {turn and tokenizer.convert_tokens_to_ids(turn)}) - {None})
+    ends |= {turn and tokenizer.convert_tokens_to_ids(turn)}
+    ends |= set(stated_ends(getattr(model, "generation_config", None)))
+    return sorted(ends - {None})
+
+
+def stated_ends(settings: Any) -> list[int]:
+    """Return the end tokens that generation settings state, as a list."""
+    stated = getattr(settings, "eos_token_id", None)
+    return [] if stated is None else list(stated) if isinstance(stated, (list, tuple)) else [stated]
+
+
+def before_end(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """Cut generated ids before the first end token."""
+    return list(ids[: next((at for at, token in enumerate(ids) if token in ends), len(ids))])
 
 
 def _pass(
@@ -146,7 +162,7 @@ def _answers(
 
     The longest rows go first: if memory is short, it shows at once.
     """
-    ends, pad = set(end_tokens(tokenizer)), pad_token(tokenizer)
+    ends, pad = set(end_tokens(tokenizer, model)), pad_token(tokenizer)
     settings = settings | {"eos_token_id": sorted(ends), "pad_token_id": pad}
     found: list[tuple[list[int], bool]] = [([], False)] * len(rows)
     layout = {"order": "longest first", "fill": pad, "side": "left", "device": model.device}

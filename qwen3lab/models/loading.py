@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 ROLES = profiles.ROLES
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 # parameters; below it a second thread costs more than it brings (measured on the tiny models)
 SMALL_MODEL = 50_000_000
 
@@ -83,14 +84,18 @@ def check_folder(folder: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     if not (folder / "config.json").is_file():
-        kind = (
-            "a LoRA adapter, not a whole model"
-            if (folder / "adapter_config.json").is_file()
-            else "no model folder (no config.json)"
+        has_adapter = (folder / "adapter_config.json").is_file()
+        kind, merge_first = (
+            (
+                "a LoRA adapter, not a whole model",
+                ", or merge it first (qwen3lab.quantization.merge)",
+            )
+            if has_adapter
+            else ("no model folder (no config.json)", "")
         )
         raise Qwen3labError(
             f"{folder.name!r} is {kind}. Give the folder that holds config.json and"
-            " model.safetensors."
+            f" model.safetensors{merge_first}."
         )
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
@@ -139,12 +144,12 @@ def call_loader(loader: Any, source: str, **options: Any) -> Any:
     except OSError as error:
         if Path(source).is_dir():
             raise Qwen3labError(
-                f"{Path(source).name!r} could not be loaded ({_first_line(error)}). Save the model"
+                f"{Path(source).name!r} could not be loaded ({first_line(error)}). Save the model"
                 " and its tokenizer again."
             ) from error
         raise Qwen3labError(
             f"{source!r} is neither on this machine nor could it be fetched from the hub"
-            f" ({_first_line(error)}). Connect to the network, or put the model's folder into the"
+            f" ({first_line(error)}). Connect to the network, or put the model's folder into the"
             " one that QWEN3LAB_MODELS names, or go back to QWEN3LAB_PROFILE=tiny."
         ) from error
 
@@ -165,20 +170,42 @@ def _hub_answers() -> bool:
     return True
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, to be quoted in a sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def load_tokenizer(model_id: str | Path = "chat") -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model; one without a chat template gets Qwen3's, as trl ships it."""
+def load_tokenizer(
+    model_id: str | Path = "chat", base: str | Path | None = None
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model, see `beside.tokenizer` for one in a folder.
+
+    One without a chat template gets Qwen3's, as trl ships it; where only templates of other names
+    are there ("tool_use"), it becomes the default.
+
+    Args:
+        model_id: as in `resolve`, or a folder with an adapter.
+        base: the model from which comes what an adapter's folder lacks; default: the one that the
+            adapter names.
+    Raises:
+        Qwen3labError: no such checkpoint, a folder without a tokenizer, a damaged one.
+    """
     from transformers import AutoTokenizer
 
-    quiet()
-    tokenizer = call_loader(AutoTokenizer.from_pretrained, str(resolve(model_id)))
-    if tokenizer.chat_template is None:
-        from qwen3lab import chat
+    from qwen3lab import chat
+    from qwen3lab.models import beside
 
+    quiet()
+    found = resolve(model_id)
+    if isinstance(found, Path):
+        tokenizer = beside.tokenizer(found, base)
+    else:
+        tokenizer = call_loader(AutoTokenizer.from_pretrained, found)
+    templates = tokenizer.chat_template
+    if templates is None:
         tokenizer.chat_template = chat.template()
+    elif isinstance(templates, dict) and "default" not in templates:
+        tokenizer.chat_template = {"default": chat.template()} | templates
     return tokenizer
 
 
@@ -200,7 +227,6 @@ def load(
             not fit the config.
     """
     with importing():
-        import torch
         from transformers import AutoModelForCausalLM, Qwen3ForCausalLM  # noqa: F401
 
     quiet()
@@ -212,7 +238,7 @@ def load(
     model, report = call_loader(
         AutoModelForCausalLM.from_pretrained,
         source,
-        dtype=getattr(torch, dtype or profile.dtype),
+        dtype=torch_dtype(dtype or profile.dtype),
         use_safetensors=True,
         output_loading_info=True,
         **placement | options,
@@ -226,6 +252,22 @@ def load(
         )
     set_threads(model.num_parameters(), device)
     return model.eval(), load_tokenizer(model_id)
+
+
+def torch_dtype(name: Any) -> torch.dtype:
+    """Return the torch dtype of a name that weights can be computed in, one of `DTYPES`.
+
+    Raises Qwen3labError for another name.
+    """
+    import torch
+
+    if isinstance(name, torch.dtype):
+        name = str(name).removeprefix("torch.")
+    if name not in DTYPES:
+        raise Qwen3labError(
+            f"There is no dtype {name!r} to compute in. Use one of: {', '.join(DTYPES)}."
+        )
+    return getattr(torch, name)
 
 
 def load_embedding(

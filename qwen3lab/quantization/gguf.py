@@ -5,15 +5,24 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
-import json
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from qwen3lab import chat
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.models import loading
+from qwen3lab.models import beside, generation, loading
+from qwen3lab.quantization import checks
 from qwen3lab.quiet import quiet
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ENDS = ("eos", "eot", "eom")  # where a GGUF file names the tokens that end an answer
+KNOWN_ENDS = ("<|im_end|>", "<|endoftext|>")  # llama.cpp ends at these by their names
+WRITTEN_HERE = (
+    "tokenizer.chat_template",
+    *(f"tokenizer.ggml.{kind}_token_id" for kind in (*ENDS, "padding")),
+)
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m")
 
 
@@ -28,12 +37,13 @@ def to_gguf(src: str | Path, dst: str | Path, outtype: str = "f16") -> Path:
         src: checkpoint folder, role or name (16 or 32 bits).
         dst: file to write, ending in .gguf.
         outtype: "f32", "f16", "bf16", "q8_0", "q4_0" or "q4_k_m". K-quants need rows of a multiple
-            of 256 weights; other rows get q8_0, or f16 if not even 32 divides them.
+            of 256 weights; other rows get q8_0, or f16 if not even 32 divides them, and how many
+            matrices did is printed.
     Raises:
-        Qwen3labError: unknown type, a model that is not of a Qwen3 architecture, or one that is
-            already quantised.
+        Qwen3labError: unknown type, a model that is not of a Qwen3 architecture or quantised
+            already, tokens without embeddings, or a place that cannot be written.
     """
-    if outtype not in GGUF_TYPES:
+    if not isinstance(outtype, str) or outtype not in GGUF_TYPES:
         raise Qwen3labError(f"Unknown GGUF type {outtype!r}. Use one of: {', '.join(GGUF_TYPES)}.")
     source, dst = loading.folder(src), Path(dst)
     if dst.suffix != ".gguf":
@@ -41,16 +51,22 @@ def to_gguf(src: str | Path, dst: str | Path, outtype: str = "f16") -> Path:
             f"{dst.name!r} does not end in .gguf, by which llama.cpp's tools know the format. Name"
             f" it {dst.stem}.gguf."
         )
-    loading.check_folder(source)
-    if json.loads((source / "config.json").read_text(encoding="utf-8")).get("quantization_config"):
+    if dst.is_dir() or (dst.parent.exists() and not dst.parent.is_dir()):
         raise Qwen3labError(
-            f"{source.name!r} is quantised already. Convert the 16-bit checkpoint that it was made"
-            " from."
+            f"{dst.name!r} cannot be written: there is a folder of that name, or its folder is a"
+            " file. Name another file."
         )
-    if outtype in ("q4_0", "q4_k_m"):
-        with tempfile.TemporaryDirectory() as scratch:
-            return _requantize(_convert(source, Path(scratch) / "whole.gguf", "f32"), dst, outtype)
-    return _convert(source, dst, outtype)
+    checks.source(source)
+    dst.parent.mkdir(parents=True, exist_ok=True)
+    # Under another name first: whoever finds the file finds all of it.
+    with tempfile.TemporaryDirectory(prefix=".draft-", dir=dst.parent) as scratch:
+        draft = Path(scratch) / dst.name
+        if outtype in ("q4_0", "q4_k_m"):
+            _requantize(_convert(source, Path(scratch) / "whole.gguf", "f32"), draft, outtype)
+        else:
+            _convert(source, draft, outtype)
+        draft.replace(dst)
+    return dst
 
 
 def _convert(source: Path, dst: Path, outtype: str) -> Path:
@@ -74,21 +90,70 @@ def _convert(source: Path, dst: Path, outtype: str) -> Path:
         def get_vocab_base_pre(self, tokenizer) -> str:
             return "qwen2"
 
+        def get_vocab_base(self):
+            tokens, kinds, rule = super().get_vocab_base()
+            # The converter decodes added tokens as if they were bytes: "naïve" would be another.
+            for number, token in tokenizer.added_tokens_decoder.items():
+                tokens[number] = token.content
+            return tokens, kinds, rule
+
         def set_vocab(self) -> None:
             super().set_vocab()
-            key = "tokenizer.chat_template"
-            if not any(key in part for part in self.gguf_writer.kv_data):
-                self.gguf_writer.add_chat_template(
-                    loading.load_tokenizer(source).chat_template or chat.template()
-                )
+            # The converter reads templates and special tokens from the files by an order of its
+            # own; what counts is what a tokenizer loaded from them has.
+            for part in self.gguf_writer.kv_data:
+                for key in [key for key in part if key.startswith(WRITTEN_HERE)]:
+                    del part[key]
+            _write_vocabulary(self.gguf_writer, tokenizer, ends)
 
+    tokenizer, ends = _vocabulary(source, hparams)
     kind = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}[
         outtype
     ]
-    dst.parent.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode(), contextlib.redirect_stderr(io.StringIO()):  # progress bars
         Converter(source, gguf.LlamaFileType[kind], dst).write()
     return dst
+
+
+def _vocabulary(source: Path, config: dict) -> tuple[PreTrainedTokenizerBase, list[int]]:
+    """Load the tokenizer of a checkpoint and its end tokens, checked against what a file can hold.
+
+    Raises Qwen3labError for tokens without embeddings, and for more end tokens than have a place.
+    """
+    tokenizer = loading.load_tokenizer(source)
+    rows = config["vocab_size"]
+    lost = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
+    if lost:
+        first = min(lost, key=lost.get)
+        raise Qwen3labError(
+            f"The tokenizer of {source.name!r} has {len(lost)} tokens more than the model has"
+            f" embeddings ({rows}), for example {first!r}. Save it with the model that was resized"
+            " for them, or with the tokenizer of this model."
+        )
+    ends = generation.end_tokens(tokenizer)
+    ends += [end for end in generation.stated_ends(beside.generation(source)) if end not in ends]
+    names = dict(zip(ends, tokenizer.convert_ids_to_tokens(ends)))
+    first = tokenizer.eos_token_id
+    rest = [end for end in ends if end != first and names[end] not in KNOWN_ENDS]
+    places = ([] if first is None else [first]) + rest
+    if len(places) > len(ENDS):
+        raise Qwen3labError(
+            f"{source.name!r} states {len(places)} tokens that end an answer, and a GGUF file has"
+            f" a place for {len(ENDS)}. Leave those in {beside.GENERATION} that the model writes."
+        )
+    return tokenizer, places
+
+
+def _write_vocabulary(writer, tokenizer: PreTrainedTokenizerBase, ends: list[int]) -> None:
+    """Write the chat templates and the tokens that end an answer."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = [{"name": name, "template": text} for name, text in template.items()]
+    writer.add_chat_template(template)
+    for kind, number in zip(ENDS, ends):
+        getattr(writer, f"add_{kind}_token_id")(number)
+    if tokenizer.pad_token_id is not None:
+        writer.add_pad_token_id(tokenizer.pad_token_id)
 
 
 def _requantize(src: Path, dst: Path, outtype: str) -> Path:
@@ -116,16 +181,23 @@ def _requantize(src: Path, dst: Path, outtype: str) -> Path:
     writer.add_file_type(kind)
     layers = reader.get_field(f"{architecture}.block_count").contents()
     tied = not any(tensor.name == "output.weight" for tensor in reader.tensors)
+    other: dict[str, int] = {}
     for tensor in reader.tensors:
         rows = tensor.data.reshape(-1, tensor.data.shape[-1])
         wanted = _tensor_type(tensor.name, tensor.data.ndim, rows.shape[1], outtype, layers, tied)
         if wanted is None:
             writer.add_tensor(tensor.name, tensor.data)
         else:
+            if wanted.name in ("Q8_0", "F16"):
+                other[wanted.name] = other.get(wanted.name, 0) + 1
             packed = _ggml_quantize(rows, wanted)
             writer.add_tensor(
                 tensor.name, packed.reshape(*tensor.data.shape[:-1], -1), raw_dtype=wanted
             )
+    if other:
+        found = ", ".join(f"{n} as {name.lower()}" for name, n in other.items())
+        n = sum(tensor.data.ndim > 1 for tensor in reader.tensors)
+        print(f"{outtype}: rows of unfit length, so of {n} matrices are stored {found}")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -9,25 +9,25 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from qwen3lab import paths, profiles
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import loading
+from qwen3lab.quantization import checks
 from qwen3lab.quiet import quiet
 
 
 def gptq(
     src: str | Path,
     dst: str | Path,
-    texts: Sequence[str],
+    texts: Iterable[str],
     *,
     bits: int = 4,
     group_size: int = 128,
@@ -41,34 +41,34 @@ def gptq(
     head stay as they are.
 
     Args:
-        src: checkpoint folder, role or name.
-        dst: folder to write; load it with `load_gptq`.
+        src: checkpoint folder, role or name, in 16 or 32 bits.
+        dst: folder to write, new or empty; load it with `load_gptq`.
         texts: calibration texts, as the model will read them (chat format included); a few dozen
             are enough.
         bits: 2, 3, 4 or 8.
-        group_size: number of weights that share a scale; it must divide the input and output sizes
-            of every linear layer. -1: a whole row.
+        group_size: number of weights that share a scale; it must divide the input size of every
+            linear layer. -1: a whole row.
         device: default: the profile's.
         batch_size: texts per batch.
     Raises:
-        Qwen3labError: no texts, layer sizes that the group size does not divide, or no gptqmodel.
+        Qwen3labError: what `quantization.checks` refuses: source, place, numbers and texts; or no
+            gptqmodel.
     """
     source, dst = loading.folder(src), Path(dst)
-    if not texts:
-        raise Qwen3labError(
-            "GPTQ needs texts to measure the layers' errors on. Give some dozens of rows like those"
-            " the model will see."
-        )
-    loading.check_folder(source)
-    _check_group(source, group_size)
+    config = checks.source(source)
+    checks.target(dst, source)
+    if type(batch_size) is not int or batch_size < 1:
+        raise Qwen3labError(f"{batch_size!r} texts cannot be a batch. Give 1 or more.")
+    longest = config.get("max_position_embeddings") or 10**9
+    texts = checks.texts(texts, loading.load_tokenizer(source), "GPTQ", longest)
+    checks.groups(config, source.name, "GPTQ", bits, group_size)
     with quiet_gptqmodel() as library:
         # The library reorders columns within their groups; without groups it would refuse to.
-        config = library.QuantizeConfig(
+        options = library.QuantizeConfig(
             bits=bits, group_size=group_size, act_group_aware=group_size > 0, offload_to_disk=False
         )
-        model = library.GPTQModel.load(str(source), config, device=device or profiles.get().device)
-        model.quantize(list(texts), batch_size=batch_size, calibration_data_min_length=1)
-        shutil.rmtree(dst, ignore_errors=True)
+        model = library.GPTQModel.load(str(source), options, device=device or profiles.get().device)
+        model.quantize(texts, batch_size=batch_size, calibration_data_min_length=1)
         save(model, dst)
     return dst
 
@@ -83,17 +83,6 @@ def save(model: Any, folder: Path) -> None:
         for file in Path(scratch).iterdir():
             if file.name != "quant_log.csv":
                 shutil.copy(file, folder / file.name)
-
-
-def _check_group(source: Path, group_size: int) -> None:
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    for field in ("hidden_size", "intermediate_size", "moe_intermediate_size"):
-        size = config.get(field)
-        if size and group_size > 0 and size % group_size:
-            raise Qwen3labError(
-                f"The {field} of {source.name!r} is {size}, which does not divide by the group size"
-                f" {group_size}. Choose a smaller group, such as 32."
-            )
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from torch import nn
 
 from qwen3lab import paths, profiles
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.models import loading
+from qwen3lab.models import beside, loading
 from qwen3lab.quiet import quiet
 
 if TYPE_CHECKING:
@@ -146,6 +146,9 @@ def load_gptq(
     packed = {key for key in model.state_dict() if key.rpartition(".")[2] in PackedLinear.PARTS}
     absent, unknown = model.load_state_dict(weights, strict=False, assign=True)
     model.tie_weights()
+    settings = beside.generation(path)
+    if settings is not None:
+        model.generation_config = settings
     wrong = [*unknown, *sorted(set(absent) - packed - set(model.all_tied_weights_keys))]
     if wrong:
         raise Qwen3labError(
@@ -154,7 +157,7 @@ def load_gptq(
         )
     model = model.to(device).eval()
     loading.set_threads(model.num_parameters(), device)
-    return model, loading.load_tokenizer(rest)
+    return model, loading.load_tokenizer(path, rest)
 
 
 def _layout(path: Path) -> tuple[str, int]:

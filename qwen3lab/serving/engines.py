@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qwen3lab import chat
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.models import generation
 from qwen3lab.serving.llama_cpp import LlamaServer
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def over_http(
             )
             for prompt in prompts
         ]
-    return [_answer(ids_of(reply.choices[0].model_dump()), tokenizer) for reply in replies]
+    ends = generation.end_tokens(tokenizer)
+    return [generation.before_end(ids_of(reply.choices[0].model_dump()), ends) for reply in replies]
 
 
 def in_process(
@@ -85,7 +87,7 @@ def in_process(
         )
         for prompt in prompts
     ]
-    return [_answer(ids_of(reply["choices"][0]), server.tokenizer) for reply in replies]
+    return [generation.before_end(ids_of(reply["choices"][0]), server.ends) for reply in replies]
 
 
 def ids_of(choice: dict[str, Any]) -> list[int]:
@@ -96,11 +98,6 @@ def ids_of(choice: dict[str, Any]) -> list[int]:
     if choice.get("token_ids") is not None:
         return choice["token_ids"]
     return [entry["id"] for entry in (choice["logprobs"] or {}).get("content", [])]
-
-
-def _answer(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    ends = {tokenizer.eos_token_id, tokenizer.pad_token_id}
-    return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
 
 
 def equal(answers: dict[str, list[list[int]]]) -> dict[str, int]:

@@ -89,8 +89,13 @@ def ruler(
         rows: questions of data/tasks, without thoughts and tools.
         max_new_tokens: per answer when the questions are asked.
         timed: number of prompts on which the speed is measured.
-    Raises Qwen3labError for no rows.
+    Raises Qwen3labError for no rows, and for answers or times of nothing.
     """
+    for name, value in (("max_new_tokens", max_new_tokens), ("timed", timed)):
+        if type(value) is not int or value < 1:
+            raise Qwen3labError(
+                f"{name} is {value!r}, and nothing would be measured. Give 1 or more."
+            )
     examples = [chat.example(tokenizer, tasks.conversation(row)) for row in rows]
     if not examples:
         raise Qwen3labError("There are no questions to measure with. Give at least one row.")
@@ -193,11 +198,23 @@ def rung(
         served: ask over OpenAI's routes, with the chat template applied by the server, instead of
             llama.cpp's own route with token ids.
     Raises:
-        Qwen3labError: a vocabulary of another size; what `serving.LlamaServer` raises.
+        Qwen3labError: a file that is not there, a vocabulary of another size; what
+            `serving.LlamaServer` raises.
     """
     from qwen3lab.measure import folder_bytes
 
     files = [disk] if isinstance(disk, (str, Path)) else list(disk)
+    missing = [Path(file).name for file in files if not Path(file).exists()]
+    if missing or not files:
+        raise Qwen3labError(
+            f"The bytes of {name!r} cannot be counted: {', '.join(missing) or 'no file'} is not"
+            " there. Give the files or folders that this form needs."
+        )
+    if isinstance(candidate, (str, Path)) and Path(candidate).is_dir():
+        raise Qwen3labError(
+            f"{Path(candidate).name!r} is a folder. Load it with models.load() and give the model,"
+            " or give a GGUF file."
+        )
     size = sum(folder_bytes(file, "*.safetensors") for file in files)
     if isinstance(candidate, (str, Path)):
         return _measured(

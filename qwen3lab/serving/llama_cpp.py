@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwen3lab import chat
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.models import loading
+from qwen3lab.models import generation, loading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # bytes; below it a second thread costs more than it gains (as for `models.SMALL_MODEL`)
 SMALL_FILE = 100_000_000
+ENDS = ("eos", "eot", "eom")  # the kinds of end tokens that a GGUF file has a place for
 LONGEST = 4096  # tokens of context that are allocated unless the caller asks for more
 
 
@@ -50,7 +51,7 @@ class LlamaServer:
             `exact`.
     Raises:
         Qwen3labError: no such file, not a GGUF file, a truncated or damaged file, an architecture
-            that llama.cpp does not know.
+            that llama.cpp does not know, a tokenizer with other control tokens than the file's.
     """
 
     def __init__(
@@ -65,7 +66,8 @@ class LlamaServer:
         reuse: bool | None = None,
     ):
         self.path, self.tokenizer = Path(path), tokenizer
-        self.context = context or min(check(self.path), LONGEST)
+        longest, self.ends = _read(self.path, tokenizer)
+        self.context = context or min(longest, LONGEST)
         self.threads = threads or (1 if self.path.stat().st_size < SMALL_FILE else loading.cpus())
         self.slots, self.exact, self.reuse = slots, exact, not exact if reuse is None else reuse
         self._server: Any = None
@@ -142,11 +144,7 @@ class LlamaServer:
                 "cache_prompt": False,
             },
         )
-        ends = {self.tokenizer.eos_token_id, self.tokenizer.pad_token_id}
-        answer = reply["tokens"]
-        answer = answer[
-            : next((place for place, token in enumerate(answer) if token in ends), len(answer))
-        ]
+        answer = generation.before_end(reply["tokens"], self.ends)
         return Completion(
             answer,
             self.tokenizer.decode(answer, skip_special_tokens=True).strip(),
@@ -221,6 +219,11 @@ def check(path: str | Path) -> int:
 
     Raises Qwen3labError if the file is missing, not GGUF, or damaged.
     """
+    return _read(path, None)[0]
+
+
+def _read(path: str | Path, tokenizer: PreTrainedTokenizerBase | None) -> tuple[int, list[int]]:
+    """Read the context length and the end tokens of a GGUF file; the tokenizer's ends join them."""
     import gguf
 
     path = Path(path)
@@ -237,7 +240,10 @@ def check(path: str | Path) -> int:
     try:
         reader = gguf.GGUFReader(path)
         architecture = reader.get_field("general.architecture").contents()
-        return int(reader.get_field(f"{architecture}.context_length").contents())
+        context = int(reader.get_field(f"{architecture}.context_length").contents())
+        named = [reader.get_field(f"tokenizer.ggml.{kind}_token_id") for kind in ENDS]
+        ends = {int(field.contents()) for field in named if field}
+        written = _control_tokens(reader)
     except (
         Exception
     ) as error:  # the reader follows offsets from the file: if damaged, any exception can result
@@ -245,3 +251,34 @@ def check(path: str | Path) -> int:
             f"{path.name!r} is damaged or cut short. Write it again with"
             " qwen3lab.quantization.to_gguf()."
         ) from error
+    if tokenizer is not None and written:
+        added = tokenizer.added_tokens_decoder
+        for number in sorted(written.keys() | added.keys()):
+            token, there = getattr(added.get(number), "content", None), written.get(number)
+            # The converter writes some tokens as they come back from the tokenizer.
+            if there is None or there not in (token, tokenizer.decode([number])):
+                raise Qwen3labError(
+                    f"Token {number} is {token!r} in the tokenizer and {there!r} in {path.name!r}."
+                    " Give the tokenizer that lies beside the checkpoint from which the file was"
+                    " made."
+                )
+    if tokenizer is not None:
+        ends |= set(generation.end_tokens(tokenizer))
+    return context, sorted(ends)
+
+
+def _control_tokens(reader: Any) -> dict[int, str]:
+    """Read the tokens of a GGUF file that are cut out of a text before it is split, by number."""
+    import gguf
+
+    tokens, kinds = (
+        reader.get_field(f"tokenizer.ggml.{name}") for name in ("tokens", "token_type")
+    )
+    if not tokens or not kinds:
+        return {}
+    cut_out = (gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED)
+    return {
+        number: bytes(tokens.parts[tokens.data[number]]).decode(errors="replace")
+        for number, kind in enumerate(kinds.contents())
+        if kind in cut_out
+    }

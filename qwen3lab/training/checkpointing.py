@@ -26,37 +26,82 @@ PICKLES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "traini
 
 
 def save_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Save an optimiser's state as safetensors.
+    """Save an optimiser's state, however it is nested, as safetensors.
 
-    Tensors are named like "3.exp_avg" (parameter 3); everything else is in the file's metadata.
+    Tensors are named by their place, like "state.3.exp_avg" (parameter 3), and one that stands in
+    several places (a quantisation map) is stored once. The rest is JSON in the file's metadata.
+
+    Raises:
+        Qwen3labError: the state holds something else than tensors, numbers and texts.
     """
-    state = optimizer.state_dict()
-    tensors, plain = {}, {}
-    for number, entry in state["state"].items():
-        for key, value in entry.items():
-            if torch.is_tensor(value):
-                tensors[f"{number}.{key}"] = value.detach().contiguous().cpu()
-            else:
-                plain[f"{number}.{key}"] = value
-    save_file(
-        tensors,
-        path,
-        metadata={"groups": json.dumps(state["param_groups"]), "plain": json.dumps(plain)},
-    )
+    tensors: dict[str, torch.Tensor] = {}
+    places: dict[Any, str] = {}
+
+    def pack(value: Any, place: str) -> Any:
+        if torch.is_tensor(value) and type(value) in (torch.Tensor, torch.nn.Parameter):
+            same = (value.data_ptr() or id(value), value.dtype, value.shape, value.stride())
+            if same not in places:
+                places[same] = place
+                tensors[place] = value.detach().contiguous().cpu()
+            return {"tensor": places[same]}
+        if isinstance(value, dict) and all(isinstance(key, (str, int)) for key in value):
+            return {"dict": [[key, pack(entry, f"{place}.{key}")] for key, entry in value.items()]}
+        if isinstance(value, (list, tuple)):
+            kind = "tuple" if isinstance(value, tuple) else "list"
+            return {kind: [pack(entry, f"{place}.{at}") for at, entry in enumerate(value)]}
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        raise Qwen3labError(
+            f"The optimiser {type(optimizer).__name__} has a {type(value).__name__} in its state"
+            f" ({place}), which only a pickle could hold. Train without checkpoints, or take"
+            " another optimiser."
+        )
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # paged states lie in memory that both sides write
+    whole = optimizer.state_dict()
+    packed = {key: pack(whole[key], key) for key in ("state", "param_groups")}
+    save_file(tensors, path, metadata={"optimizer": json.dumps(packed), "kind": _kind(optimizer)})
 
 
 def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Load what `save_optimizer` wrote into an optimiser over the same parameters."""
-    state: dict[int, dict[str, Any]] = {}
+    """Load what `save_optimizer` wrote into an optimiser over the same parameters.
+
+    Raises:
+        Qwen3labError: the file is of another optimiser, or of an earlier version of the course.
+    """
     with safe_open(path, "pt") as file:
-        groups, plain = (json.loads(file.metadata()[key]) for key in ("groups", "plain"))
-        for name in file.keys():
-            number, key = name.split(".", 1)
-            state.setdefault(int(number), {})[key] = file.get_tensor(name)
-    for name, value in plain.items():
-        number, key = name.split(".", 1)
-        state.setdefault(int(number), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+        told = file.metadata() or {}
+        packed = told.get("optimizer")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    if packed is None:
+        raise Qwen3labError(
+            f"The checkpoint {path.parent.name!r} was written by an earlier version of the course."
+            " Start anew in another folder."
+        )
+    if told["kind"] != _kind(optimizer):
+        raise Qwen3labError(
+            f"The checkpoint {path.parent.name!r} was trained with {told['kind']}, and this run has"
+            f" {_kind(optimizer)}. Resume with the same optim, or start anew in another folder."
+        )
+
+    def unpack(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        ((kind, inner),) = value.items()
+        if kind == "tensor":
+            return tensors[inner]
+        if kind == "dict":
+            return {key: unpack(entry) for key, entry in inner}
+        return (tuple if kind == "tuple" else list)(map(unpack, inner))
+
+    optimizer.load_state_dict({key: unpack(value) for key, value in json.loads(packed).items()})
+
+
+def _kind(optimizer: Any) -> str:
+    """Name an optimiser's class and library; the trainer wraps it."""
+    kind = type(getattr(optimizer, "optimizer", optimizer))
+    return f"{kind.__module__.split('.')[0]}'s {kind.__name__}"
 
 
 def random_state() -> dict[str, Any]:

@@ -74,11 +74,12 @@ def answered(
         not end within `longest` tokens.
     """
     prompts = [ask(tokenizer, row) for row in as_exams(rows)]
+    end = tokenizer.convert_tokens_to_ids(chat.end_of_turn(tokenizer) or tokenizer.eos_token)
     found = zip(prompts, generate_ids(teacher, tokenizer, prompts, max_new_tokens=longest))
     return [
         {
-            "input_ids": prompt + answer + [tokenizer.eos_token_id],
-            "labels": [chat.IGNORED] * len(prompt) + answer + [tokenizer.eos_token_id],
+            "input_ids": [*prompt, *answer, end],
+            "labels": [chat.IGNORED] * len(prompt) + [*answer, end],
         }
         for prompt, answer in found
         if len(answer) < longest
@@ -114,6 +115,7 @@ def scored(
 
     Returns [marked tokens, vocabulary]; the head runs only on these positions.
     """
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # of an adapter
     hidden = model.model(
         input_ids=input_ids, attention_mask=attention_mask, use_cache=False
     ).last_hidden_state

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.models import loading
 from qwen3lab.training.sft import Run
 
 # Names in `trl.ModelConfig` of the settings of `peft.LoraConfig`; it has no others.
@@ -21,6 +22,7 @@ ADAPTER = {
     "use_rslora": "use_rslora",
     "use_dora": "use_dora",
 }
+TEMPLATE = "chat_template.jinja"
 OURS = ("output_dir",)  # overwritten by `config`
 # `fine_tune` restores the random state after an evaluation; `trl sft` does not.
 QUIET = (
@@ -32,9 +34,11 @@ QUIET = (
 def config(run: Run, folder: Path) -> dict[str, Any]:
     """Convert a run to the settings that `trl sft --config` reads.
 
-    A local model is named by its path relative to `folder`, where the command will run. Raises
-    Qwen3labError for an adapter setting that `trl sft` does not know, and for QLoRA in float16,
-    where only `fine_tune` keeps the adapters in the float32 that loss scaling needs.
+    A local model is named by its path relative to `folder`, where the command will run, and a chat
+    template that is not the model's by its file, see `export`. Raises Qwen3labError for an adapter
+    setting that `trl sft` does not know, for tokens that were added after the model was loaded,
+    and for QLoRA in float16, where only `fine_tune` keeps the adapters in the float32 that loss
+    scaling needs.
     """
     if run.method == "qlora" and run.settings.get("fp16"):
         raise Qwen3labError(
@@ -48,6 +52,14 @@ def config(run: Run, folder: Path) -> dict[str, Any]:
         "dataset_name": "rows",
         "output_dir": "trained",
     }
+    theirs = loading.load_tokenizer(run.source) if run.source else run.tokenizer
+    if theirs.get_added_vocab() != run.tokenizer.get_added_vocab():
+        raise Qwen3labError(
+            "`trl sft` loads the model that the run began with, and its tokenizer lacks the tokens"
+            " that were added. Save model and tokenizer into one folder, and train that."
+        )
+    if theirs.chat_template != run.tokenizer.chat_template:
+        found["chat_template_path"] = TEMPLATE
     if run.method != "full":
         strange = set(run.adapter) - set(ADAPTER) - {"bias"}
         if strange or run.adapter.get("bias", "none") != "none":
@@ -84,7 +96,7 @@ def export(run: Run, folder: str | Path) -> Path:
 
     Returns:
         The path of sft.yaml. Beside it: rows/train.jsonl (and test.jsonl for validation) with
-        input_ids and labels.
+        input_ids and labels; and chat_template.jinja, where the run's template is not its model's.
     Raises:
         Qwen3labError: as `config`.
     """
@@ -93,6 +105,11 @@ def export(run: Run, folder: str | Path) -> Path:
     folder = Path(folder)
     settings = config(run, folder.resolve())
     (folder / "rows").mkdir(parents=True, exist_ok=True)
+    if "chat_template_path" in settings:
+        template = run.tokenizer.chat_template
+        (folder / TEMPLATE).write_text(
+            template["default"] if isinstance(template, dict) else template, encoding="utf-8"
+        )
     run.data.to_json(folder / "rows" / "train.jsonl")
     if run.held_out is not None:
         run.held_out.to_json(folder / "rows" / "test.jsonl")

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.models import loading
+from qwen3lab.models import beside, loading
 from qwen3lab.quiet import quiet
 
 if TYPE_CHECKING:
@@ -167,22 +167,38 @@ def add_lora(model: torch.nn.Module, **changes: Any):
 
 
 def load_adapter(
-    folder: str | Path, model: str | Path | PreTrainedModel = "chat"
+    folder: str | Path, model: str | Path | PreTrainedModel | None = None
 ) -> tuple[Any, PreTrainedTokenizerBase]:
     """Load a saved LoRA adapter onto a model; returns it in eval mode with its tokenizer.
 
-    Raises Qwen3labError if the folder holds no adapter, and as `models.load`.
-    """
-    from peft import PeftModel
+    Tokenizer, chat template and generation settings are those in the adapter's folder, or else the
+    base's (`qwen3lab.models.beside`); the model gets as many embeddings as the adapter was trained
+    with.
 
+    Args:
+        model: the base, as in `models.load`, or a loaded one, which is changed in place; default:
+            the one that the adapter names.
+    Raises:
+        Qwen3labError: the folder holds no adapter, its base is not there, adapter, tokenizer and
+            model do not fit each other, the model carries an adapter already, and as `models.load`.
+    """
     folder = Path(folder)
-    if not (folder / "adapter_config.json").is_file():
-        raise Qwen3labError(
-            f"{folder.name!r} holds no adapter (no adapter_config.json). Give the output_dir of a"
-            " run with method 'lora' or 'qlora'."
-        )
+    beside.adapter_config(folder)
+    if model is None:
+        model = beside.base(folder)
     if isinstance(model, (str, Path)):
-        model, tokenizer = loading.load(model)
+        name = model
+        model, _ = loading.load(model)
     else:
-        tokenizer = loading.load_tokenizer(model.config.name_or_path)
-    return PeftModel.from_pretrained(model, str(folder)).eval(), tokenizer
+        name = model.config.name_or_path or None
+        if hasattr(model, "peft_config"):
+            raise Qwen3labError(
+                "This model carries an adapter already. Load the base anew, or merge the first"
+                " adapter into it (merge_and_unload) before the second is loaded."
+            )
+    tokenizer = loading.load_tokenizer(folder, name)
+    beside.fit(model, tokenizer, folder)
+    settings = beside.generation(folder)
+    if settings is not None:
+        model.generation_config = settings
+    return beside.put_on(model, folder), tokenizer

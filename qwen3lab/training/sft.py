@@ -16,7 +16,7 @@ from qwen3lab.data.rows import records
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import four_bit, loading
 from qwen3lab.quiet import importing, quiet
-from qwen3lab.training import trl_patches
+from qwen3lab.training import optimizers, trl_patches
 from qwen3lab.training.callbacks import COSTS, cost, log_last_step, skipped_steps
 from qwen3lab.training.lora import lora_config, lora_settings
 
@@ -82,7 +82,8 @@ class Arguments:
     """Arguments of a fine-tuning run, checked when they are made.
 
     Raises:
-        Qwen3labError: an unknown method, and settings that contradict each other.
+        Qwen3labError: an unknown method, settings that contradict each other, and an optimiser
+            that cannot be had, or not be saved (`optimizers.check`).
     """
 
     # "lora" (adapters on the model), "qlora" (on the model in NF4), "full" (every weight).
@@ -123,6 +124,8 @@ class Arguments:
             raise Qwen3labError("Both steps and epochs are given. Give one of the two.")
         if (self.save_every or self.resume) and not self.output_dir:
             raise Qwen3labError("Checkpoints need a folder that lasts. Give an `output_dir`.")
+        strategy = self.options.get("save_strategy", "no")
+        optimizers.check(self.options, bool(self.save_every or self.resume or strategy != "no"))
 
     @classmethod
     def of(cls, **given: Any) -> Arguments:
@@ -282,6 +285,7 @@ def _train(model, tokenizer, data, held_out, asked, settings, callbacks, lasting
     # Of the library's two counts of tokens the one that a checkpoint keeps.
     counted = {"include_num_input_tokens_seen": "non_padding"} | settings
     trainer = _trainer(model, tokenizer, data, held_out, asked, SFTConfig(**counted))
+    optimizers.create(trainer)
     checkpoint = last_checkpoint(lasting) if asked.resume else None
     if checkpoint:
         check(checkpoint, trainer.model)
@@ -294,6 +298,9 @@ def _train(model, tokenizer, data, held_out, asked, settings, callbacks, lasting
         else:
             result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             seconds = result.metrics["train_runtime"]
+    settle = getattr(trainer.optimizer, "eval", None)
+    if settle and not trainer.args.load_best_model_at_end:
+        settle()  # schedule-free ones train other weights than those that they recommend
     if lasting:  # first of all: whatever fails from here on, the weights are there
         trainer.save_model(str(lasting))
         remove_pickles(lasting)

@@ -16,7 +16,7 @@ from typing import Any
 from qwen3lab import chat
 from qwen3lab.data import rows as kinds
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.models import loading
+from qwen3lab.models import beside, loading
 from qwen3lab.models.generation import generate_ids, split_answer
 from qwen3lab.quiet import quiet
 from qwen3lab.tuning import comparing, folder, questions
@@ -73,11 +73,12 @@ class Run:
     @property
     def base_name(self) -> str:
         """The base model's id or folder."""
-        asked = self.record.get("asked", {}).get("model")
-        found = self.given or asked or self.config.get("base_model_name_or_path")
-        if not found:
-            raise Qwen3labError("Nothing says which model was trained. Name it with --model.")
-        return str(found)
+        return str(self._named or beside.base(self.path))
+
+    @property
+    def _named(self) -> str | None:
+        """The base model that the caller or the record names."""
+        return self.given or self.record.get("asked", {}).get("model")
 
     @property
     def is_adapter(self) -> bool:
@@ -87,8 +88,7 @@ class Run:
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer that lies beside the result, or the base's if there is none."""
-        own = (self.path / "tokenizer_config.json").is_file()
-        return loading.load_tokenizer(self.path if own else self.base_name)
+        return loading.load_tokenizer(self.path, self._named)
 
     @property
     def end(self) -> str | None:

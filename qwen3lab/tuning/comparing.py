@@ -84,10 +84,20 @@ def merge_distance(model: Any, merged: Path) -> tuple[float, bool]:
     return worst, in_4bit
 
 
-def gguf_template(path: Path) -> str | None:
-    """Read the chat template that a GGUF file carries; None if it has none."""
+def gguf_template(path: Path) -> str | dict[str, str] | None:
+    """Read the chat template that a GGUF file carries, as a tokenizer has it.
+
+    Where there are further ones by name ("tool_use") it is a dict, with the first as "default";
+    None if the file has none.
+    """
     import gguf
 
     llama_cpp.check(path)
-    field = gguf.GGUFReader(path).get_field("tokenizer.chat_template")
-    return field.contents() if field else None
+    reader = gguf.GGUFReader(path)
+    key = "tokenizer.chat_template"
+    names = reader.get_field("tokenizer.chat_templates")
+    found = {"default": reader.get_field(key)} | {
+        name: reader.get_field(f"{key}.{name}") for name in (names.contents() if names else ())
+    }
+    texts = {name: field.contents() for name, field in found.items() if field}
+    return texts if names else texts.get("default")

@@ -7,28 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from qwen3lab import cache, chat
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.models import loading
+from qwen3lab.models import beside
 from qwen3lab.quantization import gguf, merging
 from qwen3lab.tuning import folder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 END = "<|im_end|>"
 
 
 def merged(out: Path, model: str) -> Path:
-    """Return the run's merged model; merge adapter and base in float32 first if it is not there.
-
-    The tokenizer and its template are the run's own, not the base's.
-    """
+    """Return the run's merged model; merge adapter and base in float32 first if it is not there."""
     target = out / folder.MERGED
-
-    def make(draft: Path) -> None:
-        merging.merge(model, out, draft)
-        loading.load_tokenizer(out).save_pretrained(draft)
-
     if not target.is_dir():
+        make = lambda draft: merging.merge(model, out, draft)
         cache.write_whole(target, make, replace=False)
     return target
 
@@ -49,8 +42,16 @@ def opening(tokenizer: PreTrainedTokenizerBase, thinking: bool = False) -> str:
     return asked.rpartition(f"?{END}\n")[2]
 
 
-def modelfile(tokenizer: PreTrainedTokenizerBase, file: str, thinking: bool = False) -> str:
+def modelfile(
+    tokenizer: PreTrainedTokenizerBase,
+    file: str,
+    thinking: bool = False,
+    settings: GenerationConfig | None = None,
+) -> str:
     """Write an Ollama Modelfile whose template asks as the training did (text, without tools).
+
+    It samples as the generation settings beside the model say (`beside.generation`); without any,
+    and where they do not sample, it takes the likeliest token.
 
     Ollama does not run the template that a GGUF file carries; what it would use instead leaves out
     the think block that the answers were trained after. The form is that of its documentation
@@ -70,8 +71,30 @@ TEMPLATE """{{{{- range .Messages }}}}<|im_start|>{{{{ .Role }}}}
 {{{{ .Content }}}}{END}
 {{{{ end }}}}{opening(tokenizer, thinking)}"""
 PARAMETER stop "{END}"
-PARAMETER temperature 0
+{sampling(settings)}
 '''
+
+
+def sampling(settings: GenerationConfig | None) -> str:
+    """Write generation settings as parameters of a Modelfile, one a line.
+
+    What transformers takes where a field is missing is written out: Ollama would take other values.
+    """
+    if settings is None or not settings.do_sample:
+        return "PARAMETER temperature 0"
+    values = {
+        name: getattr(settings, field, None)
+        if getattr(settings, field, None) is not None
+        else else_
+        for name, field, else_ in (
+            ("temperature", "temperature", 1.0),
+            ("top_k", "top_k", 50),
+            ("top_p", "top_p", 1.0),
+            ("min_p", "min_p", 0.0),
+            ("repeat_penalty", "repetition_penalty", 1.0),
+        )
+    }
+    return "\n".join(f"PARAMETER {name} {value:g}" for name, value in values.items())
 
 
 def commands(out: Path, record: dict[str, Any]) -> str:
@@ -82,10 +105,10 @@ def commands(out: Path, record: dict[str, Any]) -> str:
     if has_merged:
         place = "FOLDER" if record["method"] == "full" else f"FOLDER/{folder.MERGED}"
         lines.append(f"vllm serve {place}")
-    if record["method"] != "full":
+    if record["method"] != "full" and not _own_embeddings(out):
         rank = record["adapter"].get("r", 16)
         lines.append(
-            f"vllm serve {name} --enable-lora --max-lora-rank {max(8, rank)}"
+            f"vllm serve {name} --tokenizer FOLDER --enable-lora --max-lora-rank {max(8, rank)}"
             " --lora-modules tuned=FOLDER"
         )
     for file in sorted(out.glob("model-*.gguf")):
@@ -93,6 +116,12 @@ def commands(out: Path, record: dict[str, Any]) -> str:
     if (out / folder.MODELFILE).is_file():
         lines.append(f"ollama create tuned -f FOLDER/{folder.MODELFILE} && ollama run tuned")
     return "\n".join([*lines, "```", ""])
+
+
+def _own_embeddings(out: Path) -> bool:
+    """Tell whether an adapter holds more than updates of layers, which vLLM refuses to load."""
+    fields = beside.adapter_config(out) if beside.is_adapter(out) else {}
+    return any(fields.get(name) for name in ("modules_to_save", "trainable_token_indices"))
 
 
 def push(out: Path, repo: str) -> str:

@@ -51,10 +51,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def move_whole(source: Path, target: Path, names: Iterable[str]) -> None:
     """Copy files into another folder, each at once, and only those that exist."""
-    target.mkdir(parents=True, exist_ok=True)
     for name in names:
         if (source / name).is_file():
             draft = target / f"{name}.new"
+            draft.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, draft)
             os.replace(draft, target / name)
 

@@ -23,7 +23,7 @@ from qwen3lab import profiles
 from qwen3lab.data import cleaning, formats, splits
 from qwen3lab.data.rows import conversation
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.models import loading
+from qwen3lab.models import beside, loading
 from qwen3lab.quiet import quiet
 from qwen3lab.training import export, sft
 from qwen3lab.tuning import cards, deploy, fitting, folder, questions
@@ -418,6 +418,7 @@ def write(
     elif "/" in record["model"]:  # a model of the hub, though a mirror on this machine was read
         _name_base(made / "adapter_config.json", record["model"])
     names = [file.name for file in made.iterdir() if file.is_file() and file.name != "README.md"]
+    names += [str(file.relative_to(made)) for file in made.glob("additional_chat_templates/*")]
     folder.move_whole(made, out, names)
     export.export(run, out)
     folder.write_text(out / "report.html", cards.report(record, run, before, after).html)
@@ -447,7 +448,8 @@ def make_forms(
         file = deploy.gguf_file(out, source, outtype)
         if forms.ollama:
             thinking = 2 * record["thinks"] > record["counts"]["train"]
-            text = deploy.modelfile(loading.load_tokenizer(out), file.name, thinking)
+            sampling = beside.generation(source)
+            text = deploy.modelfile(loading.load_tokenizer(out), file.name, thinking, sampling)
             folder.write_text(out / folder.MODELFILE, text)
     if merges or outtype:
         card = cards.model_card(record, deploy.commands(out, record))

@@ -206,7 +206,8 @@ def drop_weight(folder: Path) -> None:
             adapter,
             (
                 "'broken' is a LoRA adapter, not a whole model. Give the folder that holds"
-                " config.json and model.safetensors."
+                " config.json and model.safetensors, or merge it first"
+                " (qwen3lab.quantization.merge)."
             ),
         ),
         (

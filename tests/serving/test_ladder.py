@@ -64,6 +64,20 @@ def test_coarser_is_never_more():
         )
 
 
+def test_nothing_to_measure_is_refused(model, against, tmp_path):
+    for options in ({"timed": 0}, {"max_new_tokens": 0}, {"timed": 2.0}, {"timed": True}):
+        (name,) = options
+        with pytest.raises(Qwen3labError, match=f"{name} is .*nothing would be measured"):
+            ladder.ruler(*model, ROWS, **options)
+    for disk in (tmp_path / "gone", [], [TINY, tmp_path / "gone"]):
+        with pytest.raises(
+            Qwen3labError, match="The bytes of 'f' cannot be counted: (gone|no file)"
+        ):
+            ladder.rung("f", model[0], against, disk=disk)
+    with pytest.raises(Qwen3labError, match="'qwen3-tiny' is a folder. Load it with models.load"):
+        ladder.rung("f", TINY, against, disk=TINY)
+
+
 def test_read_is_the_model_itself(model, against):
     for example, lines in zip(against.examples, against.log_probabilities):
         with torch.no_grad():

@@ -169,3 +169,22 @@ def test_bad_prompts(small):
             server.complete([1] * 40)
     with pytest.raises(Qwen3labError, match="closed"):
         server.complete([1])
+
+
+def test_a_tokenizer_with_other_control_tokens_is_refused(small, tmp_path):
+    """Else its ids would be other tokens of the file, and nobody would see it."""
+    path, _ = small
+    folder = tmp_path / "more"
+    wider = servable_checkpoint(folder, "0.6B")
+    tokenizer = models.load_tokenizer(wider)
+    tokenizer.add_tokens(["Basdru"])
+    with pytest.raises(Qwen3labError) as error:
+        serving.LlamaServer(path, tokenizer)
+    assert str(error.value).startswith(
+        "Token 261 is 'Basdru' in the tokenizer and None in 'small.gguf'."
+    )
+    tokenizer.save_pretrained(folder)
+    file = quantization.to_gguf(folder, tmp_path / "more.gguf", "f32")
+    with pytest.raises(Qwen3labError, match="Token 261 is None in the tokenizer and 'Basdru' in"):
+        serving.LlamaServer(file, small[1])
+    assert serving.LlamaServer(file, tokenizer).ends == [258, 260]

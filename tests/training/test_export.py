@@ -11,7 +11,7 @@ import pytest
 import yaml
 from helpers import code_rows, launched
 
-from qwen3lab import training
+from qwen3lab import models, training
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.training import export
 
@@ -161,3 +161,19 @@ def test_qlora_in_float16_cannot_be_left_to_trl(method, fp16, tmp_path):
         return
     written = export.config(run, tmp_path)
     assert (written["dtype"], written["fp16"], written["bf16"]) == ("float16", fp16, False)
+
+
+def test_what_the_run_asked_with_goes_along(checkpoint, tmp_path):
+    """A changed template is exported beside the rows; added tokens have no model there."""
+    model, tokenizer = models.load(checkpoint)
+    same = tokenizer.chat_template
+    tokenizer.chat_template = same + "{# other #}"
+    run = training.fine_tune(model, code_rows(4), tokenizer=tokenizer, steps=1, batch_size=4)
+    settings = yaml.safe_load(export.export(run, tmp_path).read_text())
+    assert settings["chat_template_path"] == "chat_template.jinja"
+    assert (tmp_path / "chat_template.jinja").read_text() == tokenizer.chat_template
+    tokenizer.chat_template = same
+    assert "chat_template_path" not in export.config(run, tmp_path)
+    tokenizer.add_tokens(["Basdru"])
+    with pytest.raises(Qwen3labError, match="its tokenizer lacks the tokens that were added"):
+        export.export(run, tmp_path)
