@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from qwen3lab import devices, family, paths
+from qwen3lab import family, paths
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.memory import planner
+from qwen3lab.memory import devices, planner
 
 DEFAULT = "tiny"
 # A smoke run: every cell as it is, but few steps and short answers. It shows in minutes whether all

@@ -12,9 +12,10 @@ import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import chat, devices, profiles
+from qwen3lab import chat, profiles
 from qwen3lab.data.rows import as_exams, ask
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.memory import devices
 from qwen3lab.models import batching
 from qwen3lab.models.generation import generate_ids
 from qwen3lab.quiet import quiet

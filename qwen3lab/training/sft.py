@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import chat, devices, measure, profiles
+from qwen3lab import chat, measure, profiles
 from qwen3lab.data.rows import encode as encode_row
 from qwen3lab.data.rows import records
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.memory import devices
 from qwen3lab.models import four_bit, loading
 from qwen3lab.quiet import importing, quiet
 from qwen3lab.training import optimizers, trl_patches

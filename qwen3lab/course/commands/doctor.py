@@ -9,10 +9,10 @@ import platform
 import sys
 from typing import Any
 
-from qwen3lab import devices, paths, profiles
+from qwen3lab import paths, profiles
 from qwen3lab.course import commands
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.memory import planner
+from qwen3lab.memory import devices, planner
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets")
 # Not needed where models are only trained and examined (requirements-training.txt).

@@ -10,8 +10,8 @@ from helpers import pretend
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3lab import devices, profiles
-from qwen3lab.memory import planner
+from qwen3lab import profiles
+from qwen3lab.memory import devices, planner
 
 # What torch reports: the arguments of `helpers.pretend`.
 T4 = {"gpu": "Tesla T4", "capability": (7, 5)}
