@@ -36,14 +36,22 @@ _PARTS = ("content", "reasoning_content")  # the text fields of a message
 def normalize(text: str) -> str:
     """Normalise a text: Unicode NFC, Unix line ends, no invisible characters, no outer whitespace.
 
-    Whitespace is removed at line ends and around the text. NFC joins a letter and its accent into
-    one character, as Qwen3's tokenizer does before it splits. It leaves full-width punctuation
-    alone, which NFKC would change. Applying it twice changes nothing.
+    Whitespace is removed at line ends and around the text, but not an indent of its first line: two
+    spaces or more, a tab, or one space where all lines have it. A function's body would not compile
+    without. NFC joins a letter and its accent into one character, as Qwen3's tokenizer does before
+    it splits. It leaves full-width punctuation alone, which NFKC would change. Applying it twice
+    changes nothing.
     """
     text = _INVISIBLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
-    return "\n".join(line.rstrip() for line in text.split("\n")).strip()
+    lines = [line.rstrip() for line in text.split("\n")]
+    text = "\n".join(lines).rstrip()
+    begin = text.lstrip()
+    indent = text[: len(text) - len(begin)].rpartition("\n")[2]
+    if indent == " " and "\n" in begin and all(line[:1] in ("", " ") for line in lines):
+        return indent + begin
+    return indent + begin if indent.strip(" \t") == "" and len(indent.expandtabs()) > 1 else begin
 
 
 def clean(row: dict[str, Any], change: Callable[[str], str] = normalize) -> dict[str, Any]:
@@ -336,7 +344,7 @@ class _Prepared:
         return [
             (alive[place], alive[other], overlap)
             for place, other, overlap in deduplication.find(
-                hashes[kept], starts, keys[alive], threshold
+                hashes[kept], starts, keys[alive], threshold, lambda at: self.texts[alive[at]]
             )
         ]
 
@@ -495,10 +503,7 @@ def _prepare(chunk: tuple[Sequence[dict[str, Any]], bool, tuple[str, ...], bool]
         done.blocked.append(f"holds {match[0]}: {_around(text, pattern, 15)}" if match else "")
         done.keys.append(key(tidy))
     if near_too:
-        hashes, starts = deduplication.shingle_hashes(done.texts)
-        done.shingles.append(
-            (hashes, starts, deduplication.bands(deduplication.signatures(hashes, starts)))
-        )
+        done.shingles.append(deduplication.index(done.texts))
     return done
 
 
