@@ -70,6 +70,24 @@ def read(message: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def plain(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Write a message's content as text and its thoughts under one name, for all that look at both.
+
+    A message that is so already comes back itself; calls and all other keys stay as they are.
+    Raises as `read`.
+    """
+    content = message.get("content")
+    if (
+        (content is None or isinstance(content, (str, bool, int, float)))
+        and not any(message.get(name) for name in THOUGHTS[1:])
+        and not (message.get("role") == "assistant" and "</think>" in str(content))
+    ):
+        return message
+    kept = {key: value for key, value in message.items() if key not in THOUGHTS}
+    found = read(message)
+    return kept | {key: found[key] for key in ("content", "reasoning_content") if key in found}
+
+
 def text(content: Any, role: str | None = None) -> str:
     """Read a message's content as text: a text, a list of parts, or any JSON value of a tool.
 

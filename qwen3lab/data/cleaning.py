@@ -12,10 +12,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab.data import deduplication
-from qwen3lab.data.pii import mask_arguments, mask_personal
+from qwen3lab.data.pii import mask_call, mask_personal
 from qwen3lab.data.rows import course, records
 from qwen3lab.data.splits import prompt
 from qwen3lab.data.validation import short
@@ -84,20 +85,7 @@ def mask_row(row: dict[str, Any]) -> tuple[dict[str, Any], Counter[str]]:
     done = clean(row, masked)
     for message in done.get("messages", ()):
         if message.get("tool_calls"):
-            message["tool_calls"] = [
-                (
-                    call
-                    | {
-                        "function": (
-                            call["function"]
-                            | {"arguments": mask_arguments(call["function"]["arguments"], counts)}
-                        )
-                    }
-                    if isinstance(call.get("function", {}).get("arguments"), str)
-                    else call
-                )
-                for call in message["tool_calls"]
-            ]
+            message["tool_calls"] = [mask_call(call, counts) for call in message["tool_calls"]]
     return done, counts
 
 
@@ -263,7 +251,7 @@ def clean_rows(
             tokenizer.
     """
     # 1. What was asked for, checked before anything is changed.
-    rows = [course(row) for row in records(rows)]
+    rows = list(map(_read, count(1), records(rows)))
     _check(rows, min_tokens, max_tokens, tokenizer)
     # 2. Each row by itself, in parallel where it pays.
     done = _prepared(rows, mask, tuple(words), near_threshold is not None, processes)
@@ -281,6 +269,13 @@ def clean_rows(
     if near_threshold is not None:
         steps.drop_near_copies(near_threshold)
     return [done.rows[place] for place in steps.alive], steps.report
+
+
+def _read(number: int, row: Any) -> Any:
+    try:
+        return course(row)
+    except Qwen3labError as error:
+        raise Qwen3labError(f"Row {number}: {error}") from None
 
 
 def _check(

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.messages import ARGUMENTS
 
 # In this order: a number inside an e-mail address is part of the address.
 KINDS = ("email", "ip", "id_card", "bank_card", "phone")
@@ -200,6 +201,22 @@ def mask_arguments(text: str, counts: Counter[str]) -> str:
         return mask_json(text, counts)
     masked = mask_json(given, counts)
     return text if masked == given else json.dumps(masked, ensure_ascii=False)
+
+
+def mask_call(call: Any, counts: Counter[str]) -> Any:
+    """Mask personal data in a tool call's arguments, as JSON text or as an object."""
+    if not isinstance(call, Mapping):
+        return call
+    return {
+        key: mask_call(value, counts)
+        if key == "function"
+        else value
+        if key not in ARGUMENTS
+        else mask_arguments(value, counts)
+        if isinstance(value, str)
+        else mask_json(value, counts)
+        for key, value in call.items()
+    }
 
 
 def score(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab.data import augmentation
-from qwen3lab.data.rows import records
+from qwen3lab.data.rows import course, records
 from qwen3lab.data.splits import prompt, units
 from qwen3lab.errors import Qwen3labError
 
@@ -219,7 +219,7 @@ def plant(rows: Sequence[Row], kind: str, seed: int = 0) -> list[Row]:
     if kind not in PLANTS:
         raise Qwen3labError(f"Unknown kind of copy {kind!r}. Use one of: {', '.join(PLANTS)}.")
     rng = random.Random(f"{kind}-{seed}")
-    return [PLANTS[kind](row, rng) | {"id": f"{row['id']}.{kind}"} for row in rows]
+    return [PLANTS[kind](course(row), rng) | {"id": f"{row['id']}.{kind}"} for row in rows]
 
 
 def trial(
