@@ -17,8 +17,9 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
-# Signs, symbols and emoji: Unicode's blocks of currencies, arrows, operators, shapes and pictures.
-_SYMBOL = (
+# Signs, symbols and emoji, for a class of a pattern: ASCII's signs that are no punctuation, and
+# Unicode's blocks of currencies, arrows, operators, shapes and pictures.
+SYMBOL = (
     "%$#@&/\\\\^~|<>=+¢£¤¥§¬°±×÷\u2030\u2044\u20a0-\u20cf\u2190-\u23ff\u2500-\u27bf\u2900-\u2bff"
     "\U0001f000-\U0001faff"
 )
@@ -29,14 +30,14 @@ _PIECE = re.compile(
     r"\d+(?:[.:]\d+)*"
     rf"|{_W}+(?:['’.]{_W}+|-{_W}{{2,}})*"
     "|[不没沒無无未勿]|(?<![特区分级告])别(?!人|的)|非(?!常|洲)|否(?!则)"
-    rf"|[{_SYMBOL}]"
+    rf"|[{SYMBOL}]"
     # A star or a dash beside a number or a single letter; elsewhere they stress or part words.
-    r"|(?<=\d)[ ]?(?:\*+|-)|-[ ]?(?=\d)"
-    rf"|(?<=[)\]])[ ]?[-*](?=[ ]?(?:[\d(]|{_NAME}))|-[ ](?={_NAME})"
-    r"|(?<![A-Za-z]{2})(?<=[B-HJ-Zb-hj-z])[ ]?[-*](?!\*|[A-Za-z]{2})"
+    r"|(?<=\d)[ ]*(?:\*+|-)|-[ ]*(?=\d)"
+    rf"|(?<=[)\]])[ ]*[-*](?=[ ]*(?:[\d(]|{_NAME}))|-[ ]+(?={_NAME})"
+    r"|(?<![A-Za-z]{2})(?<=[B-HJ-Zb-hj-z])[ ]*[-*](?!\*|[A-Za-z]{2})"
     r"|(?<![A-Za-z]{2})(?<=[AaIi])\*(?!\*)"
     r"|(?<=[\d)\]])!(?=\s*[-+*/=^)?,])|(?<![^\s(])!(?=[A-Za-z(])|!(?==)"  # factorial, not
-    r"|\((?=[^()\n]*(?:[+/^=<>×÷√]|\d[ ]?[-*]|[-*][ ]?[\d(]))|\[(?=\d)"
+    r"|\((?=[^()\n]*(?:[+/^=<>×÷√]|\d[ ]*[-*]|[-*][ ]*[\d(]))|\[(?=\d)"
 )
 _NOT = {
     *("not", "never", "none", "nobody", "nothing", "neither", "nor", "no", "without", "cannot"),

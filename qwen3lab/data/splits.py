@@ -16,12 +16,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
-from qwen3lab.data.marks import digest
+from qwen3lab.data.marks import SYMBOL, digest
 from qwen3lab.data.rows import course, records
 
 THRESHOLD = 0.9  # Jaccard overlap from which two prompts count as near-copies
 SIZE = 5  # units in a shingle
 _UNIT = re.compile(r"[\u3400-\u9fff]|[^\W_]+")
+_SIGNED = re.compile(rf"([\u3400-\u9fff]|[^\W_]+)|[{SYMBOL}]|(?<=\d)[ ]*[-*]|[-*][ ]*(?=\d)")
 
 
 def prompt(row: dict) -> str:
@@ -49,6 +50,20 @@ def units(text: str) -> list[str]:
     Punctuation and spacing do not count.
     """
     return _UNIT.findall((text if text.isascii() else unicodedata.normalize("NFKC", text)).lower())
+
+
+def signed_units(text: str) -> list[str]:
+    """Split a text as `units` does, each unit with the operators, signs and emoji behind it."""
+    found, before = [], ""
+    for match in _SIGNED.finditer(unicodedata.normalize("NFKC", text).lower()):
+        if match[1]:
+            found.append(before + match[1])
+            before = ""
+        elif found:
+            found[-1] += match[0].strip()
+        else:
+            before += match[0].strip()
+    return found
 
 
 def shingles(text: str, size: int = SIZE) -> frozenset[tuple[str, ...]]:

@@ -79,6 +79,7 @@ def test_another_sign_emoji_or_name_is_another_text(signs, data):
 )
 def test_sums_are_the_same_with_or_without_spaces(one, sign, two, three):
     assert marks(f"{one}{sign}{two}") == marks(f"{one} {sign} {two}")
+    assert marks(f"{one}{sign}{two}") == marks(f"{one}  {sign}  {two}")
     assert marks(f"{one:,} cups") == marks(f"{one} cups")
     assert (marks(f"{one} cups") == marks(f"{three} cups")) == (one == three)
 
