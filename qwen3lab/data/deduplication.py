@@ -124,15 +124,9 @@ def bands(signature: np.ndarray) -> np.ndarray:
 
 
 def index(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compute what `find` needs: hashes and starts of shingles, and band keys.
-
-    The keys hold the marks as well, so that texts with other ones never meet.
-    """
-    import numpy as np
-
+    """Compute what `find` needs: hashes and starts of shingles, and band keys."""
     hashes, starts = shingle_hashes(texts)
-    marked = np.array([digest(text) for text in texts], dtype=np.uint64)
-    return hashes, starts, bands(signatures(hashes, starts)) + marked[:, None]
+    return hashes, starts, bands(signatures(hashes, starts))
 
 
 def find(
@@ -149,8 +143,8 @@ def find(
 
     Args:
         hashes, starts: as `shingle_hashes` returns them.
-        keys: as `index` returns them, or `bands` for texts of which the overlap alone counts.
-        text: gives a text by its index; None: words may be exchanged.
+        keys: as `bands` returns them.
+        text: gives a text by its index, to compare marks and words; None: the overlap alone counts.
     """
     import numpy as np
 
@@ -175,10 +169,15 @@ def find(
         shorter, longer = sorted((words[place] for place in places), key=len)
         return holds(longer, shorter)
 
-    buckets: dict[tuple[int, int], list[int]] = {}
+    buckets: dict[tuple[int, int, int], list[int]] = {}
     pairs = []
     for place in np.flatnonzero(shared.any(axis=1)).tolist():
-        mine = [(band, int(keys[place, band])) for band in np.flatnonzero(shared[place]).tolist()]
+        # Texts with other marks never meet.
+        marked = digest(text(place)) if text else 0
+        mine = [
+            (band, int(keys[place, band]), marked)
+            for band in np.flatnonzero(shared[place]).tolist()
+        ]
         for other in sorted({other for key in mine for other in buckets.get(key, ())}):
             one, two = shingles(place), shingles(other)
             if min(len(one), len(two)) < threshold * max(len(one), len(two)):
