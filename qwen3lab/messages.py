@@ -8,10 +8,11 @@ tokens everywhere:
 - null, and a data frame's nan, are absent. Only an assistant that calls a tool or thinks may be
   without content.
 - A tool's result may be any JSON value. What is no text is written as JSON.
-- Thoughts stand under one of the names `THOUGHTS`, in a part of that kind, or as a think block at
-  the beginning of an assistant's content. Without its opening tag (the 2507 Thinking models leave
-  that to the prompt) the block is known by a closing tag that has a line to itself.
-- A call's arguments are an object, or OpenAI's JSON text of one.
+- Thoughts stand under one of the names `THOUGHTS`, in parts of that kind (both are joined), or as a
+  think block at the beginning of an assistant's content. Without its opening tag (the 2507 Thinking
+  models leave that to the prompt) the block is known by a closing tag that has a line to itself.
+- A call's arguments are an object, or OpenAI's JSON text of one, under one of the names
+  `ARGUMENTS`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 from qwen3lab.errors import Qwen3labError
 
 THOUGHTS = ("reasoning_content", "thinking", "reasoning", "thoughts")  # the first that has any
+ARGUMENTS = ("arguments", "parameters", "args", "input")  # of a call; the first that is there
 TEXT = ("text", "input_text", "output_text", "refusal")  # kinds of parts that hold text
 OTHERS = ("image", "image_url", "input_image", "video", "video_url", "audio", "input_audio", "file")
 _BLOCK = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
@@ -50,7 +52,8 @@ def read(message: Mapping[str, Any]) -> dict[str, Any]:
     if role == "assistant" and isinstance(content, list):
         parts = [part for part in content if _kind(part) in THOUGHTS]
         content = [part for part in content if _kind(part) not in THOUGHTS]
-        thoughts = thoughts or "\n".join(map(_part, parts))
+        inside = "\n".join(map(_part, parts))
+        thoughts = "\n".join(dict.fromkeys(filter(None, (thoughts, inside))))
     if content is None or (role != "tool" and content == []):
         if not (role == "assistant" and (calls or thoughts)):
             raise Qwen3labError(f"A message of role {role!r} has no content. Give it a text.")
@@ -65,6 +68,24 @@ def read(message: Mapping[str, Any]) -> dict[str, Any]:
     if calls:
         found["tool_calls"] = list(map(_call, calls)) if isinstance(calls, list) else calls
     return found
+
+
+def plain(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Write a message's content as text and its thoughts under one name, for all that look at both.
+
+    A message that is so already comes back itself; calls and all other keys stay as they are.
+    Raises as `read`.
+    """
+    content = message.get("content")
+    if (
+        (content is None or isinstance(content, (str, bool, int, float)))
+        and not any(message.get(name) for name in THOUGHTS[1:])
+        and not (message.get("role") == "assistant" and "</think>" in str(content))
+    ):
+        return message
+    kept = {key: value for key, value in message.items() if key not in THOUGHTS}
+    found = read(message)
+    return kept | {key: found[key] for key in ("content", "reasoning_content") if key in found}
 
 
 def text(content: Any, role: str | None = None) -> str:
@@ -98,7 +119,10 @@ def arguments(call: Any) -> dict[str, Any] | None:
     A call without any has an empty object.
     """
     function = _function(call)
-    given = (function.get("arguments") or {}) if function is not None else None
+    if function is None:
+        return None
+    held = (function[name] for name in ARGUMENTS if name in function)
+    given = next((value for value in held if value not in (None, "", [], {})), {})
     if isinstance(given, str):
         try:
             given = json.loads(given)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
+from qwen3lab.data.rows import course
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.world.things import ATTRIBUTES, Thing
 
@@ -349,7 +350,7 @@ def augment(rows: Sequence[Row], method: str, *, copies: int = 1, seed: int = 0)
     rng = random.Random(f"{method}-{seed}")
     return [
         METHODS[method](row, rng) | {"id": f"{row['id']}.{method}.{copy}", "augmented": method}
-        for row in rows
+        for row in map(course, rows)
         for copy in range(1, copies + 1)
     ]
 

@@ -12,10 +12,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab.data import deduplication
-from qwen3lab.data.pii import mask_arguments, mask_personal
+from qwen3lab.data.pii import mask_call, mask_personal
 from qwen3lab.data.rows import course, records
 from qwen3lab.data.splits import prompt
 from qwen3lab.data.validation import short
@@ -36,14 +37,22 @@ _PARTS = ("content", "reasoning_content")  # the text fields of a message
 def normalize(text: str) -> str:
     """Normalise a text: Unicode NFC, Unix line ends, no invisible characters, no outer whitespace.
 
-    Whitespace is removed at line ends and around the text. NFC joins a letter and its accent into
-    one character, as Qwen3's tokenizer does before it splits. It leaves full-width punctuation
-    alone, which NFKC would change. Applying it twice changes nothing.
+    Whitespace is removed at line ends and around the text, but not an indent of its first line: two
+    spaces or more, a tab, or one space where all lines have it. A function's body would not compile
+    without. NFC joins a letter and its accent into one character, as Qwen3's tokenizer does before
+    it splits. It leaves full-width punctuation alone, which NFKC would change. Applying it twice
+    changes nothing.
     """
     text = _INVISIBLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
-    return "\n".join(line.rstrip() for line in text.split("\n")).strip()
+    lines = [line.rstrip() for line in text.split("\n")]
+    text = "\n".join(lines).rstrip()
+    begin = text.lstrip()
+    indent = text[: len(text) - len(begin)].rpartition("\n")[2]
+    if indent == " " and "\n" in begin and all(line[:1] in ("", " ") for line in lines):
+        return indent + begin
+    return indent + begin if indent.strip(" \t") == "" and len(indent.expandtabs()) > 1 else begin
 
 
 def clean(row: dict[str, Any], change: Callable[[str], str] = normalize) -> dict[str, Any]:
@@ -76,20 +85,7 @@ def mask_row(row: dict[str, Any]) -> tuple[dict[str, Any], Counter[str]]:
     done = clean(row, masked)
     for message in done.get("messages", ()):
         if message.get("tool_calls"):
-            message["tool_calls"] = [
-                (
-                    call
-                    | {
-                        "function": (
-                            call["function"]
-                            | {"arguments": mask_arguments(call["function"]["arguments"], counts)}
-                        )
-                    }
-                    if isinstance(call.get("function", {}).get("arguments"), str)
-                    else call
-                )
-                for call in message["tool_calls"]
-            ]
+            message["tool_calls"] = [mask_call(call, counts) for call in message["tool_calls"]]
     return done, counts
 
 
@@ -255,7 +251,7 @@ def clean_rows(
             tokenizer.
     """
     # 1. What was asked for, checked before anything is changed.
-    rows = [course(row) for row in records(rows)]
+    rows = list(map(_read, count(1), records(rows)))
     _check(rows, min_tokens, max_tokens, tokenizer)
     # 2. Each row by itself, in parallel where it pays.
     done = _prepared(rows, mask, tuple(words), near_threshold is not None, processes)
@@ -273,6 +269,13 @@ def clean_rows(
     if near_threshold is not None:
         steps.drop_near_copies(near_threshold)
     return [done.rows[place] for place in steps.alive], steps.report
+
+
+def _read(number: int, row: Any) -> Any:
+    try:
+        return course(row)
+    except Qwen3labError as error:
+        raise Qwen3labError(f"Row {number}: {error}") from None
 
 
 def _check(
@@ -336,7 +339,7 @@ class _Prepared:
         return [
             (alive[place], alive[other], overlap)
             for place, other, overlap in deduplication.find(
-                hashes[kept], starts, keys[alive], threshold
+                hashes[kept], starts, keys[alive], threshold, lambda at: self.texts[alive[at]]
             )
         ]
 
@@ -495,10 +498,7 @@ def _prepare(chunk: tuple[Sequence[dict[str, Any]], bool, tuple[str, ...], bool]
         done.blocked.append(f"holds {match[0]}: {_around(text, pattern, 15)}" if match else "")
         done.keys.append(key(tidy))
     if near_too:
-        hashes, starts = deduplication.shingle_hashes(done.texts)
-        done.shingles.append(
-            (hashes, starts, deduplication.bands(deduplication.signatures(hashes, starts)))
-        )
+        done.shingles.append(deduplication.index(done.texts))
     return done
 
 

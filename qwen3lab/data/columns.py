@@ -3,6 +3,10 @@
 The names are those of public sets. Case, spaces and underscores do not count. Where several columns
 could be the same part of a row, the one whose name stands first in `NAMES` is taken; a column that
 the caller mapped goes before all others.
+
+Nothing vanishes: every column, and every key inside a message, a part, a call or an option that
+holds something, reaches the converted row, or decides what becomes of it, or `Seen` counts it as
+not used and the report names it. null and empty texts, lists and objects hold nothing.
 """
 
 from __future__ import annotations
@@ -59,6 +63,16 @@ PARTS: dict[str, tuple[str, ...]] = {
     "answer": (*_QUESTION, "completion", "thoughts", "weight", "label", "origin"),
     "text": ("text", "pictures"),
 }
+
+
+# Keys that hold something and were not read, each with the place where it stands: "a message", "a
+# part", …; "" for a column.
+Left = set[tuple[str, str]]
+
+
+def filled(value: Any) -> bool:
+    """Tell whether a value holds something: 0 and false do, null and what is empty do not."""
+    return value is not None and not (isinstance(value, (str, list, tuple, dict)) and not value)
 
 
 def plain(name: Any) -> str:
@@ -182,27 +196,29 @@ def checked(columns: Mapping[str, str | None] | None) -> tuple[tuple[str, str | 
 class Seen:
     """Columns of the rows that were read: what became of each, with the number of rows.
 
-    used: (column, part) -> rows with a value there. ignored: column -> rows. beaten: column -> the
-    column that was taken in its stead.
+    used: (column, part) -> rows with a value there. ignored: column -> rows. inside: (key, where it
+    stands) -> rows, for keys inside a message that were not read. beaten: column -> the column that
+    was taken in its stead.
     """
 
     used: Counter[tuple[str, str]] = field(default_factory=Counter)
     ignored: Counter[str] = field(default_factory=Counter)
+    inside: Counter[tuple[str, str]] = field(default_factory=Counter)
     beaten: dict[str, str] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
 
-    def note(self, row: Mapping[str, Any], found: Plan) -> None:
-        """Count the columns of one row."""
+    def note(self, row: Mapping[str, Any], found: Plan, left: Left) -> None:
+        """Count the columns of one row, and the keys that were left when it was read."""
         self.named.update(row)
-        filled = [column for column, value in row.items() if value not in (None, "", [], {})]
-        parts = {column: part for part, column in found.names.items()}
-        for column in filled:
+        parts = {column: part for part, column in found.names.items() if (column, "") not in left}
+        for column in (column for column, value in row.items() if filled(value)):
             if column in parts:
                 self.used[column, parts[column]] += 1
             else:
                 self.ignored[column] += 1
                 if column in found.beaten:
                     self.beaten[column] = found.beaten[column]
+        self.inside.update(sorted(pair for pair in left if pair[1]))
 
     def lines(self) -> list[str]:
         """Say which column became what, and which were not used, in a line each."""
@@ -216,6 +232,9 @@ class Seen:
             f"{column!r} ({_rows(count)}"
             + (f"; {self.beaten[column]!r} was taken)" if column in self.beaten else ")")
             for column, count in self.ignored.items()
+        ]
+        unused += [
+            f"{key!r} of {place} ({_rows(count)})" for (key, place), count in self.inside.items()
         ]
         return [f"columns: {', '.join(told)}"] * bool(told) + [
             f"not used: {', '.join(unused)}"

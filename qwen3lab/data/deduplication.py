@@ -5,14 +5,22 @@ with a probability equal to their Jaccard overlap. The signature is the smallest
 orders. The signatures equal those of `datasketch`, but are computed for all rows in one numpy
 operation per order instead of one Python object per row. Signatures are cut into bands; rows that
 agree in a whole band are compared exactly, so nothing is dropped by chance.
+
+A near-copy is a text that may go because an earlier one says the same: nearly all shingles are
+shared, all that `marks` lists (signs, numbers, negations, code) is the same, and one of the two is
+the other with some words left out. So a short row is a near-copy of another only where punctuation,
+spaces or the case of words differ, a long one also where words were added, and never where one word
+stands for another; code where spaces, empty lines, the width of an indent or words of a comment
+differ.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from qwen3lab.data.marks import digest, holds
 from qwen3lab.data.splits import SIZE, units
 
 if TYPE_CHECKING:
@@ -22,6 +30,7 @@ if TYPE_CHECKING:
 # A pair with an overlap of 0.8 shares a band with a probability of 1 - (1 - 0.8**6)**20 = 0.998.
 BANDS, WIDTH = 20, 6
 THRESHOLD = 0.8
+MOST = 16  # rows of a band that a row is compared with: thousands may differ in a word alone
 
 
 def shingle_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -114,17 +123,28 @@ def bands(signature: np.ndarray) -> np.ndarray:
     )
 
 
+def index(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compute what `find` needs: hashes and starts of shingles, and band keys."""
+    hashes, starts = shingle_hashes(texts)
+    return hashes, starts, bands(signatures(hashes, starts))
+
+
 def find(
-    hashes: np.ndarray, starts: np.ndarray, keys: np.ndarray, threshold: float = THRESHOLD
+    hashes: np.ndarray,
+    starts: np.ndarray,
+    keys: np.ndarray,
+    threshold: float = THRESHOLD,
+    text: Callable[[int], str] | None = None,
 ) -> list[tuple[int, int, float]]:
     """Find texts that nearly copy an earlier one: (index, earlier index, Jaccard), in order.
 
     An earlier text counts only if it is no near-copy itself, so each pair says what stays and what
-    goes.
+    goes. Each row is compared with the first `MOST` of each of its bands.
 
     Args:
         hashes, starts: as `shingle_hashes` returns them.
         keys: as `bands` returns them.
+        text: gives a text by its index, to compare marks and words; None: the overlap alone counts.
     """
     import numpy as np
 
@@ -133,32 +153,48 @@ def find(
         _, inverse, counts = np.unique(keys[:, band], return_inverse=True, return_counts=True)
         shared[:, band] = counts[inverse] > 1
     sets: dict[int, frozenset[int]] = {}
+    words: dict[int, list[str]] = {}
 
     def shingles(place: int) -> frozenset[int]:
         if place not in sets:
             sets[place] = frozenset(hashes[starts[place] : starts[place + 1]].tolist())
         return sets[place]
 
-    buckets: dict[tuple[int, int], list[int]] = {}
+    def same_words(*places: int) -> bool:
+        if text is None:
+            return True
+        for place in places:
+            if place not in words:
+                words[place] = units(text(place))
+        shorter, longer = sorted((words[place] for place in places), key=len)
+        return holds(longer, shorter)
+
+    buckets: dict[tuple[int, int, int], list[int]] = {}
     pairs = []
     for place in np.flatnonzero(shared.any(axis=1)).tolist():
-        mine = [(band, int(keys[place, band])) for band in np.flatnonzero(shared[place]).tolist()]
+        # Texts with other marks never meet.
+        marked = digest(text(place)) if text else 0
+        mine = [
+            (band, int(keys[place, band]), marked)
+            for band in np.flatnonzero(shared[place]).tolist()
+        ]
         for other in sorted({other for key in mine for other in buckets.get(key, ())}):
             one, two = shingles(place), shingles(other)
             if min(len(one), len(two)) < threshold * max(len(one), len(two)):
                 continue
             common = len(one & two)
             overlap = common / (len(one) + len(two) - common)
-            if overlap >= threshold:
+            if overlap >= threshold and same_words(place, other):
                 pairs.append((place, other, overlap))
                 break
         else:
             for key in mine:
-                buckets.setdefault(key, []).append(place)
+                bucket = buckets.setdefault(key, [])
+                if len(bucket) < MOST:
+                    bucket.append(place)
     return pairs
 
 
 def near_copies(texts: Sequence[str], threshold: float = THRESHOLD) -> list[tuple[int, int, float]]:
     """Find texts that nearly copy an earlier one, as `find` returns them."""
-    hashes, starts = shingle_hashes(texts)
-    return find(hashes, starts, bands(signatures(hashes, starts)), threshold)
+    return find(*index(texts), threshold, texts.__getitem__)

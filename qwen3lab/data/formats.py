@@ -164,7 +164,7 @@ def to_messages(row: dict[str, Any]) -> list[dict[str, Any]]:
     Raises:
         Qwen3labError: a row in no known format, or one that is no conversation.
     """
-    kind, read = forms.read(row, _plan(row, ()), Counter())
+    kind, read = forms.read(row, _plan(row, ()), Counter(), set())
     if kind != "rows":
         raise Unusable("no conversation", f"a {KINDS[kind]}")
     return read["messages"]
@@ -234,10 +234,16 @@ def _converted(
         report.notes[_SHORT] += 1
     row = names.tidy(row)
     found = _plan(row, mapped)
-    report.columns.note(row, found)
     if not found.kind and not report.advice:
         report.advice = names.advice(tuple(row), found)
-    kind, made = forms.read(row, found, report.notes)
+    left: names.Left = set()
+    try:
+        kind, made = forms.read(row, found, report.notes, left)
+    except Unusable:
+        left.clear()  # a row that was read half tells nothing of its other half
+        raise
+    finally:
+        report.columns.note(row, found, left)
     fault_found = _fault(kind, made)
     if fault_found:
         raise Unusable(*fault_found)

@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qwen3lab.data.columns import Plan, plain
+from qwen3lab.data.columns import Left, Plan, filled, plain
 from qwen3lab.data.turns import (
     UNSEEN,
+    Keys,
     Row,
     Unusable,
     is_turns,
@@ -29,12 +30,12 @@ _IMAGE = re.compile("<image>", re.IGNORECASE)
 _TRANSCRIPT = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 
 
-def read(row: Row, found: Plan, notes: Counter[str]) -> tuple[str, Row]:
+def read(row: Row, found: Plan, notes: Counter[str], left: Left) -> tuple[str, Row]:
     """Read a row as (kind, what it becomes).
 
     The kind is "rows" (with messages), "texts" (text), "preferences" (prompt, chosen and rejected
     as messages) or "labelled" (prompt and completion as messages, label). `notes` counts what was
-    read in another way than it is spelled.
+    read in another way than it is spelled; `left` takes what holds something and was not read.
 
     Raises:
         Unusable: the row is of no known form, or a part of it cannot be read.
@@ -42,7 +43,7 @@ def read(row: Row, found: Plan, notes: Counter[str]) -> tuple[str, Row]:
     if not found.kind:
         keys = ", ".join(sorted(short(key, 20) for key in row)[:8])
         raise Unusable("an unknown form", f"keys {keys or 'none'}")
-    given = _Given(row, found, notes)
+    given = _Given(row, found, notes, left)
     if given.get("pictures"):
         raise Unusable(UNSEEN, f"the column {found.names['pictures']!r}")
     kind, became = _READERS[found.kind](given)
@@ -57,8 +58,8 @@ def read(row: Row, found: Plan, notes: Counter[str]) -> tuple[str, Row]:
 class _Given:
     """A row's parts by what they are."""
 
-    def __init__(self, row: Row, found: Plan, notes: Counter[str]):
-        self.row, self.names, self.notes = row, found.names, notes
+    def __init__(self, row: Row, found: Plan, notes: Counter[str], left: Left):
+        self.row, self.names, self.notes, self.left = row, found.names, notes, left
 
     def __contains__(self, part: str) -> bool:
         return part in self.names
@@ -66,54 +67,75 @@ class _Given:
     def get(self, part: str) -> Any:
         return self.row.get(self.names[part]) if part in self.names else None
 
+    def leave(self, *parts: str) -> None:
+        """Note parts that are there and not used."""
+        self.left.update((self.names[part], "") for part in parts if part in self.names)
+
     def question(self) -> list[Row]:
         """Build the messages up to the question: system, history, then the prompt."""
-        prompt, extra = self.get("prompt"), self.get("input")
+        prompt, extra, context = map(self.get, ("prompt", "input", "context"))
         if is_turns(prompt := opened(prompt)):
-            asked = messages_of(prompt)
+            asked = messages_of(prompt, self.left)
+            self.leave("input", "context")
         else:
-            prompt = _text(prompt)
+            prompt = _text(prompt, self.left)
             if extra not in (None, ""):
-                prompt = _joined(prompt, _written(extra), "input")
-            if self.get("context") not in (None, ""):
-                prompt = _joined(_written(self.get("context")), prompt, "context")
+                prompt = _joined(prompt, _written(extra, self.left), "input")
+            if context not in (None, ""):
+                prompt = _joined(_written(context, self.left), prompt, "context")
             asked = [{"role": "user", "content": prompt}]
         return [*self.system(), *self.history(), *asked]
 
     def system(self) -> list[Row]:
-        system = self.get("system")
-        return [{"role": "system", "content": system}] if system else []
+        system = _text(self.get("system"), self.left)
+        return [{"role": "system", "content": system}] if filled(system) else []
 
     def history(self) -> list[Row]:
-        history = opened(self.get("history")) or []
+        history = opened(self.get("history"))
+        if not filled(history):
+            return []
         if is_turns(history):
-            return messages_of(history)
+            return messages_of(history, self.left)
         if not isinstance(history, list) or not all(
             isinstance(pair, list) and len(pair) == 2 for pair in history
         ):
             raise Unusable("an unknown form", "a history that is no list of pairs")
         return [
-            {"role": role, "content": _text(text)}
+            {"role": role, "content": _text(text, self.left)}
             for pair in history
             for role, text in zip(("user", "assistant"), pair)
         ]
+
+    def turns(self) -> list[Row]:
+        """Read the column of messages, after the system message."""
+        turns = opened(self.get("messages"))
+        if not isinstance(turns, list):
+            raise Unusable("an unknown form", f"{self.names['messages']!r} is no list of messages")
+        return [*self.system(), *messages_of(turns, self.left)]
 
     def answer(self) -> list[Row]:
         """Build the answer's messages, with thoughts and a weight where the row has them beside."""
         value = self.get("completion")
         if plain(self.names.get("completion")) == "answers":
             value = self.first_of(opened(value))
-        answer = _turns(value, "assistant")
-        if isinstance(self.get("thoughts"), str) and self.get("thoughts"):
-            answer[-1]["reasoning_content"] = self.get("thoughts")
-        if self.get("weight") is not None:
-            answer[-1]["weight"] = _number(self.get("weight"))
+        answer = _turns(value, "assistant", self.left)
+        self.beside(answer[-1])
         return answer
+
+    def beside(self, answer: Row) -> None:
+        """Add the thoughts and the weight that the row has beside an answer without its own."""
+        thoughts, weight = self.get("thoughts"), self.get("weight")
+        if filled(thoughts) and answer.setdefault("reasoning_content", thoughts) != thoughts:
+            self.leave("thoughts")
+        if filled(weight) and answer.setdefault("weight", _number(weight)) != _number(weight):
+            self.leave("weight")
 
     def first_of(self, answers: Any) -> Any:
         """Take the first of several answers to one question, as in SQuAD."""
         if isinstance(answers, dict):
-            answers = answers.get("text", answers.get("value"))
+            keys = Keys(answers)
+            answers = keys.first("text", "value")
+            keys.leave(self.left, repr(self.names["completion"]))
         if isinstance(answers, list):
             if not answers:
                 raise Unusable("no answer", f"the list {self.names['completion']!r} is empty")
@@ -127,14 +149,16 @@ class _Given:
 
 
 def _conversation(given: _Given) -> tuple[str, Row]:
-    turns = opened(given.get("messages"))
-    if not isinstance(turns, list):
-        raise Unusable("an unknown form", f"{given.names['messages']!r} is no list of messages")
-    messages = [*given.system(), *messages_of(turns)]
-    if "completion" in given and messages and messages[-1].get("role") != "assistant":
+    messages = given.turns()
+    if not messages:
+        return _labelled(given, messages)
+    if messages[-1].get("role") == "assistant":
+        given.beside(messages[-1])
+        given.leave("completion")
+    elif "completion" in given:
         messages += given.answer()  # as in `data/tasks`
-    elif given.get("weight") is not None and messages:
-        messages[-1].setdefault("weight", _number(given.get("weight")))
+    else:
+        given.leave("thoughts", "weight")
     return _labelled(given, messages)
 
 
@@ -160,11 +184,25 @@ def _labelled(given: _Given, messages: list[Row]) -> tuple[str, Row]:
     }
 
 
+_ASKED = ("messages", "prompt", "input", "context", "history", "system")  # parts of a question
+
+
+def _says(messages: list[Row], value: Any) -> bool:
+    """Tell whether a text, or every text of a list of messages, stands in the messages."""
+    inside = opened(value)
+    said = (
+        [turn.get("content") for turn in messages_of(inside, set())]
+        if is_turns(inside)
+        else [value]
+    )
+    return all(text in [message.get("content") for message in messages] for text in said)
+
+
 def _preferred(given: _Given) -> tuple[str, Row]:
     answers = [opened(given.get(part)) for part in ("chosen", "rejected")]
     if all(isinstance(answer, str) and _TRANSCRIPT.match(answer) for answer in answers):
         answers = [_transcript(answer) for answer in answers]
-    chosen, rejected = (_turns(answer, "assistant") for answer in answers)
+    chosen, rejected = (_turns(answer, "assistant", given.left) for answer in answers)
     whole = chosen[:1] and chosen[0].get("role") != "assistant"
     if whole:  # both are conversations from the first message on: the same beginning is the prompt
         shared = next(
@@ -176,14 +214,13 @@ def _preferred(given: _Given) -> tuple[str, Row]:
         if prompt and prompt[0].get("role") != "system":
             prompt = [*given.system(), *prompt]
     elif "messages" in given:
-        turns = opened(given.get("messages"))
-        if not isinstance(turns, list):
-            raise Unusable("an unknown form", f"{given.names['messages']!r} is no list of messages")
-        prompt = [*given.system(), *messages_of(turns)]
+        prompt = given.turns()
     elif "prompt" in given:
         prompt = given.question()
     else:
         raise Unusable("no question before the answer", "two answers and no prompt")
+    if whole or "messages" in given:
+        given.leave(*(part for part in _ASKED if not _says(prompt, given.get(part))))
     if chosen == rejected:
         raise Unusable("a chosen answer that equals the rejected one", short(answers[0]))
     return "preferences", {"prompt": prompt, "chosen": chosen, "rejected": rejected}
@@ -197,7 +234,14 @@ def _choice(given: _Given) -> tuple[str, Row]:
         isinstance(option, dict) and isinstance(option.get("key"), str) for option in options
     ):
         # a second public spelling
-        options = {option["key"]: option.get("value") for option in options}
+        listed, options = options, {}
+        for option in listed:
+            keys = Keys(option)
+            letter, text = keys.first("key"), keys.first("value")
+            if letter in options:
+                raise Unusable("options that cannot be read", f"two under {short(letter)}")
+            options[letter] = text
+            keys.leave(given.left, "an option")
     if (
         not isinstance(options, dict)
         or not options
@@ -232,6 +276,7 @@ def _code(given: _Given) -> tuple[str, Row]:
         for part in ("repo_name", "path", "license")
         if isinstance(given.get(part), str)
     }
+    given.leave(*({"repo_name", "path", "license"} - kept.keys()))
     return "texts", {"text": given.get("text"), "language": "code"} | kept
 
 
@@ -264,15 +309,15 @@ def thoughts(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _text(value: Any) -> Any:
+def _text(value: Any, left: Left) -> Any:
     """Join typed parts; leave all else to the check, which refuses what is no text."""
-    return joined_parts(value) if isinstance(value, list) else value
+    return joined_parts(value, left) if isinstance(value, list) else value
 
 
-def _written(value: Any) -> Any:
+def _written(value: Any, left: Left) -> Any:
     """Write a whole number beside a question as its text; else as `_text`."""
     is_whole = isinstance(value, int) and not isinstance(value, bool)
-    return str(value) if is_whole else _text(value)
+    return str(value) if is_whole else _text(value, left)
 
 
 def _number(value: Any) -> Any:
@@ -291,13 +336,13 @@ def _joined(first: Any, second: Any, what: str) -> Any:
     return f"{first}\n\n{second}"
 
 
-def _turns(value: Any, role: str) -> list[Row]:
+def _turns(value: Any, role: str, left: Left) -> list[Row]:
     """Read an answer that is one text, one message or a list of messages."""
     inside = opened(value)
     for turns in ([inside], inside):
         if is_turns(turns):
-            return messages_of(turns)
-    return [with_calls({"role": role, "content": _text(value)})]
+            return messages_of(turns, left)
+    return [with_calls({"role": role, "content": _text(value, left)}, left)]
 
 
 def _transcript(text: str) -> list[Row]:
@@ -316,7 +361,7 @@ def _tools(tools: Any) -> list[Any] | None:
             tools = json.loads(tools)
         except (ValueError, RecursionError):
             raise Unusable("tools that cannot be read", "no JSON") from None
-    if not tools or isinstance(tools, str):
+    if tools is False or not filled(tools) or (isinstance(tools, str) and not tools.strip()):
         return None
     if isinstance(tools, dict):
         tools = [tools]

@@ -1,9 +1,11 @@
 """PII detection and masking: Chinese mobile numbers, e-mail, ID cards, bank cards, IP addresses.
 
 The patterns look at the characters next to a number, never at word boundaries: Python counts a
-Chinese character as part of a word, so there is no `\\b` between it and a digit. Where a number has
-a check digit, it must be correct, which keeps order numbers out. Landlines, foreign phone numbers,
-names and postal addresses are not detected.
+Chinese character as part of a word, so there is no `\\b` between it and a digit. Signs, brackets,
+quotes, Chinese, line ends and other addresses may stand directly beside what is found, and stay as
+they are; a digit on either side, or a letter behind a number, makes it part of something else.
+Where a number has a check digit, it must be correct, which keeps order numbers out. Landlines,
+foreign phone numbers, names and postal addresses are not detected.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ import ipaddress
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.messages import ARGUMENTS
 
 # In this order: a number inside an e-mail address is part of the address.
 KINDS = ("email", "ip", "id_card", "bank_card", "phone")
@@ -25,13 +28,12 @@ PHONE_WITH_WORD_BOUNDARY = re.compile(r"\b1[3-9]\d{9}\b")
 # 4-3-4, with or without the country code.
 _ALONE, _AT_ITS_END = r"(?<!\d)(?<!\d\.)", r"(?![A-Za-z0-9]|\.\d)"
 PHONE = re.compile(
-    _ALONE
-    + r"(?:\(?(?:\+|00)?86\)?[ -]?)?1[3-9]\d(?:[ -]?\d{4}[ -]?\d{4}|\.\d{4}\.\d{4}|\d[ -]\d{3}["
-    r" -]\d{4})" + _AT_ITS_END,
+    _ALONE + r"(?:(?:\((?:\+|00)?86\)|(?:\+|00)?86)[ -]?)?1[3-9]\d"
+    r"(?:[ -]?\d{4}[ -]?\d{4}|\.\d{4}\.\d{4}|\d[ -]\d{3}[ -]\d{4})" + _AT_ITS_END,
     re.ASCII,
 )
 EMAIL = re.compile(
-    r"(?<![\w.+-])[A-Za-z0-9_][\w.+'-]*@(?!\dx\.)(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}(?![A-Za-z0-9])",
+    r"(?<!\w)(?<!\w[.+'-])[A-Za-z0-9_][\w.+'-]*@(?!\dx\.)(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}(?![A-Za-z0-9])",
     re.ASCII,
 )
 # Province, county, date of birth, serial number, check character; in one piece or as 6-8-4.
@@ -42,23 +44,30 @@ ID_CARD = re.compile(
 # 13 to 19 digits in one piece, or grouped as printed on cards.
 _GROUPS = (
     r"[2-69]\d{12,18}",
-    r"[2-69]\d{3}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?",
+    r"[2-69]\d{3}([ -])\d{4}\1\d{4}\1\d{4}",
     r"3\d{3}([ -])\d{6}\2\d{5}",
     r"[2-69]\d{5}[ -]\d{10,13}",
 )
 BANK_CARD = re.compile(_ALONE + f"(?:{'|'.join(_GROUPS)})" + _AT_ITS_END, re.ASCII)
+# A fifth group, which may as well be the next number of the sentence: the check digit decides.
+_LONG_CARD = re.compile(_ALONE + _GROUPS[1] + r"\1\d{1,3}" + _AT_ITS_END, re.ASCII)
 # All others have 16 to 19 digits: with 13 they are mostly bar codes.
 _CARD_LENGTHS = {"3": range(14, 17), "4": (13, 16, 17, 18, 19)}
 _OCTET = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 # Version and section numbers look the same; the word before them tells them apart.
 _NO_VERSION = r"(?<![vV第])(?<!版本)(?<!版本号)(?<!ersion )(?<!ection )"
 IPV4 = re.compile(
-    rf"(?<![\d.]){_NO_VERSION}(?:::[Ff]{{4}}:)?(?:{_OCTET}\.){{3}}{_OCTET}(?!\d|\.\d)", re.ASCII
-)
-IPV6 = re.compile(
-    r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:|:(?=:))(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![\w:])",
+    rf"(?<!\d)(?<!\d\.){_NO_VERSION}(?:::[Ff]{{4}}:)?(?:{_OCTET}\.){{3}}{_OCTET}(?!\d|\.\d)",
     re.ASCII,
 )
+IPV6 = re.compile(
+    r"(?<![A-Za-z0-9])(?<![A-Za-z0-9]\.)(?:[0-9A-Fa-f]{1,4}:|:(?=:))(?:[0-9A-Fa-f]{0,4}:){1,6}"
+    r"(?:[0-9A-Fa-f]{1,4}|(?<=::))(?![A-Za-z0-9]|:[0-9A-Fa-f:])",
+    re.ASCII,
+)
+# A colon before an address belongs to a word or to nothing; one behind a group is of something
+# longer, such as a fingerprint.
+_GROUP_BEFORE = re.compile(r"(?:(?<![A-Za-z0-9])[0-9A-Fa-f]+|:):\Z", re.ASCII)
 # Map full-width characters of a Chinese keyboard and typographic dashes and spaces to their ASCII
 # equivalents, one to one, so that positions stay.
 _WIDE = (
@@ -85,17 +94,18 @@ def id_checksum(number: str) -> bool:
     return "10X98765432"[total % 11] == number[17].upper()
 
 
-def _is_ip(text: str) -> bool:
+def _is_ip(match: re.Match[str]) -> bool:
     try:
-        ipaddress.ip_address(text)
+        ipaddress.ip_address(match[0])
     except ValueError:
         return False
-    # Without this "Face::Add" would pass as an address.
-    return any(character.isdigit() for character in text)
+    # Without digits "Face::Add" would pass as an address.
+    before = match.string[max(0, match.start() - 40) : match.start()]
+    return any(map(str.isdigit, match[0])) and not _GROUP_BEFORE.search(before)
 
 
-def _is_card(text: str) -> bool:
-    digits = _digits(text)
+def _is_card(match: re.Match[str]) -> bool:
+    digits = _digits(match[0])
     return len(digits) in _CARD_LENGTHS.get(digits[0], range(16, 20)) and luhn(digits)
 
 
@@ -103,14 +113,28 @@ def _digits(text: str) -> str:
     return re.sub("[^0-9Xx]", "", text)
 
 
-_FINDERS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool] | None], ...] = (
+_FINDERS: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], bool] | None], ...] = (
     ("email", EMAIL, None),
     ("ip", IPV4, None),
     ("ip", IPV6, _is_ip),
-    ("id_card", ID_CARD, lambda text: id_checksum(_digits(text))),
+    ("id_card", ID_CARD, lambda match: id_checksum(_digits(match[0]))),
+    ("bank_card", _LONG_CARD, _is_card),
     ("bank_card", BANK_CARD, _is_card),
     ("phone", PHONE, None),
 )
+
+
+def _matches(
+    pattern: re.Pattern[str], text: str, holds: Callable[[re.Match[str]], bool] | None
+) -> Iterator[re.Match[str]]:
+    """Go through the matches that hold; one may begin inside another that does not."""
+    at = 0
+    while match := pattern.search(text, at):
+        if holds is None or holds(match):
+            yield match
+            at = match.end()
+        else:
+            at = match.start() + 1
 
 
 def find_personal(text: str, kinds: Sequence[str] = KINDS) -> list[tuple[int, int, str]]:
@@ -123,9 +147,9 @@ def find_personal(text: str, kinds: Sequence[str] = KINDS) -> list[tuple[int, in
     taken = bytearray(len(text))
     for kind, pattern, holds in _FINDERS:
         if kind in kinds:
-            for match in pattern.finditer(text):
+            for match in _matches(pattern, text, holds):
                 start, end = match.span()
-                if (holds is None or holds(match[0])) and taken.find(1, start, end) < 0:
+                if taken.find(1, start, end) < 0:
                     found.append((start, end, kind))
                     taken[start:end] = b"\1" * (end - start)
     return sorted(found)
@@ -177,6 +201,22 @@ def mask_arguments(text: str, counts: Counter[str]) -> str:
         return mask_json(text, counts)
     masked = mask_json(given, counts)
     return text if masked == given else json.dumps(masked, ensure_ascii=False)
+
+
+def mask_call(call: Any, counts: Counter[str]) -> Any:
+    """Mask personal data in a tool call's arguments, as JSON text or as an object."""
+    if not isinstance(call, Mapping):
+        return call
+    return {
+        key: mask_call(value, counts)
+        if key == "function"
+        else value
+        if key not in ARGUMENTS
+        else mask_arguments(value, counts)
+        if isinstance(value, str)
+        else mask_json(value, counts)
+        for key, value in call.items()
+    }
 
 
 def score(

@@ -16,7 +16,7 @@ from qwen3lab import chat
 from qwen3lab.data import tasks
 from qwen3lab.data.validation import check_weight
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.messages import arguments, read
+from qwen3lab.messages import arguments, plain, read
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -110,11 +110,23 @@ def encoded(tokenizer: PreTrainedTokenizerBase | None, rows: Any) -> list[dict[s
 
 
 def course(row: Any) -> Any:
-    """Write the prompt and completion of a row as messages; leave all other rows as they are."""
-    if not isinstance(row, Mapping) or "messages" in row or "prompt" not in row:
+    """Write the prompt and completion of a row as messages, and each message as `messages.plain`
+    does; leave all other rows as they are.
+    """
+    if isinstance(row, Mapping) and "messages" in row:
+        messages = [
+            plain(one) if isinstance(one, Mapping) else one for one in _listed(row["messages"])
+        ]
+        same = all(new is old for new, old in zip(messages, row["messages"]))
+        return row if same else row | {"messages": messages}
+    if not isinstance(row, Mapping) or "prompt" not in row:
         return row
     kept = {key: value for key, value in row.items() if key not in ("prompt", "completion")}
-    return kept | {"messages": conversation(row)[0]}
+    return course(kept | {"messages": conversation(row)[0]})
+
+
+def _listed(messages: Any) -> list[Any]:
+    return list(messages) if isinstance(messages, (list, tuple)) else []
 
 
 def exam(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,7 +137,7 @@ def exam(row: Mapping[str, Any]) -> dict[str, Any]:
     """
     given, row = row, _present(row)
     if "answer" in row and "messages" in row and not _ends_with_answer(row["messages"]):
-        return dict(given)
+        return dict(course(given))
     (*before, last), thinks, tools = conversation(row)
     content = read(last).get("content") or ""
     calls = "\n".join(_written(call) for call in last.get("tool_calls") or [])
@@ -134,7 +146,12 @@ def exam(row: Mapping[str, Any]) -> dict[str, Any]:
     thoughts = read(last).get("reasoning_content")
     return (
         kept
-        | {"messages": before, "answer": answer, "thinking": thinks, "tools": tools}
+        | {
+            "messages": list(map(plain, before)),
+            "answer": answer,
+            "thinking": thinks,
+            "tools": tools,
+        }
         | ({"thoughts": thoughts} if thoughts and thinks else {})
     )
 
@@ -187,7 +204,7 @@ def ask(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any]) -> list[int]
 def questions(rows: Any) -> list[dict[str, Any]]:
     """Turn rows of any kind into messages up to the user; an answer need not be there."""
     return [
-        dict(row)
+        dict(course(row))
         if isinstance(row, Mapping) and "messages" in row and not _ends_with_answer(row["messages"])
         else exam(row)
         for row in records(rows)

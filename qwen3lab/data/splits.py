@@ -1,4 +1,10 @@
-"""Leak-free splits: near-copies are found by shingles and kept on one side of a split."""
+"""Leak-free splits: near-copies are found by shingles and kept on one side of a split.
+
+Near-copies here are texts that share nearly all shingles and all that `marks` lists: signs,
+numbers, negations, code. A text of fewer than five words is one shingle, so that its near-copies
+have the same words; in a longer one some words may be others, since an exam with one word changed
+is not unseen.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +14,15 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 
+from qwen3lab.data.marks import SYMBOL, digest
 from qwen3lab.data.rows import course, records
 
 THRESHOLD = 0.9  # Jaccard overlap from which two prompts count as near-copies
 SIZE = 5  # units in a shingle
 _UNIT = re.compile(r"[\u3400-\u9fff]|[^\W_]+")
+_SIGNED = re.compile(rf"([\u3400-\u9fff]|[^\W_]+)|[{SYMBOL}]|(?<=\d)[ ]*[-*]|[-*][ ]*(?=\d)")
 
 
 def prompt(row: dict) -> str:
@@ -40,7 +49,21 @@ def units(text: str) -> list[str]:
 
     Punctuation and spacing do not count.
     """
-    return _UNIT.findall(unicodedata.normalize("NFKC", text).lower())
+    return _UNIT.findall((text if text.isascii() else unicodedata.normalize("NFKC", text)).lower())
+
+
+def signed_units(text: str) -> list[str]:
+    """Split a text as `units` does, each unit with the operators, signs and emoji behind it."""
+    found, before = [], ""
+    for match in _SIGNED.finditer(unicodedata.normalize("NFKC", text).lower()):
+        if match[1]:
+            found.append(before + match[1])
+            before = ""
+        elif found:
+            found[-1] += match[0].strip()
+        else:
+            before += match[0].strip()
+    return found
 
 
 def shingles(text: str, size: int = SIZE) -> frozenset[tuple[str, ...]]:
@@ -65,9 +88,13 @@ def near_copies(
     Exact, and fast where many rows share set phrases: two sets with an overlap of `threshold` share
     at least one of their few rarest shingles, so only these are looked up (prefix filtering;
     Bayardo et al. 2007, "Scaling Up All Pairs Similarity Search"). Punctuation, case and spacing
-    are ignored, so prompts that differ only in these have Jaccard 1.
+    are ignored, so prompts that differ only in these have Jaccard 1. Prompts that differ in what
+    `marks` lists are none.
     """
-    sets = [[shingles(text(row)) for row in rows] for rows in (left, right)]
+    texts = [[text(row) for row in rows] for rows in (left, right)]
+    sets = [[shingles(one) for one in side] for side in texts]
+    marks = lru_cache(maxsize=None)(digest)
+
     common = Counter(shingle for side in sets for found in side for shingle in found)
 
     def rarest(found: frozenset[tuple[str, ...]]) -> list[tuple[str, ...]]:
@@ -84,7 +111,8 @@ def near_copies(
     for i, found in enumerate(sets[0]):
         for j in sorted({j for shingle in rarest(found) for j in index.get(shingle, ())}):
             overlap = jaccard(found, sets[1][j])
-            if overlap >= threshold:
+            one, two = texts[0][i], texts[1][j]
+            if overlap >= threshold and (one == two or marks(one) == marks(two)):
                 pairs.append((i, j, overlap))
     return pairs
 

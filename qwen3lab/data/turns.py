@@ -1,17 +1,20 @@
 """Read messages in any of the public spellings: roles, contents, typed parts, thoughts, calls.
 
-Names are changed, nothing is repaired.
+Names are changed, nothing is repaired. A key that holds something is read, or it is noted with the
+place where it stands (`Left`), so that the report can name it.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from qwen3lab.chat import ROLES
+from qwen3lab.data.columns import NAMES, Left, filled
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.messages import OTHERS, THOUGHTS, arguments
+from qwen3lab.messages import ARGUMENTS, OTHERS, TEXT, THOUGHTS, arguments
 
 # The names that public sets use for the four roles. The chat template knows only the right-hand
 # side.
@@ -65,113 +68,174 @@ def _role(role: Any) -> Any:
     return ALIASES.get(role.strip().lower(), role) if isinstance(role, str) else role
 
 
-def messages_of(turns: list[Any]) -> list[Row]:
-    """Read messages in any of the public spellings."""
+class Keys:
+    """Keys of an object, of which those that were read are struck out."""
+
+    def __init__(self, thing: Mapping[str, Any]):
+        self.thing, self.read = thing, set()
+
+    def first(self, *names: str) -> Any:
+        """Take the first of several names that holds something; one that says the same is read."""
+        held = [name for name in names if filled(self.thing.get(name))]
+        if not held:
+            return next((self.thing[n] for n in names if self.thing.get(n) is not None), None)
+        value = self.thing[held[0]]
+        self.read.update(name for name in held if self.thing[name] == value)
+        return value
+
+    def leave(self, left: Left, where: str) -> None:
+        """Note the keys that hold something and were not read."""
+        left.update(
+            (key, where)
+            for key, value in self.thing.items()
+            if key not in self.read and filled(value)
+        )
+
+
+def messages_of(turns: list[Any], left: Left) -> list[Row]:
+    """Read messages in any of the public spellings; `left` takes the keys that were not read."""
     read: list[Row] = []
     for turn in turns:
         if isinstance(turn, dict) and {"human", "assistant"} <= turn.keys():  # a pair
+            keys = Keys(turn)
             read += [
-                {"role": ALIASES[name], "content": turn[name]} for name in ("human", "assistant")
+                _message({"role": ALIASES[name], "content": keys.first(name)}, left)
+                for name in ("human", "assistant")
             ]
+            keys.leave(left, "a turn")
         else:
-            read.append(_message(turn))
+            read.append(_message(turn, left))
     return _results_apart(read)
 
 
-def _message(turn: Any) -> Row:
+def _message(turn: Any, left: Left) -> Row:
     if not isinstance(turn, dict):
         return {"role": None, "content": turn}
-    role = turn["role"] if turn.get("role") is not None else turn.get("from")
-    content = turn["content"] if turn.get("content") is not None else turn.get("value")
-    if isinstance(role, str) and role.strip().lower() in CALLS:
-        return {"role": "assistant", "content": "", "tool_calls": _calls(content)}
+    keys = Keys(turn)
+    role, content = keys.first("role", "from"), keys.first("content", "value")
     message: Row = {"role": _role(role), "content": content}
-    if isinstance(content, list):
-        message |= _parts(content)
+    if isinstance(role, str) and role.strip().lower() in CALLS:
+        message = {"role": "assistant", "content": "", "tool_calls": _calls(content, left)}
+    elif isinstance(content, list):
+        message |= _parts(content, message["role"], left)
     if message["role"] == "tool" and isinstance(message["content"], (dict, list)):
         message["content"] = json.dumps(message["content"], ensure_ascii=False)
-    thoughts = next((turn[name] for name in THOUGHTS if turn.get(name) not in (None, "")), None)
-    if thoughts is not None and message["role"] == "assistant":
-        message["reasoning_content"] = thoughts
-    calls = turn.get("tool_calls") or turn.get("function_call")
-    if calls:
-        message["tool_calls"] = (
-            [_call(call) for call in calls] if isinstance(calls, list) else _calls(calls)
-        )
-    if turn.get("tool_call_id") is not None:
-        message["tool_call_id"] = turn["tool_call_id"]
-    weight = next((turn[n] for n in ("weight", "loss_weight") if turn.get(n) is not None), None)
-    if weight is None and isinstance(turn.get("loss"), bool):
-        weight = float(turn["loss"])
-    if weight is not None and message["role"] == "assistant":
-        message["weight"] = weight
-    return with_calls(message)
+    if message["role"] == "assistant":
+        _add_thoughts(message, keys, left)
+    if "tool_calls" not in message:
+        calls = keys.first("tool_calls", "function_call")
+        if calls:
+            message["tool_calls"] = (
+                [_call(call, left) for call in calls]
+                if isinstance(calls, list)
+                else _calls(calls, left)
+            )
+    if filled(turn.get("tool_call_id")):
+        message["tool_call_id"] = keys.first("tool_call_id")
+    _add_weight(message, keys)
+    seen = next((key for key in NAMES["pictures"] if turn.get(key)), None)
+    if seen:
+        raise Unusable(UNSEEN, f"{seen!r} of a message")
+    keys.leave(left, "a message")
+    return with_calls(message, left)
 
 
-def _parts(parts: list[Any]) -> Row:
+def _add_thoughts(message: Row, keys: Keys, left: Left) -> None:
+    """Take the thoughts under a key of their own; those in parts follow, as in `messages.read`."""
+    # true or false says whether it thinks.
+    given = keys.first(*(n for n in THOUGHTS if not isinstance(keys.thing.get(n), bool)))
+    if not filled(given):
+        return
+    given = joined_parts(given, left) if isinstance(given, list) else given
+    inside = message.get("reasoning_content")
+    if isinstance(given, str) and inside not in (None, given):
+        given = f"{given}\n{inside}"
+    message["reasoning_content"] = given
+
+
+def _add_weight(message: Row, keys: Keys) -> None:
+    """Take whether a message is to be trained; only that of an assistant can be."""
+    weight = keys.first("weight", "loss_weight")
+    if isinstance(keys.thing.get("loss"), bool) and weight in (None, keys.thing["loss"]):
+        weight = float(keys.first("loss"))
+    if message["role"] == "assistant":
+        if weight is not None:
+            message["weight"] = weight
+    elif weight != 0:
+        keys.read -= {"weight", "loss_weight", "loss"}
+
+
+def _parts(parts: list[Any], role: Any, left: Left) -> Row:
     """Read a content of typed parts: texts are joined, thoughts and calls go to their own keys."""
-    texts, found = [], {}
+    texts, found, inside = [], {}, set()
     for part in parts:
-        kind = part.get("type") if isinstance(part, dict) else None
+        if not isinstance(part, dict):
+            return {}  # no list of parts: it stays as it is and is refused
+        # Some files name no type and write {"image": …} beside {"text": …}.
+        kind = part.get("type") or next((key for key in part if key in OTHERS), "text")
         if kind in OTHERS:
             raise Unusable(UNSEEN, f"a part of the type {kind!r}")
-        value = (
-            next(
-                (part[name] for name in (kind, "text", "value") if part.get(name) is not None), None
-            )
-            if kind
-            else None
-        )
-        if kind == "text" and isinstance(value, str):
-            texts.append(value)
-        elif kind in ("reasoning", "thinking") and isinstance(value, str):
+        keys = Keys(part)
+        value = keys.first(*(name for name in (kind, "text", "value") if isinstance(name, str)))
+        if kind in THOUGHTS and role == "assistant" and isinstance(value, str):
             found["reasoning_content"] = "\n".join(
                 filter(None, (found.get("reasoning_content"), value))
             )
+        elif kind in TEXT + THOUGHTS and isinstance(value, str):
+            texts.append(value)
         elif kind in ("tool_call", "tool_calls"):
-            found["tool_calls"] = [*found.get("tool_calls", ()), *_calls(value)]
+            found["tool_calls"] = [*found.get("tool_calls", ()), *_calls(value, inside)]
         else:
-            return {}  # no list of parts: it stays as it is and is refused
+            return {}
+        keys.read.add("type")
+        keys.leave(inside, "a part")
+    left |= inside
     return {"content": "\n".join(texts)} | found if parts else {}
 
 
-def joined_parts(parts: list[Any]) -> Any:
-    read = _parts(parts)
+def joined_parts(parts: list[Any], left: Left) -> Any:
+    """Join a list of text parts to one text; leave any other list as it is."""
+    read = _parts(parts, None, left)
     return read["content"] if set(read) == {"content"} else parts
 
 
-def _calls(value: Any) -> list[Any]:
+def _calls(value: Any, left: Left) -> list[Any]:
     """Read one call or a list of calls, also as JSON text."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
             raise Unusable("a tool call that cannot be read", "no JSON") from None
-    return [_call(call) for call in (value if isinstance(value, list) else [value])]
+    return [_call(call, left) for call in (value if isinstance(value, list) else [value])]
 
 
-def _call(call: Any) -> Any:
+def _call(call: Any, left: Left) -> Any:
     """Write a call in OpenAI's spelling, its arguments as JSON text as the template would write it.
 
     Text and not an object, because an Arrow table would give all calls the union of all arguments,
     filled with null.
     """
-    if isinstance(call, dict) and not isinstance(call.get("function"), dict) and "name" in call:
-        # Without the wrapper; "parameters" is what some models call the arguments.
-        inside = {key: call[key] for key in ("name", "arguments") if key in call}
-        if "arguments" not in call and "parameters" in call:
-            inside["arguments"] = call["parameters"]
-        head = {key: call[key] for key in ("id",) if call.get(key) is not None}
-        call = head | {"type": "function", "function": inside}
-    given = arguments(call)
-    if given is None or not isinstance(call.get("function"), dict):
+    if not isinstance(call, dict):
         return call
-    return call | {
-        "function": call["function"] | {"arguments": json.dumps(given, ensure_ascii=False)}
-    }
+    wrapped = isinstance(call.get("function"), dict)
+    function = call["function"] if wrapped else call
+    given = arguments(call)
+    if given is None or "name" not in function:
+        return call
+    keys = Keys(function)
+    keys.first(*ARGUMENTS)
+    written = {"arguments": json.dumps(given, ensure_ascii=False)}
+    if wrapped:
+        kept = {key: value for key, value in function.items() if key not in keys.read}
+        return call | {"function": kept | written}
+    head = {"id": keys.first("id")} if call.get("id") is not None else {}
+    keys.read |= {"type"}
+    inside = {"name": keys.first("name")} | written
+    keys.leave(left, "a call")
+    return head | {"type": "function", "function": inside}
 
 
-def with_calls(message: Row) -> Row:
+def with_calls(message: Row, left: Left) -> Row:
     """Turn calls that an answer spells between `<tool_call>` tags into calls."""
     content = message.get("content")
     if (
@@ -184,7 +248,7 @@ def with_calls(message: Row) -> Row:
     spelled = _SPELLED.findall(content)
     if not spelled:
         return message
-    calls = [call for text in spelled for call in _calls(text)]
+    calls = [call for text in spelled for call in _calls(text, left)]
     return message | {"content": _SPELLED.sub("", content).strip(), "tool_calls": calls}
 
 

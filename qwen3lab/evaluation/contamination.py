@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab.data import augmentation
-from qwen3lab.data.rows import records
-from qwen3lab.data.splits import prompt, units
+from qwen3lab.data.rows import course, records
+from qwen3lab.data.splits import prompt, signed_units, units
 from qwen3lab.errors import Qwen3labError
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def check(
 ) -> pd.DataFrame:
     """Search every n-gram of each test row in all training rows, ignoring case and punctuation.
 
-    Spaces do not count either, and a Chinese character is a word (`splits.units`). A text of fewer
+    Spaces do not count either, and a Chinese character is a word; operators, other signs and emoji
+    do (`splits.signed_units`), so that "12 - 30" is no part of "12 + 30". A text of fewer
     than n words is one run, and is also searched as a part of longer texts.
 
     Args:
@@ -79,11 +80,12 @@ def check(
             f"A check of {n} words and a share of {least} is none. Give n of at least 1 and a share"
             " above 0 and up to 1."
         )
-    words = [units(text(row)) for row in train]
+    words = [signed_units(text(row)) for row in train]
     holders: dict[int, dict[tuple, list[int]]] = {}
     lines = []
     for place, row in enumerate(test):
-        ours = units(text(row))
+        said = text(row)
+        ours = signed_units(said)
         size = min(n, len(ours))
         if size and size not in holders:
             holders[size] = _holders(words, size)
@@ -110,7 +112,7 @@ def check(
                 "share": share,
                 "hit": any(shared) if least is None else share >= least,
                 "source": "" if source is None else train[source].get("id", source),
-                "stretch": _stretch(ours, shared, size),
+                "stretch": _stretch(units(said), shared, size),
             }
         )
     return pd.DataFrame(lines)
@@ -219,7 +221,7 @@ def plant(rows: Sequence[Row], kind: str, seed: int = 0) -> list[Row]:
     if kind not in PLANTS:
         raise Qwen3labError(f"Unknown kind of copy {kind!r}. Use one of: {', '.join(PLANTS)}.")
     rng = random.Random(f"{kind}-{seed}")
-    return [PLANTS[kind](row, rng) | {"id": f"{row['id']}.{kind}"} for row in rows]
+    return [PLANTS[kind](course(row), rng) | {"id": f"{row['id']}.{kind}"} for row in rows]
 
 
 def trial(

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from qwen3lab.data.rows import course
 from qwen3lab.prompts import REFUSAL
 from qwen3lab.retrieval.answering import language_of, prompt
 from qwen3lab.retrieval.chunking import SENTENCE_END, Chunk
@@ -64,6 +65,7 @@ def rows(
         [kind for kind in kinds if kind in KINDS[:2]],
         [kind for kind in kinds if kind in KINDS[2:]],
     )
+    questions = list(map(course, questions))
     found = index.search([row["messages"][-1]["content"] for row in questions], k=len(index.chunks))
     made = []
     for row, hits in zip(questions, found, strict=True):

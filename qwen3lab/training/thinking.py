@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwen3lab import chat
 from qwen3lab.data import tasks
+from qwen3lab.data.rows import course
 from qwen3lab.errors import Qwen3labError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def no_think_tag(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Exa
 
     The tag gives the empty block a reason.
     """
-    *before, last = row["messages"]
+    *before, last = course(row)["messages"]
     return block_trained(
         tokenizer, row | {"messages": [*before, last | {"content": last["content"] + " /no_think"}]}
     )

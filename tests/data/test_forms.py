@@ -54,6 +54,31 @@ CONVERSATIONS = {
         {"messages": [USER, {"role": "assistant", "tool_calls": [json.loads(ADD) | {"id": "c"}]}]},
         [USER, {"role": "assistant", "content": None, "tool_calls": [call(1, 2, id="c")]}],
     ),
+    "other names of the arguments": (
+        {
+            "messages": [
+                USER,
+                {
+                    "role": "assistant",
+                    "tool_calls": [
+                        {"name": "add", "parameters": {"a": 1, "b": 2}},
+                        {"name": "add", "args": {"a": 1, "b": 2}, "type": "tool_call"},
+                        {"type": "function", "function": {"name": "add", "input": {"a": 3}}},
+                    ],
+                },
+            ]
+        },
+        [USER, calling(call(1, 2), call(1, 2), call(3), content=None)],
+    ),
+    "a turn of calls with thoughts": (
+        {
+            "conversations": [
+                {"from": "human", "value": "Q"},
+                {"from": "function_call", "value": ADD, "reasoning": "t", "weight": 1},
+            ]
+        },
+        [USER, calling(call(1, 2)) | {"reasoning_content": "t", "weight": 1}],
+    ),
     "the older function_call": (
         {
             "messages": [
@@ -99,6 +124,13 @@ CONVERSATIONS = {
         },
         [USER, calling(call(1, 2))],
     ),
+    "parts without a type": (
+        {
+            "system": [{"text": "S"}],
+            "messages": [{"role": "user", "content": [{"text": "Q"}]}, ASSISTANT],
+        },
+        [SYSTEM, USER, ASSISTANT],
+    ),
     "role and content under conversations": (
         {"conversations": [USER, ASSISTANT]},
         [USER, ASSISTANT],
@@ -110,6 +142,14 @@ CONVERSATIONS = {
     "pairs": ({"conversation": [{"human": "Q", "assistant": "A"}]}, [USER, ASSISTANT]),
     "thoughts": (
         {"messages": [USER, ASSISTANT | {"thinking": "t"}]},
+        [USER, ASSISTANT | {"reasoning_content": "t"}],
+    ),
+    "thoughts of several names": (
+        {"messages": [USER, ASSISTANT | {"thinking": "", "reasoning": "t"}]},
+        [USER, ASSISTANT | {"reasoning_content": "t"}],
+    ),
+    "thoughts beside the messages": (
+        {"messages": [USER, ASSISTANT], "reasoning": "t"},
         [USER, ASSISTANT | {"reasoning_content": "t"}],
     ),
     "thoughts of ShareGPT": (
@@ -244,6 +284,27 @@ PICTURE = "a picture or a sound, which no model here takes in"
             PICTURE,
             "a part of the type 'image'",
         ),
+        ({"messages": [USER | {"images": ["a.png"]}, ASSISTANT]}, PICTURE, "'images' of a message"),
+        (
+            {"messages": [{"role": "user", "content": [{"image": "a.png"}]}, ASSISTANT]},
+            PICTURE,
+            "a part of the type 'image'",
+        ),
+        (
+            {"question": "Q", "options": [{"key": "A", "value": "a"}] * 2, "answer": "a"},
+            "options that cannot be read",
+            "two under 'A'",
+        ),
+        (
+            {"messages": [USER, ASSISTANT], "tools": '"add"'},
+            "tools that cannot be read",
+            "each needs a function with a name",
+        ),
+        (
+            {"system": 0, "prompt": "Q", "completion": "A"},
+            "a content that is not text",
+            "message 1: of type int",
+        ),
         (
             {"prompt": "Q", "chosen": "A", "rejected": "A"},
             "a chosen answer that equals the rejected one",
@@ -314,6 +375,49 @@ def test_what_cannot_be_used_says_why(row, reason, detail):
 def test_an_earlier_answer_of_weight_0_is_kept():
     before = [USER, ASSISTANT | {"weight": 0}, USER, OTHER | {"weight": 1}]
     assert formats.convert([{"messages": before}], "x").rows[0]["messages"] == before
+
+
+LEFT = [
+    ({"messages": [USER | {"name": "Kim"}, ASSISTANT | {"refusal": None}]}, "'name' of a message"),
+    ({"messages": [USER | {"weight": 1}, ASSISTANT]}, "'weight' of a message"),
+    ({"messages": [USER | {"weight": 0, "loss": False}, ASSISTANT]}, None),  # it is not trained
+    ({"messages": [USER, ASSISTANT | {"value": "A"}]}, None),  # it says the same
+    ({"messages": [USER, ASSISTANT | {"value": "B"}]}, "'value' of a message"),
+    (
+        {"messages": [USER, ASSISTANT | {"thinking": "t", "thoughts": "u"}]},
+        "'thoughts' of a message",
+    ),
+    ({"messages": [USER, ASSISTANT], "answer": "B"}, "'answer'"),
+    ({"messages": [USER, ASSISTANT | {"thinking": "t"}], "reasoning": "u"}, "'reasoning'"),
+    ({"conversation": [{"human": "Q", "assistant": "A", "id": 1}]}, "'id' of a turn"),
+    (
+        {"messages": [USER | {"content": [{"text": "Q", "annotations": ["n"]}]}, ASSISTANT]},
+        "'annotations' of a part",
+    ),
+    (
+        {"messages": [USER, {"role": "assistant", "tool_calls": [json.loads(ADD) | {"index": 0}]}]},
+        "'index' of a call",
+    ),
+    ({"prompt": [USER], "input": "x", "completion": "A"}, "'input'"),
+    (
+        {"question": "Q", "answers": {"text": ["A"], "answer_start": [3]}},
+        "'answer_start' of 'answers'",
+    ),
+    (
+        {"question": "Q", "options": [{"key": "A", "value": "a", "why": "w"}], "answer": "a"},
+        "'why' of an option",
+    ),
+    ({"prompt": "Z", "chosen": [USER, ASSISTANT], "rejected": [USER, OTHER]}, "'prompt'"),
+    ({"repo_name": "r", "path": "p", "content": "x", "license": ["mit"]}, "'license'"),
+]
+
+
+@pytest.mark.parametrize(("row", "left"), LEFT)
+def test_what_is_not_read_is_named(row, left):
+    done = formats.convert([row, row], "x")
+    assert done.rejected == []
+    said = [line for line in done.said().split("\n") if line.startswith("not used: ")]
+    assert said == ([f"not used: {left} (2 rows)"] if left else [])
 
 
 MIXED = [

@@ -7,13 +7,14 @@ import math
 from collections import Counter
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qwen3lab import paths
 from qwen3lab.data import formats, pii
 from qwen3lab.errors import Qwen3labError
 
+WORDS = st.sampled_from([("", ""), ("电话", "谢谢"), ("Ask é", "é now"), ("(", ")"), ("\n", "\n")])
 SET = formats.read_raw(paths.DATA / "samples" / "personal.jsonl")
 AMEX = "371449635398431"  # a card network's test number
 
@@ -133,6 +134,138 @@ def test_what_is_found(text, kind, value):
 )
 def test_what_only_resembles_it(text):
     assert pii.find_personal(text) == [] and pii.mask_personal(text) == (text, Counter())
+
+
+VALUES = {
+    "email": ["li.wei@example.com", "a+b@mail.example.org", "16412345678@example.com", "x_1@b.cn"],
+    "ip": ["203.0.113.7", "10.0.0.1", "2001:db8::1f", "fe80::1", "1:2:3:4:5:6:7:8", "::1"],
+    "id_card": [ID, ID_X, ID_X[:-1] + "x", f"{ID[:6]} {ID[6:14]} {ID[14:]}"],
+    "bank_card": [CARD, CARD_19, "4000 0012 3456 789" + CARD[-1], "3714 496353 98431", AMEX],
+    "phone": [
+        *("16412345678", "164-1234-5678", "164 1234 5678", "+86 16412345678", "8616412345678"),
+        *("008616412345678", "(+86)16412345678", "1641 234 5678", "164.1234.5678"),
+    ],
+}
+PERSONAL = [(kind, value) for kind, values in VALUES.items() for value in values]
+# What may stand directly before and behind, besides any letter that is none of ASCII's.
+SIGNS = [
+    *"()[]{}<>（）【】《》\"'“”‘’`*|/\\~&?!？！;,，、。；#$%^=…·—–·→👍№éの한电吧\u200b\u200d",
+    "——",
+    "...",
+]
+BEFORE = [
+    "",
+    " ",
+    "\n",
+    "\r\n",
+    "\t",
+    "话：",
+    "：",
+    ":",
+    "tel:",
+    "Adresse:",
+    "-> ",
+    "@ ",
+    "1. ",
+    *SIGNS,
+]
+AFTER = [
+    "",
+    " ",
+    "\n",
+    "\r\n",
+    "\t",
+    ".",
+    ". Bye",
+    ".\n",
+    ":",
+    "：",
+    " x",
+    "-",
+    " - ",
+    " 5 times",
+    *SIGNS,
+]
+
+
+def wide(text):
+    """Full-width forms, as a Chinese keyboard writes them."""
+    return "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(PERSONAL), st.sampled_from(BEFORE), st.sampled_from(AFTER), st.booleans(), WORDS
+)
+def test_any_neighbour_stays_and_the_whole_value_goes(personal, before, after, broad, words):
+    kind, value = personal
+    value = wide(value) if broad else value
+    before, after = words[0] + before, after + words[1]
+    start = len(before)
+    text = before + value + after
+    assert pii.find_personal(text) == [(start, start + len(value), kind)]
+    assert pii.mask_personal(text) == (f"{before}[{kind.upper()}]{after}", Counter({kind: 1}))
+
+
+BETWEEN = [
+    " ",
+    ",",
+    "，",
+    "、",
+    ";",
+    "/",
+    "\n",
+    " 或 ",
+    "和",
+    " - ",
+    "|",
+    "<",
+    ">",
+    ". ",
+    "。",
+    "~",
+    "→",
+    '"',
+    "&",
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(PERSONAL), st.sampled_from(BETWEEN)), min_size=2, max_size=5)
+)
+def test_values_side_by_side_are_found_each(pieces):
+    text = "".join(value + sign for (_, value), sign in pieces)
+    expected = "".join(f"[{kind.upper()}]{sign}" for (kind, _), sign in pieces)
+    assert pii.mask_personal(text)[0] == expected
+    assert [kind for *_, kind in pii.find_personal(text)] == [kind for (kind, _), _ in pieces]
+
+
+NUMBERS = [
+    *(("phone", value) for value in ("16412345678", "164-1234-5678")),
+    *(("id_card", value) for value in (ID, ID_X)),
+    *(("bank_card", value) for value in (CARD, AMEX)),
+    *(("ip", value) for value in ("203.0.113.77", "2001:db8::1fab")),
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(NUMBERS), st.sampled_from("0123456789"), st.booleans())
+def test_a_digit_beside_makes_it_another_number(number, digit, first):
+    kind, value = number
+    text = digit + value if first else value + digit
+    found = [text[start:end] for start, end, found in pii.find_personal(text) if found == kind]
+    # It may be a whole one of its own: a longer card, another address.
+    assert value not in found and all(one == text for one in found)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(NUMBERS[2:6]), st.integers(0, 14), st.integers(1, 9))
+def test_a_wrong_check_digit_is_no_card(number, place, by):
+    """Both check digits find every single digit that is wrong."""
+    kind, value = number
+    wrong = value[:place] + str((int(value[place]) + by) % 10) + value[place + 1 :]
+    assert kind not in pii.mask_personal(f"No. {wrong}.")[1]
 
 
 def test_the_word_boundary_misses_chinese_neighbours():

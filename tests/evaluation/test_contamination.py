@@ -237,3 +237,27 @@ def test_mistakes_get_a_sentence():
             contamination.check([_row(1, "a")], [_row(1, "a")], **options)
     with pytest.raises(Qwen3labError, match="exact, case and signs"):
         contamination.plant([], "copied")
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ("Is 3 < 5 ?", "Is 3 > 5 ?"),
+        ("What is 12 - 30?", "What is 12 + 30?"),
+        ("Write it in C.", "Write it in C#."),
+        ("I liked it 👍", "I liked it 👎"),
+    ],
+)
+def test_another_sign_is_another_question(one, two):
+    rows = [
+        {"messages": [{"role": "user", "content": text}], "answer": "Yes"} for text in (one, two)
+    ]
+    assert contamination.check(rows[:1], rows[:1]).hit.tolist() == [True]
+    assert contamination.check(rows[:1], rows[1:]).hit.tolist() == [False]
+    spaced = {
+        "messages": [{"role": "user", "content": one.replace(" ", "  ").upper()}],
+        "answer": "yes",
+    }
+    found = contamination.check(rows[:1], [spaced])
+    assert found.hit.tolist() == [True]
+    assert found.stretch.tolist() == [" ".join(units(f"{one} yes"))]
