@@ -84,7 +84,7 @@ def test_every_reader_takes_them_for_the_same(spelling, tokenizer):
     assert json.dumps(row) == before
 
 
-@pytest.mark.parametrize("spelling", set(SPELLINGS) - {"texts in a list", "one part"})
+@pytest.mark.parametrize("spelling", sorted(set(SPELLINGS) - {"texts in a list", "one part"}))
 def test_converting_first_changes_nothing(spelling, tokenizer):
     ((row,), (wanted,)) = (
         formats.convert([{"messages": one}], "x").rows for one in (SPELLINGS[spelling], PLAIN)
