@@ -35,7 +35,7 @@ test: $(READY)-test  ## set up what it needs and run all tests, then all noteboo
 	$(BIN)/python -m pytest --nbmake notebooks -n auto
 	$(BIN)/python -m pytest -m dial -n auto tests/test_dial.py
 
-dial: $(READY)-test  ## run all notebooks on other models under every profile (`make test` leaves medium out)
+dial: $(READY)-test  ## run all notebooks on other models under every profile
 	$(BIN)/python -m pytest -m dial -n auto tests/test_dial.py
 
 lab: $(READY)  ## open JupyterLab

@@ -37,12 +37,12 @@ def _nothing_old_is_searched():
 
 
 @pytest.fixture(autouse=True)
-def _own_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_profile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test starts with the default profile, and the environment is put back after it. Of
     several workers each takes one CPU: a second thread would wait for the other worker.
     """
     monkeypatch.setenv("QWEN3LAB_PROFILE", "tiny")
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if "PYTEST_XDIST_WORKER" in os.environ and not request.node.get_closest_marker("all_cpus"):
         from qwen3lab.models import loading
 
         monkeypatch.setattr(loading, "cpus", lambda: 1)

@@ -39,7 +39,7 @@ def test_a_training_is_cut_short_and_says_so(smoke, checkpoint, capsys):
 def test_an_answer_is_cut_short(smoke, checkpoint, monkeypatch):
     model, tokenizer = models.load(checkpoint)
     rows = [tokenizer("ab").input_ids]
-    monkeypatch.setattr(generation, "end_tokens", lambda tokenizer: [])
+    monkeypatch.setattr(generation, "end_tokens", lambda *_: [])
     assert [len(ids) for ids in generation.generate_ids(model, tokenizer, rows)] == [4]
     monkeypatch.delenv("QWEN3LAB_SMOKE")
     assert [len(ids) for ids in generation.generate_ids(model, tokenizer, rows)] == [64]

@@ -82,8 +82,8 @@ def base(folder: str | Path) -> Path | str:
     name = str(_json(folder / ADAPTER).get("base_model_name_or_path") or "")
     if not name:
         raise Qwen3labError(
-            f"The adapter {folder.name!r} does not say on which model it was trained. Name that"
-            " model beside it."
+            f"The adapter {folder.name!r} does not say on which model it was trained. Name it"
+            " with --model, or give the loaded model beside the folder."
         )
     try:
         return loading.resolve(name)

@@ -50,7 +50,7 @@ words = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12)
 def test_punctuation_case_and_spaces_do_not_count(words, data):
     plain = " ".join(words)
     shown = "".join(
-        data.draw(st.sampled_from([str.lower, str.title, str.upper, "({})".format]))(word)
+        data.draw(st.sampled_from([str.lower, str.title, str.upper, "“{}”".format]))(word)
         + data.draw(st.sampled_from(["", *PUNCTUATION]))
         + data.draw(st.sampled_from([" ", "  ", "\n", "\u00a0"]))
         for word in words

@@ -6,9 +6,9 @@ import warnings
 from pathlib import Path
 
 import pytest
+from pdfs import FONTS, stream, text, write
 
 from qwen3lab.data.pdf import Chapter, chapters, read_pdf
-from tests.pdfs import FONTS, stream, text, write
 
 BODY = (
     "The lamp is made of oak, which our own workshop",

@@ -59,7 +59,7 @@ HALF = "def half(x): return x / 2"
     [
         (f"So:\r\n\r\n```Python\r\n{HALF}\r\n```\r\nIt prints:\r\n```\r\n4\r\n```", "passed"),
         (f"```python\nprint(half(8))\n```\nwith\n~~~py\n{HALF}\n~~~", "passed"),
-        (f"<think>```python\n{HALF} + 1\n```</think>```python\n{HALF}\n```", "passed"),
+        (f"<think>\n```python\n{HALF} + 1\n```\n</think>\n\n```python\n{HALF}\n```", "passed"),
         (f"```python\n{HALF}\nimport sys\nsys.exit(0)\n```", "error"),
         ("```python\nimport os\nprint('passed')\nos._exit(0)\n```", "error"),
         ("```python\ndef half(x):\n    import sys\n    sys.exit(0)\n```", "error"),

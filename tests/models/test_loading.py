@@ -274,6 +274,7 @@ def test_embedding_model(checkpoint, tmp_path):
     )
 
 
+@pytest.mark.all_cpus
 def test_threads_for_a_small_and_a_large_model():
     import torch
 
@@ -315,6 +316,7 @@ def test_an_unreachable_hub_is_noticed_at_once(tmp_path):
     )
 
 
+@pytest.mark.all_cpus
 def test_cpus_where_the_system_tells_only_how_many_there_are(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pdfs import text, write
 
 from qwen3lab import models, paths, retrieval
 from qwen3lab.data.pdf import Page, chapters, read_pdf
 from qwen3lab.errors import Qwen3labError
-from tests.pdfs import text, write
 
 letters = lambda text: Counter("".join(text.split()))
 

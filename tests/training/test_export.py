@@ -143,14 +143,15 @@ def test_what_cannot_be_exported(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("method, fp16", [("qlora", True), ("qlora", False), ("lora", True)])
-def test_qlora_in_float16_cannot_be_left_to_trl(method, fp16, tmp_path):
+def test_qlora_in_float16_cannot_be_left_to_trl(method, fp16, checkpoint, tmp_path):
     import types
 
     import torch
 
     run = types.SimpleNamespace(
         method=method,
-        source="owner/model",
+        source=str(checkpoint),
+        tokenizer=models.load_tokenizer(checkpoint),
         adapter={},
         model=types.SimpleNamespace(dtype=torch.float16),
         settings={"fp16": fp16, "bf16": False, "use_cpu": False},
