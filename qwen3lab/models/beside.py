@@ -280,7 +280,9 @@ def put_on(model: PreTrainedModel, folder: str | Path) -> Any:
             adapted = PeftModel.from_pretrained(model, str(folder)).eval()
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             there = {name for name in file.keys() if ".lora_" in name and ".experts." not in name}
-        strange = sorted(there - set(get_peft_model_state_dict(adapted)))
+        # Whether embeddings belong to it, the library would ask the hub for.
+        own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        strange = sorted(there - set(own))
         if strange:
             raise ValueError(f"the model has no place for {strange[0]}")
     except (RuntimeError, ValueError, TypeError, KeyError, UserWarning, SafetensorError) as error:

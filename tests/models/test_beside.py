@@ -273,3 +273,10 @@ def test_merged_in_parts_and_formats(tied, dtype, adapter, tmp_path):
         distance = (merged(input_ids=ids).logits - wanted).abs().max().item()
     assert merged.get_input_embeddings().weight.shape == (270, 32)
     assert distance == pytest.approx(found.rounding, abs=1e-5 * found.scale)
+
+
+def test_a_bundled_adapter_is_put_on_without_a_word(recwarn):
+    from qwen3lab import paths, training
+
+    training.load_adapter(paths.DATA / "adapters" / "service", "qwen3-tiny")
+    assert [str(one.message) for one in recwarn if "qwen3-tiny" in str(one.message)] == []
