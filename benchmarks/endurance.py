@@ -26,13 +26,13 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import child
 import record
 
 from qwen3lab import models, paths, quantization, serving
@@ -70,19 +70,10 @@ def serve(file: Path, beside: Path | None) -> None:
         sys.stdin.read()
 
 
-@contextmanager
-def served(file: Path, beside: Path | None) -> Iterator[tuple[list[str], int]]:
-    """Run the server; yields its addresses and its process id."""
-    command = [sys.executable, __file__, "--serve", str(file)]
-    if beside:
-        command += ["--beside", str(beside)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield process.stdout.readline().split(), process.pid
-        finally:
-            process.stdin.close()
+def served(file: Path, beside: Path | None) -> AbstractContextManager[tuple[str, int]]:
+    """Run the server; yields its addresses, in a line, and its process id."""
+    also = ["--beside", str(beside)] if beside else []
+    return child.running(__file__, "--serve", str(file), *also)
 
 
 # Its clients.
@@ -354,7 +345,8 @@ def main() -> None:
     rows = [row for row in tasks.load("chat", "test") if not row["thinking"]][:32]
     with tempfile.TemporaryDirectory() as folder:
         file = quantization.to_gguf(paths.MODELS / MODEL, Path(folder) / "tiny.gguf", "f32")
-        with served(file, args.beside) as (addresses, pid):
+        with served(file, args.beside) as (line, pid):
+            addresses = line.split()
             address, engine = addresses[0], addresses[-1]
             right = [answer(address, row) for row in rows]
             assert None not in right

@@ -18,12 +18,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import child
 
 from qwen3lab import chat, models, paths, serving
 from qwen3lab.errors import Qwen3labError
@@ -271,24 +273,10 @@ def over_chat(rows: list[dict[str, Any]], address: str, pid: int) -> dict[str, A
     return {"load": load(rows, partial(asked, ask), busy=partial(busy, pid))}
 
 
-@contextmanager
-def llama_outside(file: Path, guarded: bool) -> Iterator[tuple[str, int]]:
+def llama_outside(file: Path, guarded: bool) -> AbstractContextManager[tuple[str, int]]:
     """Run llama.cpp in another process; yields its address and process id."""
-    command = [
-        sys.executable,
-        __file__,
-        "--serve",
-        "guard" if guarded else "llama",
-        "--file",
-        str(file),
-    ]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield process.stdout.readline().strip(), process.pid
-        finally:
-            process.stdin.close()
+    kind = "guard" if guarded else "llama"
+    return child.running(__file__, "--serve", kind, "--file", str(file))
 
 
 def serve(kind: str, file: Path) -> None:

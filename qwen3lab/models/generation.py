@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 SHORT = 16  # tokens of the first pass
+GGUF_ENDS = ("eos", "eot", "eom")  # where a GGUF file names the tokens that end an answer
 
 
 def generate(

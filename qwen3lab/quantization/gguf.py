@@ -17,11 +17,10 @@ from qwen3lab.quiet import quiet
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ENDS = ("eos", "eot", "eom")  # where a GGUF file names the tokens that end an answer
 KNOWN_ENDS = ("<|im_end|>", "<|endoftext|>")  # llama.cpp ends at these by their names
 WRITTEN_HERE = (
     "tokenizer.chat_template",
-    *(f"tokenizer.ggml.{kind}_token_id" for kind in (*ENDS, "padding")),
+    *(f"tokenizer.ggml.{kind}_token_id" for kind in (*generation.GGUF_ENDS, "padding")),
 )
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m")
 
@@ -136,10 +135,11 @@ def _vocabulary(source: Path, config: dict) -> tuple[PreTrainedTokenizerBase, li
     first = tokenizer.eos_token_id
     rest = [end for end in ends if end != first and names[end] not in KNOWN_ENDS]
     places = ([] if first is None else [first]) + rest
-    if len(places) > len(ENDS):
+    if len(places) > len(generation.GGUF_ENDS):
         raise Qwen3labError(
             f"{source.name!r} states {len(places)} tokens that end an answer, and a GGUF file has"
-            f" a place for {len(ENDS)}. Leave those in {beside.GENERATION} that the model writes."
+            f" a place for {len(generation.GGUF_ENDS)}. Leave those in {beside.GENERATION} that"
+            " the model writes."
         )
     return tokenizer, places
 
@@ -150,7 +150,7 @@ def _write_vocabulary(writer, tokenizer: PreTrainedTokenizerBase, ends: list[int
     if isinstance(template, dict):
         template = [{"name": name, "template": text} for name, text in template.items()]
     writer.add_chat_template(template)
-    for kind, number in zip(ENDS, ends):
+    for kind, number in zip(generation.GGUF_ENDS, ends):
         getattr(writer, f"add_{kind}_token_id")(number)
     if tokenizer.pad_token_id is not None:
         writer.add_pad_token_id(tokenizer.pad_token_id)

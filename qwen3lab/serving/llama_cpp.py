@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 # bytes; below it a second thread costs more than it gains (as for `models.SMALL_MODEL`)
 SMALL_FILE = 100_000_000
-ENDS = ("eos", "eot", "eom")  # the kinds of end tokens that a GGUF file has a place for
 LONGEST = 4096  # tokens of context that are allocated unless the caller asks for more
 
 
@@ -241,7 +240,9 @@ def _read(path: str | Path, tokenizer: PreTrainedTokenizerBase | None) -> tuple[
         reader = gguf.GGUFReader(path)
         architecture = reader.get_field("general.architecture").contents()
         context = int(reader.get_field(f"{architecture}.context_length").contents())
-        named = [reader.get_field(f"tokenizer.ggml.{kind}_token_id") for kind in ENDS]
+        named = [
+            reader.get_field(f"tokenizer.ggml.{kind}_token_id") for kind in generation.GGUF_ENDS
+        ]
         ends = {int(field.contents()) for field in named if field}
         written = _control_tokens(reader)
     except (

@@ -12,6 +12,7 @@ import importlib.util
 from typing import Any
 
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.models import loading
 
 # Beginning of a name -> (module that it needs, what installs it).
 PACKAGES = {
@@ -111,7 +112,7 @@ def create(trainer: Any) -> None:
     try:
         trainer.create_optimizer()
     except (ImportError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as e:
-        why = (str(e).strip().splitlines() or [type(e).__name__])[0].rstrip(".")
+        why = loading.first_line(e)
         name = getattr(trainer.args.optim, "value", trainer.args.optim)
         raise Qwen3labError(
             f"The optimiser {name!r} cannot be made ({why}). Mend optim_args and its other"
