@@ -168,20 +168,25 @@ def test_loaded(made):
         assert made.ids[1] == 261 and 262 in made.ids
 
 
-def test_merged(made):
+@pytest.fixture(scope="module")
+def merged(made):
+    """The folder of the merged model."""
     quantization.merge(made.base, made.folder, made.merged, dtype="float32")
-    model, tokenizer = models.load(made.merged, dtype="float32")
+    return made.merged
+
+
+def test_merged(made, merged):
+    model, tokenizer = models.load(merged, dtype="float32")
     assert said_by(model, tokenizer, made) == wanted(made)
     scale = made.logits.abs().max().item()
     torch.testing.assert_close(logits(model, made.ids), made.logits, rtol=0, atol=1e-5 * scale)
     if made.kind.end:
-        stated = json.loads((made.merged / "generation_config.json").read_text())
+        stated = json.loads((merged / "generation_config.json").read_text())
         assert (stated["temperature"], stated["top_p"]) == (0.6, 0.9)
 
 
-def test_gguf_and_served(made):
-    """The GGUF of the merged model; runs after `test_merged`, which writes it."""
-    quantization.to_gguf(made.merged, made.file, "f32")
+def test_gguf_and_served(made, merged):
+    quantization.to_gguf(merged, made.file, "f32")
     assert comparing.gguf_template(made.file) == made.tokenizer.chat_template
     _, tokenizer = training.load_adapter(made.folder, made.base)
     with serving.LlamaServer(made.file, tokenizer, context=128, exact=True) as server:
