@@ -81,6 +81,11 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: place.get(item.nodeid.split("::")[0], len(place)))
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Name bytes by their argument: packed data holds the time, and workers must agree on names."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter):
     """Print what was run on other models: notebook, profile, cells, seconds."""
