@@ -33,7 +33,7 @@ course: $(READY)  ## set up everything and run all notebooks, with their times
 test: $(READY)-test  ## set up what it needs and run all tests, then all notebooks, then these on other models
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest --nbmake notebooks -n auto
-	$(BIN)/python -m pytest -m dial -n auto -k 'not medium' tests/test_dial.py
+	$(BIN)/python -m pytest -m dial -n auto -k 'not medium and not deeper' tests/test_dial.py
 
 dial: $(READY)-test  ## run all notebooks on other models under every profile (`make test` leaves medium out)
 	$(BIN)/python -m pytest -m dial -n auto tests/test_dial.py
@@ -43,6 +43,7 @@ lab: $(READY)  ## open JupyterLab
 
 notebooks: $(READY)  ## run all notebooks in place, which renews the committed outputs
 	$(BIN)/qwen3lab run --in-place
+	$(BIN)/qwen3lab run deeper --in-place
 	$(BIN)/python docs/figures.py
 
 MODELS := data/models

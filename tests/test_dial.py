@@ -21,7 +21,7 @@ from qwen3lab import chat, exercises, family, models, paths, profiles
 from qwen3lab.course import kernels, notebooks
 
 PROFILES = ("small", "medium", "large")
-NUMBERS = [path.stem[:2] for path in notebooks.find()]
+NUMBERS = [notebooks.short(path).partition("_")[0] for path in notebooks.every()]
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +59,7 @@ def execute(number: str, environment: dict[str, str]) -> tuple[int, float]:
     """
     (path,) = notebooks.find([number])
     notebook = nbformat.read(path, as_version=4)
-    folder = Path(environment["QWEN3LAB_HOME"]) / "notebooks"
+    folder = Path(environment["QWEN3LAB_HOME"]) / path.parent.relative_to(paths.ROOT)
     client = NotebookClient(
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )

@@ -17,6 +17,7 @@ import nbformat
 
 from qwen3lab import paths
 from qwen3lab.course import claims
+from qwen3lab.course import notebooks as course_notebooks
 
 DOCS = Path(__file__).resolve().parent.parent
 PACKAGE = paths.ROOT / "qwen3lab"
@@ -27,15 +28,24 @@ MUSEUM = (
 
 
 def anchor(notebook: str, cell: str) -> str:
-    """Return the label of a cell: anchor("03_lora", "build") is nb03-build."""
-    return f"nb{notebook[:2]}-{cell}"
+    """Return the label of a cell: anchor("03_lora", "build") is nb03-build. A companion has its
+    notebook's number, and no cell of the one has the name of a cell of the other.
+    """
+    return f"nb{number(notebook)}-{cell}"
+
+
+def number(notebook: str) -> str:
+    """Return a notebook's number as two digits, of deeper/01_... too."""
+    return notebook.rpartition("/")[2][:2]
 
 
 def notebooks() -> dict[str, Any]:
-    """Read the committed notebooks, by the stem of their file names."""
+    """Read the committed notebooks and their companions, by the path below notebooks/ without its
+    ending.
+    """
     return {
-        path.stem: nbformat.read(path, as_version=4)
-        for path in sorted(paths.NOTEBOOKS.glob("[0-9]*.ipynb"))
+        course_notebooks.short(path): nbformat.read(path, as_version=4)
+        for path in course_notebooks.every()
     }
 
 
@@ -73,7 +83,7 @@ def stage_notebook(name: str, notebook: Any, known: dict[str, str]) -> Any:
         label = f"({anchor(name, cell.id)})=\n"
         if cell.cell_type == "markdown":
             heading = next(reversed(re.findall(r"(?m)^#+ (.+)$", cell.source)), heading)
-            cell.source = label + cell.source.replace("](../docs/", "](../")
+            cell.source = label + re.sub(r"\]\(((?:\.\./)+)docs/", r"](\1", cell.source)
         else:
             cells.append(nbformat.v4.new_markdown_cell(label))
             if any(
@@ -104,7 +114,7 @@ def claims_table(books: dict[str, Any]) -> str:
     for claim in claims.load().values():
         value = f"{claim.low:g}" if claim.low == claim.high else f"{claim.low:g} to {claim.high:g}"
         places = [
-            f"[notebook {name[:2]}](#{anchor(name, cell.id)})"
+            f"[notebook {number(name)}](#{anchor(name, cell.id)})"
             for name, book in books.items()
             for cell in book.cells
             if cell.cell_type == "code"
@@ -155,11 +165,11 @@ def museum(books: dict[str, Any], known: dict[str, str], folder: Path) -> str:
             for out in cell_of(books[name], chart).outputs
             if "image/png" in out.get("data", {})
         )
-        (folder / f"museum-{name[:2]}.png").write_bytes(base64.b64decode(picture))
+        (folder / f"museum-{number(name)}.png").write_bytes(base64.b64decode(picture))
         text.append(
             "The charts of these exhibits, from [notebook"
-            f" {name[:2]}](#{anchor(name, chart)}):\n\n!["
-            f"{described(cell_of(books[name], chart).source, known)}](museum-{name[:2]}.png)"
+            f" {number(name)}](#{anchor(name, chart)}):\n\n!["
+            f"{described(cell_of(books[name], chart).source, known)}](museum-{number(name)}.png)"
         )
     return "\n\n".join(text)
 
@@ -169,7 +179,7 @@ def guide_map() -> dict[str, Any]:
     return tomllib.loads((DOCS / "guide_map.toml").read_text(encoding="utf-8"))
 
 
-def place(where: str, names: list[str]) -> str:
+def place(where: str) -> str:
     """Format a link to one entry of the guide map.
 
     "03:build" is a cell of a notebook, "claim:full-30b" a row of the claims, "page:sources#about" a
@@ -182,16 +192,14 @@ def place(where: str, names: list[str]) -> str:
         return f"`{what}`"
     if kind == "page":
         return f"[{what.partition('#')[0]}]({what.replace('#', '.md#')})"
-    return (
-        f"[{kind} {what}](#{anchor(next(name for name in names if name.startswith(kind)), what)})"
-    )
+    return f"[{kind} {what}](#{anchor(kind, what)})"
 
 
-def guide_table(books: dict[str, Any]) -> str:
+def guide_table() -> str:
     """Render the guide map, one table per section of the guide."""
 
     def see(entry: dict[str, Any]) -> str:
-        return ", ".join(place(where, list(books)) for where in entry["see"])
+        return ", ".join(place(where) for where in entry["see"])
 
     text = []
     for section in guide_map()["section"]:
@@ -240,7 +248,9 @@ def stage(folder: Path, only: list[str] | None = None) -> None:
     (folder / "notebooks").mkdir()
     known, books = charts(), notebooks()
     for name, book in books.items():
-        nbformat.write(stage_notebook(name, book, known), folder / "notebooks" / f"{name}.ipynb")
+        staged = folder / "notebooks" / f"{name}.ipynb"
+        staged.parent.mkdir(exist_ok=True)
+        nbformat.write(stage_notebook(name, book, known), staged)
     public = {name: text for name, text in modules() if only is None or name in only}
     for name in public:
         # Not in the menu, which would list all of them on every page.
@@ -252,7 +262,7 @@ def stage(folder: Path, only: list[str] | None = None) -> None:
     tables = {
         "claims": claims_table(books),
         "museum": museum(books, known, folder),
-        "guide map": guide_table(books),
+        "guide map": guide_table(),
         "modules": "\n".join(
             [
                 row("module", "what it does"),

@@ -13,25 +13,36 @@ from qwen3lab import paths
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.measure import MARK
 
+DEEPER = "deeper"  # the folder of the companions
+
 
 def find(names: list[str] | None = None, folder: Path | None = None) -> list[Path]:
-    """The notebooks whose file names begin with one of `names` (all without names), in order.
+    """The notebooks whose file names begin with one of `names`, in order; the eight without names.
 
+    "01" is a notebook, "deeper/01" its companion, "deeper" all companions.
     Raises Qwen3labError for a name that fits none.
     """
-    every = sorted((folder or paths.NOTEBOOKS).glob("[0-9]*.ipynb"))
-    chosen = [
-        path
-        for path in every
-        if not names or any(path.stem.startswith(Path(name).stem) for name in names)
-    ]
-    for name in names or []:
-        if not any(path.stem.startswith(Path(name).stem) for path in every):
+    shorts = {short(path): path for path in every(folder)}
+    if not names:
+        return [path for name, path in shorts.items() if "/" not in name]
+    begins = [DEEPER if name.strip("/") == DEEPER else short(Path(name)) for name in names]
+    for name, begin in zip(names, begins, strict=True):
+        if not any(one.startswith(begin) for one in shorts):
             raise Qwen3labError(
-                f"There is no notebook {name!r}. Choose from:"
-                f" {', '.join(path.stem for path in every) or 'none'}."
+                f"There is no notebook {name!r}. Choose from: {', '.join(shorts) or 'none'}."
             )
-    return chosen
+    return [path for name, path in shorts.items() if name.startswith(tuple(begins))]
+
+
+def every(folder: Path | None = None) -> list[Path]:
+    """The notebooks, then their companions, each in order."""
+    folder = folder or paths.NOTEBOOKS
+    return sorted(folder.glob("[0-9]*.ipynb")) + sorted((folder / DEEPER).glob("[0-9]*.ipynb"))
+
+
+def short(path: Path) -> str:
+    """A notebook's name without its ending, a companion's with its folder: deeper/01_routing."""
+    return f"{DEEPER}/" * (path.parent.name == DEEPER) + path.name.removesuffix(".ipynb")
 
 
 def clean(notebook):

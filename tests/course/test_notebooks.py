@@ -24,8 +24,12 @@ NAMES = [
     "07_merge_quantize_deploy",
     "08_rag_knowledge_base",
 ]
-ALL = pytest.mark.parametrize("path", notebooks.find(), ids=lambda path: path.stem)
-MAX_LINES = 20
+ALL = pytest.mark.parametrize("path", notebooks.every(), ids=notebooks.short)
+MAX_LINES = 20  # of a code cell
+MAX_COLUMNS = 100
+# One sitting. Companions are not counted: they are read a section at a time.
+MAX_WORDS, MAX_CELLS = 2800, 45
+FIRST_EDITION = ("01", "02", "03", "04", "05", "06", "07", "08")  # longer, and wider
 ROOTS = "|".join(["wo" + "rk", "t" + "mp", "ro" + "ot", "home", "Users"])
 TRACE = re.compile(
     "|".join([f"(?<![\\w.])/({ROOTS})/", "site-" + "packages", "ipykernel_[0-9]", "0x[0-9a-f]{8,}"])
@@ -74,6 +78,37 @@ def test_form(path):
     assert not [
         (cell.id, lines) for cell in code if (lines := len(cell.source.splitlines())) > MAX_LINES
     ]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in notebooks.every() if not notebooks.short(path).startswith(FIRST_EDITION)],
+    ids=notebooks.short,
+)
+def test_length(path):
+    cells = nbformat.read(path, as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    words = sum(len(cell.source.split()) for cell in cells if cell.cell_type == "markdown")
+    wide = [
+        (cell.id, line)
+        for cell in code
+        for line in cell.source.splitlines()
+        if len(line) > MAX_COLUMNS
+    ]
+    assert not wide
+    if "/" not in notebooks.short(path):
+        assert words <= MAX_WORDS and len(code) <= MAX_CELLS, (words, len(code))
+
+
+def test_a_companion_shares_no_cell_with_its_notebook():
+    """Links and the guide map name a cell by the number of its notebook, and its own name."""
+    named = [
+        (path.name[:2], cell.id)
+        for path in notebooks.every()
+        for cell in nbformat.read(path, as_version=4).cells
+        if cell.id not in ("title", "profile")
+    ]
+    assert len(set(named)) == len(named)
 
 
 def write(folder: Path, name: str, *cells) -> Path:
@@ -160,7 +195,22 @@ def test_names_choose_notebooks(tmp_path):
         write(tmp_path, name)
     assert [path.stem for path in notebooks.find(folder=tmp_path)] == ["01_one", "02_two"]
     assert [path.stem for path in notebooks.find(["02"], tmp_path)] == ["02_two"]
-    with pytest.raises(
-        Qwen3labError, match="There is no notebook '09'. Choose from: 01_one, 02_two."
+    for name in ("01_more.ipynb", "02_much.ipynb"):
+        write(tmp_path / "deeper", name)
+    assert [path.name for path in notebooks.find(folder=tmp_path)] == [
+        "01_one.ipynb",
+        "02_two.ipynb",
+    ]
+    for names, expected in (
+        (["01"], ["01_one"]),
+        (["notebooks/deeper/01_more.ipynb"], ["deeper/01_more"]),
+        (["02", "deeper/02"], ["02_two", "deeper/02_much"]),
+        (["deeper"], ["deeper/01_more", "deeper/02_much"]),
+        (["deeper/"], ["deeper/01_more", "deeper/02_much"]),
     ):
+        assert [notebooks.short(path) for path in notebooks.find(names, tmp_path)] == expected
+    message = (
+        "There is no notebook '09'. Choose from: 01_one, 02_two, deeper/01_more, deeper/02_much."
+    )
+    with pytest.raises(Qwen3labError, match=message):
         notebooks.find(["09"], tmp_path)

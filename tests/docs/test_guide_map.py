@@ -28,8 +28,8 @@ def places() -> set[str]:
     pages, files.
     """
     cells = {
-        f"{path.stem[:2]}:{cell.id}"
-        for path in notebooks.find()
+        f"{path.name[:2]}:{cell.id}"
+        for path in notebooks.every()
         for cell in nbformat.read(path, as_version=4).cells
     }
     pages = {
