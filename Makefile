@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+# On all CPUs, where pip uses one; some packages ship templates that are no Python.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib qwen3lab || true
 
 .PHONY: course test dial lab notebooks models checkpoints answers bundle times site platforms gptq vllm clean help
 
@@ -15,11 +17,13 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) torch
 	$(INSTALL) -e .
+	$(COMPILE)
 	touch $@
 
 # The tests build the site, too.
 $(READY)-test: $(READY)
 	$(INSTALL) -e '.[test,site]'
+	$(COMPILE)
 	touch $@
 
 $(READY)-site: $(READY)
