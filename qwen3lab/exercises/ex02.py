@@ -1,4 +1,4 @@
-"""The exercises of notebook 02, from easy to demanding. All need the standard library only."""
+"""The exercises of notebook 02 and its companion. All need the standard library only."""
 
 from __future__ import annotations
 
@@ -6,6 +6,136 @@ import re
 import unicodedata
 
 from qwen3lab.exercises.exercise import REFUSED, case, exercise
+
+
+@exercise(
+    why=(
+        "Trained is exactly what the model has to write itself: its words and the token that ends"
+        " them."
+    ),
+    hints=(
+        (
+            "The loss skips every token whose label is -100. All tokens of a user, a system or a"
+            " tool get it."
+        ),
+        (
+            "The header of an assistant's turn is written by the template, so the model need not"
+            " learn it."
+        ),
+        (
+            "Of the footer, train the first token (the end of the turn) and not the second (a line"
+            " break, which comes when the model has stopped)."
+        ),
+    ),
+)
+def answer_labels(turns):
+    """The labels of a conversation. Each turn has a "role" and lists of token ids: "header",
+    "content" and "footer" (end token, line break).
+    """
+    result = []
+    for turn in turns:
+        trained = turn["content"] + turn["footer"][:1]
+        if turn["role"] != "assistant":
+            trained = [-100] * len(trained)
+        result += [-100] * len(turn["header"]) + trained + [-100]
+    return result
+
+
+def _turn(role, *content):
+    return {
+        "role": role,
+        "header": [1, {"system": 70, "user": 71, "assistant": 72, "tool": 73}[role], 10],
+        "content": list(content),
+        "footer": [2, 10],
+    }
+
+
+@answer_labels.cases
+def _():
+    no = -100
+    yield case(
+        [_turn("user", 20, 21), _turn("assistant", 30, 31)],
+        note="a question and its answer",
+        expect=[no] * 7 + [no] * 3 + [30, 31, 2, no],
+    )
+    yield case(
+        [
+            _turn("system", 40),
+            _turn("user", 20),
+            _turn("assistant", 30),
+            _turn("user", 22, 23),
+            _turn("assistant", 33, 34, 35),
+        ],
+        expect=[no] * 12 + [no] * 3 + [30, 2, no] + [no] * 7 + [no] * 3 + [33, 34, 35, 2, no],
+        note="two questions behind a system message",
+    )
+    yield case(
+        [_turn("user", 20), _turn("assistant", 50), _turn("tool", 60, 61), _turn("assistant", 30)],
+        expect=[no] * 6 + [no] * 3 + [50, 2, no] + [no] * 7 + [no] * 3 + [30, 2, no],
+        note="a tool call and its result",
+    )
+
+
+def _label(turns, header=False, end=True, line_break=False, roles=("assistant",)):
+    result = []
+    for turn in turns:
+        parts = (
+            (header, turn["header"]),
+            (True, turn["content"]),
+            (end, turn["footer"][:1]),
+            (line_break, turn["footer"][1:]),
+        )
+        for trained, ids in parts:
+            result += ids if trained and turn["role"] in roles else [-100] * len(ids)
+    return result
+
+
+@answer_labels.mistake(
+    "The end token is not trained. A model that was never shown where to stop goes on until the"
+    " limit."
+)
+def _never_ends(turns):
+    return _label(turns, end=False)
+
+
+@answer_labels.mistake(
+    "You train the header too. The template writes it; the model is never asked for it."
+)
+def _header_trained(turns):
+    return _label(turns, header=True)
+
+
+@answer_labels.mistake(
+    "You mask the user only. Words of the system and results of tools are no answers either: train"
+    " the assistant, mask all others."
+)
+def _all_but_the_user(turns):
+    return _label(turns, roles=("assistant", "system", "tool"))
+
+
+@answer_labels.mistake(
+    "You train the line break behind the end token. At use the model has stopped there."
+)
+def _line_break_trained(turns):
+    return _label(turns, line_break=True)
+
+
+@answer_labels.mistake(
+    "You train everything. Most of the loss then goes into guessing what users write."
+)
+def _everything(turns):
+    return _label(
+        turns, header=True, line_break=True, roles=("system", "user", "assistant", "tool")
+    )
+
+
+@answer_labels.mistake(
+    "Only the last answer is trained. The earlier answers are good examples too."
+)
+def _last_answer_only(turns):
+    result = _label(turns)
+    last = len(_label(turns[-1:]))
+    return [-100] * (len(result) - last) + result[-last:]
 
 
 @exercise(
@@ -181,99 +311,6 @@ def _found(pattern, text):
 
 
 @exercise(
-    why=(
-        "The cut is at a question, whatever tool calls lie between, so no answer stands without"
-        " what it answers."
-    ),
-    hints=(
-        "A turn begins with a message of the user. Collect the places of these.",
-        "The last `turns` of these places: everything from the first of them on is kept.",
-        (
-            "A system message at the beginning is kept in any case, and a conversation that is"
-            " short enough stays whole."
-        ),
-    ),
-)
-def last_turns(messages, turns):
-    """Keep the last `turns` turns (a user's message and all that follows it up to the next) and the
-    system message.
-    """
-    system = [message for message in messages[:1] if message["role"] == "system"]
-    begins = [place for place, message in enumerate(messages) if message["role"] == "user"]
-    if len(begins) <= turns:
-        return messages
-    return system + messages[begins[-turns] :]
-
-
-def _talk(*roles):
-    return [{"role": role, "content": f"{role} {place}"} for place, role in enumerate(roles)]
-
-
-@last_turns.cases
-def _():
-    pair, call = ("user", "assistant"), ("user", "assistant", "tool", "assistant")
-    plain, guided, tools = (
-        _talk(*pair * 7),
-        _talk("system", *pair * 7),
-        _talk("system", *call * 2, *pair, *call, *pair * 2),
-    )
-    yield case(
-        plain, 5, expect=plain[4:], note="seven turns without a system message, five to keep,"
-    )
-    yield case(
-        guided,
-        5,
-        expect=guided[:1] + guided[5:],
-        note="seven turns behind a system message, five to keep,",
-    )
-    yield case(
-        tools, 3, expect=tools[:1] + tools[11:], note="turns with tool calls, three to keep,"
-    )
-    yield case(guided[:5], 5, expect=guided[:5], note="a conversation of two turns, five to keep,")
-
-
-@last_turns.mistake(
-    "You counted messages. A turn has at least two, and cut in its middle an answer loses its"
-    " question."
-)
-def _messages_not_turns(messages, turns):
-    return messages[-turns:]
-
-
-@last_turns.mistake(
-    "You took two messages for a turn. With a tool call a turn has more, and your cut falls into"
-    " its middle: look for the user's messages."
-)
-def _two_a_turn(messages, turns):
-    system = [message for message in messages[:1] if message["role"] == "system"]
-    return system + messages[len(system) :][-2 * turns :]
-
-
-@last_turns.mistake(
-    "You kept twice as many messages as turns. A tool call makes a turn longer, and the system"
-    " message falls off: look for the user's messages."
-)
-def _twice_as_many_messages(messages, turns):
-    return messages[-2 * turns :]
-
-
-@last_turns.mistake(
-    "The system message is gone. It tells the assistant how to answer, so it stays."
-)
-def _system_lost(messages, turns):
-    begins = [place for place, message in enumerate(messages) if message["role"] == "user"]
-    return messages if len(begins) <= turns else messages[begins[-turns] :]
-
-
-@last_turns.mistake(
-    "You kept the first turns. What a new answer depends on most stands at the end."
-)
-def _first_turns(messages, turns):
-    begins = [place for place, message in enumerate(messages) if message["role"] == "user"]
-    return messages if len(begins) <= turns else messages[: begins[turns]]
-
-
-@exercise(
     ask=_found,
     why="Only digits are forbidden as neighbours; letters and Chinese characters may stand there.",
     hints=(
@@ -335,220 +372,6 @@ def _whole_text():
 )
 def _any_second_digit():
     return r"(?<!\d)1\d{10}(?!\d)"
-
-
-@exercise(
-    why=(
-        "The last digit makes the sum a multiple of ten, so nine of ten random numbers are told"
-        " from a card's."
-    ),
-    hints=(
-        "Go from the right: number[::-1].",
-        (
-            "Digits at the places 1, 3, 5 ... from the right, counted from 0, are doubled; the last"
-            " digit is not."
-        ),
-        (
-            "A doubled digit above nine loses nine (14 becomes 5). The number is good if the sum is"
-            " a multiple of ten."
-        ),
-    ),
-)
-def card_number_ok(number):
-    """Is this string of digits a possible card number? From the right, double every second digit,
-    less 9 if above 9; the sum has to end in 0.
-    """
-    total = 0
-    for place, digit in enumerate(reversed(number)):
-        value = int(digit) * (2 if place % 2 else 1)
-        total += value - 9 if value > 9 else value
-    return total % 10 == 0
-
-
-@card_number_ok.cases
-def _():
-    # The numbers that payment systems publish for tests; no one's card.
-    for number, good in (
-        ("4111111111111111", True),
-        ("378282246310005", True),
-        ("5555555555554444", True),
-        ("6011000990139424", True),
-        ("30569309025904", True),
-        ("4111111111111112", False),
-        ("378282246310006", False),
-        ("5555555555554445", False),
-        ("6011000990139442", False),
-        ("1234567890123456", False),
-        ("123456789012345", False),
-        ("4539148803436468", False),
-    ):
-        yield case(number, expect=good, note=f"the number {number}")
-
-
-def _sum(digits, first, less_nine=True):
-    doubled = [int(digit) * (2 if place % 2 == first else 1) for place, digit in enumerate(digits)]
-    return sum(value - 9 if value > 9 and less_nine else value for value in doubled)
-
-
-@card_number_ok.mistake(
-    "You doubled from the left. That is right for sixteen digits by luck; cards with fifteen digits"
-    " show that one counts from the right."
-)
-def _from_the_left(number):
-    return _sum(number, 0) % 10 == 0
-
-
-@card_number_ok.mistake(
-    "A doubled digit above nine has to lose nine (or become the sum of its two digits)."
-)
-def _not_less_nine(number):
-    return _sum(number[::-1], 1, less_nine=False) % 10 == 0
-
-
-@card_number_ok.mistake(
-    "You doubled the last digit. It is the check digit and counts as it is; begin with the one"
-    " before it."
-)
-def _last_one_too(number):
-    return _sum(number[::-1], 0) % 10 == 0
-
-
-@card_number_ok.mistake(
-    "That is the remainder, which is 0 for a good number, and 0 counts as False. Give back whether"
-    " it equals 0."
-)
-def _remainder(number):
-    return _sum(number[::-1], 1) % 10
-
-
-@exercise(
-    why=(
-        "Trained is exactly what the model has to write itself: its words and the token that ends"
-        " them."
-    ),
-    hints=(
-        (
-            "The loss skips every token whose label is -100. All tokens of a user, a system or a"
-            " tool get it."
-        ),
-        (
-            "The header of an assistant's turn is written by the template, so the model need not"
-            " learn it."
-        ),
-        (
-            "Of the footer, train the first token (the end of the turn) and not the second (a line"
-            " break, which comes when the model has stopped)."
-        ),
-    ),
-)
-def answer_labels(turns):
-    """The labels of a conversation. Each turn has a "role" and lists of token ids: "header",
-    "content" and "footer" (end token, line break).
-    """
-    result = []
-    for turn in turns:
-        trained = turn["content"] + turn["footer"][:1]
-        if turn["role"] != "assistant":
-            trained = [-100] * len(trained)
-        result += [-100] * len(turn["header"]) + trained + [-100]
-    return result
-
-
-def _turn(role, *content):
-    return {
-        "role": role,
-        "header": [1, {"system": 70, "user": 71, "assistant": 72, "tool": 73}[role], 10],
-        "content": list(content),
-        "footer": [2, 10],
-    }
-
-
-@answer_labels.cases
-def _():
-    no = -100
-    yield case(
-        [_turn("user", 20, 21), _turn("assistant", 30, 31)],
-        note="a question and its answer",
-        expect=[no] * 7 + [no] * 3 + [30, 31, 2, no],
-    )
-    yield case(
-        [
-            _turn("system", 40),
-            _turn("user", 20),
-            _turn("assistant", 30),
-            _turn("user", 22, 23),
-            _turn("assistant", 33, 34, 35),
-        ],
-        expect=[no] * 12 + [no] * 3 + [30, 2, no] + [no] * 7 + [no] * 3 + [33, 34, 35, 2, no],
-        note="two questions behind a system message",
-    )
-    yield case(
-        [_turn("user", 20), _turn("assistant", 50), _turn("tool", 60, 61), _turn("assistant", 30)],
-        expect=[no] * 6 + [no] * 3 + [50, 2, no] + [no] * 7 + [no] * 3 + [30, 2, no],
-        note="a tool call and its result",
-    )
-
-
-def _label(turns, header=False, end=True, line_break=False, roles=("assistant",)):
-    result = []
-    for turn in turns:
-        parts = (
-            (header, turn["header"]),
-            (True, turn["content"]),
-            (end, turn["footer"][:1]),
-            (line_break, turn["footer"][1:]),
-        )
-        for trained, ids in parts:
-            result += ids if trained and turn["role"] in roles else [-100] * len(ids)
-    return result
-
-
-@answer_labels.mistake(
-    "The end token is not trained. A model that was never shown where to stop goes on until the"
-    " limit."
-)
-def _never_ends(turns):
-    return _label(turns, end=False)
-
-
-@answer_labels.mistake(
-    "You train the header too. The template writes it; the model is never asked for it."
-)
-def _header_trained(turns):
-    return _label(turns, header=True)
-
-
-@answer_labels.mistake(
-    "You mask the user only. Words of the system and results of tools are no answers either: train"
-    " the assistant, mask all others."
-)
-def _all_but_the_user(turns):
-    return _label(turns, roles=("assistant", "system", "tool"))
-
-
-@answer_labels.mistake(
-    "You train the line break behind the end token. At use the model has stopped there."
-)
-def _line_break_trained(turns):
-    return _label(turns, line_break=True)
-
-
-@answer_labels.mistake(
-    "You train everything. Most of the loss then goes into guessing what users write."
-)
-def _everything(turns):
-    return _label(
-        turns, header=True, line_break=True, roles=("system", "user", "assistant", "tool")
-    )
-
-
-@answer_labels.mistake(
-    "Only the last answer is trained. The earlier answers are good examples too."
-)
-def _last_answer_only(turns):
-    result = _label(turns)
-    last = len(_label(turns[-1:]))
-    return [-100] * (len(result) - last) + result[-last:]
 
 
 @exercise(
@@ -681,6 +504,183 @@ def _not_normalised(train, validation):
     return _leaks_by(
         train, validation, lambda row: "".join(c for c in row["question"].casefold() if c.isalnum())
     )
+
+
+@exercise(
+    why=(
+        "The cut is at a question, whatever tool calls lie between, so no answer stands without"
+        " what it answers."
+    ),
+    hints=(
+        "A turn begins with a message of the user. Collect the places of these.",
+        "The last `turns` of these places: everything from the first of them on is kept.",
+        (
+            "A system message at the beginning is kept in any case, and a conversation that is"
+            " short enough stays whole."
+        ),
+    ),
+)
+def last_turns(messages, turns):
+    """Keep the last `turns` turns (a user's message and all that follows it up to the next) and the
+    system message.
+    """
+    system = [message for message in messages[:1] if message["role"] == "system"]
+    begins = [place for place, message in enumerate(messages) if message["role"] == "user"]
+    if len(begins) <= turns:
+        return messages
+    return system + messages[begins[-turns] :]
+
+
+def _talk(*roles):
+    return [{"role": role, "content": f"{role} {place}"} for place, role in enumerate(roles)]
+
+
+@last_turns.cases
+def _():
+    pair, call = ("user", "assistant"), ("user", "assistant", "tool", "assistant")
+    plain, guided, tools = (
+        _talk(*pair * 7),
+        _talk("system", *pair * 7),
+        _talk("system", *call * 2, *pair, *call, *pair * 2),
+    )
+    yield case(
+        plain, 5, expect=plain[4:], note="seven turns without a system message, five to keep,"
+    )
+    yield case(
+        guided,
+        5,
+        expect=guided[:1] + guided[5:],
+        note="seven turns behind a system message, five to keep,",
+    )
+    yield case(
+        tools, 3, expect=tools[:1] + tools[11:], note="turns with tool calls, three to keep,"
+    )
+    yield case(guided[:5], 5, expect=guided[:5], note="a conversation of two turns, five to keep,")
+
+
+@last_turns.mistake(
+    "You counted messages. A turn has at least two, and cut in its middle an answer loses its"
+    " question."
+)
+def _messages_not_turns(messages, turns):
+    return messages[-turns:]
+
+
+@last_turns.mistake(
+    "You took two messages for a turn. With a tool call a turn has more, and your cut falls into"
+    " its middle: look for the user's messages."
+)
+def _two_a_turn(messages, turns):
+    system = [message for message in messages[:1] if message["role"] == "system"]
+    return system + messages[len(system) :][-2 * turns :]
+
+
+@last_turns.mistake(
+    "You kept twice as many messages as turns. A tool call makes a turn longer, and the system"
+    " message falls off: look for the user's messages."
+)
+def _twice_as_many_messages(messages, turns):
+    return messages[-2 * turns :]
+
+
+@last_turns.mistake(
+    "The system message is gone. It tells the assistant how to answer, so it stays."
+)
+def _system_lost(messages, turns):
+    begins = [place for place, message in enumerate(messages) if message["role"] == "user"]
+    return messages if len(begins) <= turns else messages[begins[-turns] :]
+
+
+@last_turns.mistake(
+    "You kept the first turns. What a new answer depends on most stands at the end."
+)
+def _first_turns(messages, turns):
+    begins = [place for place, message in enumerate(messages) if message["role"] == "user"]
+    return messages if len(begins) <= turns else messages[: begins[turns]]
+
+
+@exercise(
+    why=(
+        "The last digit makes the sum a multiple of ten, so nine of ten random numbers are told"
+        " from a card's."
+    ),
+    hints=(
+        "Go from the right: number[::-1].",
+        (
+            "Digits at the places 1, 3, 5 ... from the right, counted from 0, are doubled; the last"
+            " digit is not."
+        ),
+        (
+            "A doubled digit above nine loses nine (14 becomes 5). The number is good if the sum is"
+            " a multiple of ten."
+        ),
+    ),
+)
+def card_number_ok(number):
+    """Is this string of digits a possible card number? From the right, double every second digit,
+    less 9 if above 9; the sum has to end in 0.
+    """
+    total = 0
+    for place, digit in enumerate(reversed(number)):
+        value = int(digit) * (2 if place % 2 else 1)
+        total += value - 9 if value > 9 else value
+    return total % 10 == 0
+
+
+@card_number_ok.cases
+def _():
+    # The numbers that payment systems publish for tests; no one's card.
+    for number, good in (
+        ("4111111111111111", True),
+        ("378282246310005", True),
+        ("5555555555554444", True),
+        ("6011000990139424", True),
+        ("30569309025904", True),
+        ("4111111111111112", False),
+        ("378282246310006", False),
+        ("5555555555554445", False),
+        ("6011000990139442", False),
+        ("1234567890123456", False),
+        ("123456789012345", False),
+        ("4539148803436468", False),
+    ):
+        yield case(number, expect=good, note=f"the number {number}")
+
+
+def _sum(digits, first, less_nine=True):
+    doubled = [int(digit) * (2 if place % 2 == first else 1) for place, digit in enumerate(digits)]
+    return sum(value - 9 if value > 9 and less_nine else value for value in doubled)
+
+
+@card_number_ok.mistake(
+    "You doubled from the left. That is right for sixteen digits by luck; cards with fifteen digits"
+    " show that one counts from the right."
+)
+def _from_the_left(number):
+    return _sum(number, 0) % 10 == 0
+
+
+@card_number_ok.mistake(
+    "A doubled digit above nine has to lose nine (or become the sum of its two digits)."
+)
+def _not_less_nine(number):
+    return _sum(number[::-1], 1, less_nine=False) % 10 == 0
+
+
+@card_number_ok.mistake(
+    "You doubled the last digit. It is the check digit and counts as it is; begin with the one"
+    " before it."
+)
+def _last_one_too(number):
+    return _sum(number[::-1], 0) % 10 == 0
+
+
+@card_number_ok.mistake(
+    "That is the remainder, which is 0 for a good number, and 0 counts as False. Give back whether"
+    " it equals 0."
+)
+def _remainder(number):
+    return _sum(number[::-1], 1) % 10
 
 
 @exercise(

@@ -243,7 +243,7 @@ def pad_is_eos(steps: int = 10) -> Exhibit:
     ]
     return Exhibit(
         "pad = eos",
-        "the pad token is set to <|im_end|>, and a collator masks by its number",
+        "the pad token is set to <|im_end|>, and a collator masks by its id",
         "keep Qwen3's own pad token, <|endoftext|>",
         "share of answers that stop",
         _endings(sick, steps)[0],
@@ -263,7 +263,7 @@ def no_end(steps: int = 8) -> Exhibit:
         "no end label",
         "the label of <|im_end|> behind the answer is missing",
         "train the answer and its <|im_end|>",
-        "tokens an answer",
+        "tokens per answer",
         long,
         short,
         len(examples),
@@ -314,7 +314,7 @@ def empty_thoughts(steps: int = 6) -> Exhibit:
         *right,
         len(sums),
         True,
-        f"sums of two digits with thinking on; tokens an answer: {long[0]:.0f} with the mistake,"
+        f"sums of two digits with thinking on; tokens per answer: {long[0]:.0f} with the mistake,"
         f" {long[1]:.0f} without",
     )
 

@@ -107,12 +107,9 @@ def packed_rows(ways: Mapping[str, Sequence[Sequence[int]]]) -> Figure:
                 hatch="////",
                 linewidth=0,
             )
-        ax.set_title(
-            f"{name}\n{tokens / (width * len(sequences)):.0%} of {width * len(sequences):,} places"
-            " used",
-            fontsize="medium",
-        )
-        ax.set(xlabel="place in the sequence", ylabel="sequence")
+        room = width * len(sequences)
+        ax.set_title(f"{name}\n{tokens / room:.0%} of {room:,} positions used", fontsize="medium")
+        ax.set(xlabel="position in the sequence", ylabel="sequence")
         ax.invert_yaxis()
         ax.yaxis.get_major_locator().set_params(integer=True)
     return figure

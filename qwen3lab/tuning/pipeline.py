@@ -178,7 +178,8 @@ def read(settings: Settings) -> Rows:
     counts["drawn"] = len(drawn)
     rows, copies = cleaning.drop_copies(drawn)
     if copies and not settings.clean:
-        said.append(f"copies   {len(copies):,} rows repeat another; kept (--clean drops them)")
+        repeat = "row repeats" if len(copies) == 1 else "rows repeat"
+        said.append(f"copies   {len(copies):,} {repeat} another; kept (--clean drops them)")
         rows = drawn
     if settings.clean:
         rows, cleaned = cleaning.clean_rows(drawn)

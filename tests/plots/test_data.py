@@ -128,8 +128,8 @@ def test_packed_rows_has_a_box_a_row_and_one_for_the_padding(examples):
             assert [box.get_hatch() for box in drawn] == [None] * len(row) + ["////"]
         assert next(boxes, None) is None
         places = width * len(sequences)
-        assert ax.get_title() == f"{name}\n{sum(sizes) / places:.0%} of {places:,} places used"
-        assert labels(ax) == ("place in the sequence", "sequence")
+        assert ax.get_title() == f"{name}\n{sum(sizes) / places:.0%} of {places:,} positions used"
+        assert labels(ax) == ("position in the sequence", "sequence")
     assert len(figure.axes) == 2
 
 
@@ -137,7 +137,7 @@ def test_clinic_bars_shows_shares_with_intervals_and_counts_without():
     lines = {
         "loss on user text": ("share of facts right", 3 / 24, 23 / 24, True),
         "pad = eos": ("share of answers that stop", 0.0, 1.0, True),
-        "no end label": ("tokens an answer", 32, 4.96, False),
+        "no end label": ("tokens per answer", 32, 4.96, False),
         "human and gpt": ("trained tokens left", 0, 112, False),
     }
     table = pd.DataFrame(
