@@ -103,8 +103,7 @@ AGENDAS: dict[str, tuple[int, tuple[Block, ...]]] = {  # name: (minutes availabl
             Block(
                 "four bits",
                 "04",
-                "title why-text idea size-text use-text cost-text train-text exam-text moe-text"
-                " merge-text",
+                "title why-text idea use-text cost-text train-text exam-text moe-text merge-text",
                 2,
             ),
             LUNCH,

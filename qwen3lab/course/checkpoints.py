@@ -201,14 +201,11 @@ def _lora(where: Path) -> None:
 
 
 def _qlora(where: Path) -> None:
-    save(
-        sft.fine_tune(
-            "chat",
-            tasks.load("knowledge", "train"),
-            **company.company_recipe() | {"method": "qlora"},
-        ),
-        where,
-    )
+    recipe = company.company_recipe() | {"lr_scheduler_type": "constant_with_warmup"}
+    if "steps" in recipe:
+        recipe["steps"] = 40
+    rows = tasks.load("knowledge", "train")
+    save(sft.fine_tune("chat", rows, **recipe | {"method": "qlora"}), where)
 
 
 def _full(where: Path) -> None:

@@ -1,4 +1,4 @@
-"""The exercises of notebook 04, in the order in which it teaches what they need."""
+"""The exercises of notebook 04 and then of its companion, in the order in which they teach."""
 
 from __future__ import annotations
 
@@ -198,6 +198,111 @@ def _levels_not_codes(block, levels):
 def _divides_by_zero(block, levels):
     scale = max(abs(number) for number in block)
     return _rounded([number / scale for number in block], levels, 1.0)[0], scale
+
+
+@exercise(
+    tolerance=2e-3,
+    why=(
+        "The experts, nineteen twentieths of the model, are no nn.Linear for transformers 5, so"
+        " stock 4-bit loading passes them by."
+    ),
+    hints=(
+        (
+            "Stock loading turns nn.Linear layers into 4 bits, the output head left out. In this"
+            " model those are the four projections of attention."
+        ),
+        (
+            "A layer's query and output matrix have hidden * heads * head_dim weights each; key and"
+            " value have kv_heads in place of heads."
+        ),
+        "Multiply by the 48 layers and divide by all 30,532,122,624 weights.",
+    ),
+)
+def stock_share():
+    """The share (from 0 to 1) of Qwen3-30B-A3B's weights that are in 4 bits after stock loading: 48
+    layers, hidden 2048, 32 heads and 4 KV heads of 128.
+    """
+    one_layer = 2 * 2048 * 32 * 128 + 2 * 2048 * 4 * 128
+    return 48 * one_layer / 30_532_122_624
+
+
+@stock_share.cases
+def _():
+    from qwen3lab.family import shape
+
+    moe = shape("30B-A3B")
+    yield case(expect=moe.linear_parameters / moe.parameters)
+
+
+@stock_share.mistake(
+    "That is the share with the experts. They are fused tensors, no nn.Linear, and stay as they"
+    " are."
+)
+def _with_experts():
+    return (48 * (2 * 2048 * 32 * 128 + 2 * 2048 * 4 * 128) + 28_991_029_248) / 30_532_122_624
+
+
+@stock_share.mistake("You gave the keys and values 32 heads. They have 4: query heads share them.")
+def _all_heads():
+    return 48 * 4 * 2048 * 32 * 128 / 30_532_122_624
+
+
+@stock_share.mistake("That is the share of one layer. There are 48.")
+def _one_layer():
+    return (2 * 2048 * 32 * 128 + 2 * 2048 * 4 * 128) / 30_532_122_624
+
+
+@stock_share.mistake("That is a percentage. Give a share from 0 to 1.")
+def _percent():
+    return 100 * stock_share.answer()
+
+
+@exercise(
+    ask=lambda answer: "".join(answer).strip().upper(),  # "c" or ["C"] will do
+    why=(
+        "The adapter was trained beside the rounded weights, so it belongs to them, and 16 bits"
+        " have room for the sum."
+    ),
+    hints=(
+        "Which weights did the adapter see while it was trained?",
+        "What can hold the sum of a rounded weight and a small change without rounding it again?",
+        "Compare the KL divergences in the table above.",
+    ),
+)
+def where_to_merge():
+    """Which of A, B, C and D gives a model without adapter that answers like the one you trained?
+    The letter, as a string.
+    """
+    return "C"
+
+
+@where_to_merge.cases
+def _():
+    yield case(expect="C")
+
+
+@where_to_merge.mistake(
+    "A rounds the sum to sixteen values a second time, and the adapter was trained without that"
+    " error. A sum needs more room than four bits."
+)
+def _into_four_bits():
+    return "A"
+
+
+@where_to_merge.mistake(
+    "B has room for the sum, but the adapter has learned to work with the rounded weights, and"
+    " these were never rounded. Look at the KL divergences in the table."
+)
+def _into_exact_weights():
+    return "B"
+
+
+@where_to_merge.mistake(
+    "D does not change the model at all: the scales belong to the frozen weights. The adapter would"
+    " be lost."
+)
+def _into_scales():
+    return "D"
 
 
 @exercise(
@@ -407,108 +512,3 @@ def _cut(matrix):
 )
 def _largest_of_row(matrix):
     return _rows_of(matrix, [max(row) for row in matrix])
-
-
-@exercise(
-    tolerance=2e-3,
-    why=(
-        "The experts, nineteen twentieths of the model, are no nn.Linear for transformers 5, so"
-        " stock 4-bit loading passes them by."
-    ),
-    hints=(
-        (
-            "Stock loading turns nn.Linear layers into 4 bits, the output head left out. In this"
-            " model those are the four projections of attention."
-        ),
-        (
-            "A layer's query and output matrix have hidden * heads * head_dim weights each; key and"
-            " value have kv_heads in place of heads."
-        ),
-        "Multiply by the 48 layers and divide by all 30,532,122,624 weights.",
-    ),
-)
-def stock_share():
-    """The share (from 0 to 1) of Qwen3-30B-A3B's weights that are in 4 bits after stock loading: 48
-    layers, hidden 2048, 32 heads and 4 KV heads of 128.
-    """
-    one_layer = 2 * 2048 * 32 * 128 + 2 * 2048 * 4 * 128
-    return 48 * one_layer / 30_532_122_624
-
-
-@stock_share.cases
-def _():
-    from qwen3lab.family import shape
-
-    moe = shape("30B-A3B")
-    yield case(expect=moe.linear_parameters / moe.parameters)
-
-
-@stock_share.mistake(
-    "That is the share with the experts. They are fused tensors, no nn.Linear, and stay as they"
-    " are."
-)
-def _with_experts():
-    return (48 * (2 * 2048 * 32 * 128 + 2 * 2048 * 4 * 128) + 28_991_029_248) / 30_532_122_624
-
-
-@stock_share.mistake("You gave the keys and values 32 heads. They have 4: query heads share them.")
-def _all_heads():
-    return 48 * 4 * 2048 * 32 * 128 / 30_532_122_624
-
-
-@stock_share.mistake("That is the share of one layer. There are 48.")
-def _one_layer():
-    return (2 * 2048 * 32 * 128 + 2 * 2048 * 4 * 128) / 30_532_122_624
-
-
-@stock_share.mistake("That is a percentage. Give a share from 0 to 1.")
-def _percent():
-    return 100 * stock_share.answer()
-
-
-@exercise(
-    ask=lambda answer: "".join(answer).strip().upper(),  # "c" or ["C"] will do
-    why=(
-        "The adapter was trained beside the rounded weights, so it belongs to them, and 16 bits"
-        " have room for the sum."
-    ),
-    hints=(
-        "Which weights did the adapter see while it was trained?",
-        "What can hold the sum of a rounded weight and a small change without rounding it again?",
-        "Compare the logit differences in the table above.",
-    ),
-)
-def where_to_merge():
-    """Which of A, B, C and D gives a model without adapter that answers like the one you trained?
-    The letter, as a string.
-    """
-    return "C"
-
-
-@where_to_merge.cases
-def _():
-    yield case(expect="C")
-
-
-@where_to_merge.mistake(
-    "A rounds the sum to sixteen values a second time, and the adapter was trained without that"
-    " error. A sum needs more room than four bits."
-)
-def _into_four_bits():
-    return "A"
-
-
-@where_to_merge.mistake(
-    "B has room for the sum, but the adapter has learned to work with the rounded weights, and"
-    " these were never rounded. Look at the logits in the table."
-)
-def _into_exact_weights():
-    return "B"
-
-
-@where_to_merge.mistake(
-    "D does not change the model at all: the scales belong to the frozen weights. The adapter would"
-    " be lost."
-)
-def _into_scales():
-    return "D"

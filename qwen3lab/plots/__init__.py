@@ -24,7 +24,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "family_parameters",
             "memory_bars",
             "planned_against",
-            "planned_methods",
             "routing_changes",
             "routing_heatmap",
             "routing_information",
@@ -43,7 +42,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "training": [
             "ablation",
             "block_errors",
-            "byte_bars",
             "code_book",
             "failures",
             "loss_curves",

@@ -354,9 +354,16 @@ def memory_bars(
         cards: name of a card -> its bytes, drawn as lines.
     """
     figure, ax = axes_of(height=1.4 + 0.42 * len(plans))
-    for name, size in (cards or {}).items():
-        ax.axvline(size / 1e9, color="black", linewidth=1, linestyle="--", zorder=0)
-        ax.text(size / 1e9, -0.62, name, ha="center", va="bottom", fontsize="small")
+    lines = sorted((size / 1e9, name) for name, size in (cards or {}).items())
+    width = max(
+        [1.12 * sum(plan.values()) / 1e9 for plan in plans.values()] + [1.04 * x for x, _ in lines]
+    )
+    before, raised = -width, False
+    for size, name in lines:
+        raised = size - before < 0.25 * width and not raised  # two labels would collide
+        ax.axvline(size, color="black", linewidth=1, linestyle="--", zorder=0)
+        ax.text(size, -1.02 if raised else -0.62, name, ha="center", va="bottom", fontsize="small")
+        before = size
     ends = [0.0] * len(plans)
     for label, (parts, colour, hatch) in MEMORY_PARTS.items():
         sizes = [sum(plan.get(part, 0) for part in parts) / 1e9 for plan in plans.values()]
@@ -384,7 +391,7 @@ def memory_bars(
         )
     ax.set_yticks(range(len(plans)), list(plans))
     ax.set_ylim(len(plans) - 0.5, -0.6)
-    ax.set(xlabel="memory (GB)", xlim=(0, 1.12 * max(ends)))
+    ax.set(xlabel="memory (GB)", xlim=(0, width))
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize="small")
     return figure
 
@@ -480,40 +487,4 @@ def cache_sizes(
     ax.set(xlabel="tokens in the cache (logarithmic)", ylabel="key-value cache (GB, logarithmic)")
     ax.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
-    return figure
-
-
-def planned_methods(table: pd.DataFrame, cards: Mapping[str, float]) -> Figure:
-    """Draw the planned memory of several methods on a logarithmic axis, grouped by model.
-
-    Args:
-        table: one line per model, one column per method, in GB.
-        cards: name of a card -> its GB, drawn as lines.
-    """
-    figure, ax = axes_of(height=3.4)
-    width = 0.8 / len(table.columns)
-    for name, size in cards.items():
-        ax.axhline(size, color="black", linewidth=1, linestyle="--", zorder=0)
-        ax.text(-0.55, size * 1.06, name, va="bottom", fontsize="small")
-    for i, method in enumerate(table.columns):
-        places = [place + (i - (len(table.columns) - 1) / 2) * width for place in range(len(table))]
-        ax.bar(
-            places,
-            table[method],
-            width=width * 0.9,
-            color="white" if HATCHES[i % 4] else COLOURS[i % 4],
-            edgecolor=COLOURS[i % 4],
-            hatch=HATCHES[i % 4],
-            linewidth=1.2,
-            label=method,
-        )
-    ax.set_xticks(range(len(table)), list(table.index), fontsize="small")
-    ax.set(
-        yscale="log",
-        ylabel="memory (GB, logarithmic)",
-        xlim=(-0.6, len(table) - 0.4),
-        ylim=(table.min().min() / 2, None),
-    )
-    ax.yaxis.set_major_formatter("{x:,g}")
-    figure.legend(loc="outside upper right", ncols=len(table.columns), frameon=False)
     return figure

@@ -198,47 +198,6 @@ def code_book(weights: Sequence[float], levels: Sequence[float]) -> Figure:
     return figure
 
 
-def byte_bars(
-    measured: Mapping[str, int],
-    planned: Mapping[str, int] | None = None,
-    per_weight: int | None = None,
-) -> Figure:
-    """Draw the bytes of several formats of one model, beside the planner's where given, in MB.
-
-    Args:
-        per_weight: number of the model's weights; writes the bytes per weight behind each bar.
-    """
-    figure, ax = axes_of(height=1.1 + 0.55 * len(measured))
-    for i, series in enumerate([measured, planned] if planned else [measured]):
-        values = [series[name] / 1e6 for name in measured]
-        places = [place + (0.2 if i else -0.2) * bool(planned) for place in range(len(measured))]
-        ax.barh(
-            places,
-            values,
-            height=0.36 if planned else 0.6,
-            color="white" if i else COLOURS[0],
-            edgecolor=COLOURS[i],
-            hatch=HATCHES[i],
-            label=("measured", "planned")[i],
-        )
-        if per_weight and not i:
-            for place, value in zip(places, values):
-                ax.text(
-                    value,
-                    place,
-                    f"  {value * 1e6 / per_weight:.2f} bytes a weight",
-                    va="center",
-                    fontsize="small",
-                )
-    ax.set_yticks(range(len(measured)), list(measured))
-    ax.invert_yaxis()
-    ax.set(xlabel="weights (MB)")
-    ax.margins(x=0.32 if per_weight else 0.05)
-    if planned:
-        ax.legend(frameon=False, loc="lower right")
-    return figure
-
-
 def schedules(rates: Mapping[str, Sequence[float]]) -> Figure:
     """Draw learning rates over the steps of a training, one line per schedule."""
     figure, ax = axes_of(height=3.2)

@@ -45,11 +45,11 @@ def test_arithmetic_supports_the_claim(claim, value, capsys):
     assert len(said) == 2 and said[0].startswith("guides say: ") and f"{value:.4g}" in said[1]
 
 
-def test_every_claim_is_checked_by_this_file_or_its_notebook():
+def test_every_claim_is_checked_by_this_file_or_its_notebook_or_companion():
     for claim in claims.load().values():
         notebook = "".join(
             path.read_text(encoding="utf-8")
-            for path in paths.NOTEBOOKS.glob(f"{claim.notebook}_*.ipynb")
+            for path in paths.NOTEBOOKS.rglob(f"{claim.notebook}_*.ipynb")
         )
         assert claim.id in _values() or re.search(
             rf"claims\.check\(\\?[\"']{re.escape(claim.id)}", notebook

@@ -249,6 +249,14 @@ def test_memory_bars_stack_the_parts_to_the_total():
     assert ticks(ax.yaxis) == list(wanted) and labels(ax) == ("memory (GB)", "")
 
 
+def test_memory_bars_show_each_card_and_raise_a_label_that_would_collide():
+    cards = {name: gpus.CARDS[name].bytes for name in ("H100 80 GB", "T4 16 GB", "RTX 4090 24 GB")}
+    (ax,) = plots.memory_bars({"0.6B, LoRA": memory.plan("0.6B", "lora").parts}, cards).axes
+    heights = {text.get_text(): text.get_position()[1] for text in ax.texts}
+    assert heights["RTX 4090 24 GB"] < heights["T4 16 GB"] == heights["H100 80 GB"] < 0
+    assert ax.get_xlim()[1] > cards["H100 80 GB"] / 1e9
+
+
 def test_planned_against_published_figures():
     sizes = published.inference().query("format == 'bf16' and prompt == 6144")
     sizes = sizes.set_index(sizes.model + ", answering")
@@ -293,24 +301,3 @@ def test_cache_sizes_with_and_without_shared_heads():
         assert drawn[name].get_color() == drawn[f"{name}, not shared"].get_color()
     assert ticks(ax.xaxis) == ["1K", "2K", "4K", "8K", "16K", "32K", "64K", "128K"]
     assert labels(ax) == ("tokens in the cache (logarithmic)", "key-value cache (GB, logarithmic)")
-
-
-def test_planned_methods_has_a_group_a_model_and_a_line_a_card():
-    methods = {"LoRA": "lora", "QLoRA": "qlora", "all weights": "full"}
-    table = pd.DataFrame(
-        {
-            label: {name: memory.plan(name, method).total / 1e9 for name in family.FAMILY}
-            for label, method in methods.items()
-        }
-    )
-    figure = plots.planned_methods(table, {"24 GB card": 24, "80 GB card": 80})
-    (ax,) = figure.axes
-    assert legend(figure) == list(methods)
-    for method, group in zip(methods, bars(ax)):
-        assert heights(group) == table[method].tolist()
-        middles = [bar.get_x() + bar.get_width() / 2 for bar in group]
-        assert [round(middle) for middle in middles] == list(range(len(table)))
-    assert [ys(line) for line in ax.lines] == [[24, 24], [80, 80]]
-    assert words(ax) == ["24 GB card", "80 GB card"]
-    assert ticks(ax.xaxis) == list(family.FAMILY)
-    assert labels(ax) == ("", "memory (GB, logarithmic)") and ax.get_yscale() == "log"

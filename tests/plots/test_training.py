@@ -158,21 +158,6 @@ def test_code_book_draws_the_weights_distribution_and_sixteen_levels():
     assert labels(ax) == ("weight / largest weight of its block", "density")
 
 
-def test_byte_bars_put_the_planned_bytes_beside_the_measured_ones():
-    measured = {"float32": 13642752, "bfloat16": 6821376, "NF4": 3319872}
-    planned = {name: size + 1000 for name, size in measured.items()}
-    (ax,) = plots.byte_bars(measured, planned, per_weight=3410688).axes
-    first, second = bars(ax)
-    assert widths(first) == pytest.approx([13.642752, 6.821376, 3.319872])
-    assert widths(second) == pytest.approx([13.643752, 6.822376, 3.320872])
-    assert legend(ax) == ["measured", "planned"]
-    assert words(ax) == [f"  {size} bytes a weight" for size in ("4.00", "2.00", "0.97")]
-    assert ticks(ax.yaxis) == list(measured) and ax.yaxis_inverted()
-    assert labels(ax) == ("weights (MB)", "")
-    (ax,) = plots.byte_bars(measured).axes
-    assert len(bars(ax)) == 1 and not words(ax) and ax.get_legend() is None
-
-
 def test_schedules_draw_a_rate_for_each_step():
     rates = {
         name: [rule(step, 60, 6, 2e-3) for step in range(60)]
