@@ -46,6 +46,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "byte_bars",
             "code_book",
             "failures",
+            "learned_and_forgotten",
             "loss_curves",
             "schedules",
             "score_bars",
