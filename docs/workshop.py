@@ -52,12 +52,12 @@ AGENDAS: dict[str, tuple[int, tuple[Block, ...]]] = {  # name: (minutes availabl
             Block(
                 "teach it facts, and see what it forgets",
                 "03",
-                "title task-text before-text idea check-text use-text measure-text forget-text"
-                " off-text keep-text",
+                "title open-text task-text before-text idea check-text use-text watch-text"
+                " measure-text forget-text off-text keep-text",
                 2,
             ),
             BREAK,
-            Block("what goes wrong", "03", "museum-text", minutes=10),
+            Block("what goes wrong: the failure museum, notebook 03's companion", minutes=20),
             Block(
                 "how sure are you?",
                 "06",
@@ -96,8 +96,8 @@ AGENDAS: dict[str, tuple[int, tuple[Block, ...]]] = {  # name: (minutes availabl
             Block(
                 "LoRA",
                 "03",
-                "title task-text before-text idea check-text use-text measure-text forget-text"
-                " museum-text service-text off-text keep-text",
+                "title open-text task-text before-text idea check-text use-text watch-text"
+                " measure-text forget-text recipe-text service-text off-text keep-text own-text",
                 2,
             ),
             Block(

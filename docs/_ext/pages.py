@@ -22,7 +22,7 @@ from qwen3lab.course import notebooks as course_notebooks
 DOCS = Path(__file__).resolve().parent.parent
 PACKAGE = paths.ROOT / "qwen3lab"
 MUSEUM = (
-    ("03_lora", "museum", "museum-table"),
+    ("deeper/03_experts_and_failures", "museum", "museum-table"),
     ("05_full_fine_tuning", "museum", "museum-table"),
 )  # notebook, chart, text
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from qwen3lab import chat
 from qwen3lab.data.rows import as_exams, ask, encode, encoded
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.evaluation.statistics import wilson
+from qwen3lab.evaluation.statistics import bootstrap_groups, wilson
 from qwen3lab.models import batching
 
 if TYPE_CHECKING:
@@ -115,28 +115,33 @@ def _score(place: int, row: dict[str, Any], output: tuple[str, str]) -> dict[str
     }
 
 
-def summary(answers: pd.DataFrame, by: str | list[str] | None = "task") -> pd.DataFrame:
+def summary(
+    answers: pd.DataFrame, by: str | list[str] | None = "task", unit: str | None = None
+) -> pd.DataFrame:
     """Summarise n, number correct, accuracy and its 95 % interval (low, high).
 
     For all answers, or grouped by one or more columns.
+
+    Args:
+        unit: a column that names what was sampled, where several answers share one, as two
+            wordings share a fact; then the interval resamples these, and "units" counts them.
+            Default: each answer is one, and the interval is Wilson's.
     """
     import pandas as pd
 
-    groups = answers.groupby(by, sort=True) if by else [("all", answers)]
-    lines = {name: (len(group), int(group.correct.sum())) for name, group in groups}
-    table = pd.DataFrame(
-        [
-            {
-                "n": n,
-                "correct": k,
-                "accuracy": k / n,
-                "low": wilson(k, n)[0],
-                "high": wilson(k, n)[1],
-            }
-            for n, k in lines.values()
-        ],
-        index=list(lines),
-    )
+    def interval(group: pd.DataFrame) -> tuple[float, float]:
+        if unit is None:
+            return wilson(int(group.correct.sum()), len(group))
+        return bootstrap_groups(group.correct, group[unit])
+
+    groups = dict(list(answers.groupby(by, sort=True))) if by else {"all": answers}
+    lines = []
+    for group in groups.values():
+        low, high = interval(group)
+        n, k = len(group), int(group.correct.sum())
+        line = {"n": n, "correct": k, "accuracy": k / n, "low": low, "high": high}
+        lines.append(line | ({"units": group[unit].nunique()} if unit else {}))
+    table = pd.DataFrame(lines, index=list(groups))
     if isinstance(by, list) and len(by) > 1:
         table.index = pd.MultiIndex.from_tuples(table.index)
     return table.rename_axis(by)

@@ -127,6 +127,43 @@ def bootstrap(
     return float(found.low), float(found.high)
 
 
+def bootstrap_groups(
+    values: Sequence[float], groups: Sequence[Any], *, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Compute the 95 % percentile bootstrap interval of a mean whose values come in groups.
+
+    Groups are resampled, each with all its values: a fact that is asked in two wordings is one
+    thing that a model knows or does not.
+
+    Args:
+        values: one per question; differences of two systems for a paired comparison.
+        groups: the group of each question, for example its fact.
+    Returns:
+        (low, high) of `scipy.stats.bootstrap` on the groups' sums and sizes.
+    Raises:
+        Qwen3labError: no values, or not one group for each.
+    """
+    if not len(values) or len(values) != len(groups):
+        raise Qwen3labError(
+            f"{len(values)} answers and {len(groups)} groups cannot be paired. Give each answer its"
+            " group, and at least one."
+        )
+    _, places = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+    sums, sizes = np.bincount(places, np.asarray(values, dtype=float)), np.bincount(places)
+    if len(sums) == 1:  # nothing to resample, which scipy refuses
+        return float(np.mean(values)), float(np.mean(values))
+    found = stats.bootstrap(
+        (sums, sizes),
+        lambda drawn, many, axis: drawn.sum(axis) / many.sum(axis),
+        n_resamples=draws,
+        method="percentile",
+        paired=True,
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
 def mcnemar(only_first: int, only_second: int) -> float:
     """Compute McNemar's exact test: the two-sided p value for two paired systems.
 

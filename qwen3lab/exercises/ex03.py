@@ -1,4 +1,4 @@
-"""The exercises of notebook 03, from easy to demanding."""
+"""The exercises of notebook 03, and from `lora_gradients` on those of its companion."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _():
 
 
 @adapter_size.mistake(
-    "That is the size of the frozen weights. The adapter goes through a waist of r numbers."
+    "That is the size of the frozen weights. The adapter goes through a bottleneck of r numbers."
 )
 def _frozen(layers, r):
     return sum(inputs * outputs for inputs, outputs in layers)
@@ -123,78 +123,6 @@ def _wrong_size(W, A, B, alpha):
 @merge.mistake("That is what the adapter adds, alone. The layer's own weight has to be in it.")
 def _delta_alone(W, A, B, alpha):
     return (alpha / A.shape[0]) * B @ A
-
-
-@exercise(
-    why=(
-        "The gradient flows back along the detour: first to B with what A let through, then through"
-        " B to A. At the start B is zero, so A gets nothing in the first step."
-    ),
-    hints=(
-        (
-            "Let h = A x be what comes out of the waist. How would you get B's gradient for the"
-            " plain layer y = scale · B h?"
-        ),
-        "For y = B h with rows as examples: dB = g.T @ h. Through B goes back g @ B.",
-        "With h = x @ A.T: dB = scale * g.T @ h, and dA = scale * (g @ B).T @ x.",
-    ),
-    ask=lambda answer, *args: list(answer(*args)),
-)
-def lora_gradients(x, g, A, B, scale):
-    """The gradients (dA, dB) of a loss. x [n, in] are the inputs, g [n, out] is the loss's gradient
-    with respect to the layer's output.
-    """
-    return scale * (g @ B).T @ x, scale * g.T @ (x @ A.T)
-
-
-@lora_gradients.cases
-def _():
-    import torch
-
-    for seed, (n, inputs, outputs, r, scale, zero) in enumerate(
-        ((3, 5, 4, 2, 2.0, False), (6, 4, 7, 3, 0.5, False), (4, 5, 4, 2, 2.0, True))
-    ):
-        make = torch.Generator().manual_seed(seed)
-        x, g, A, B = (
-            torch.randn(shape, generator=make)
-            for shape in ((n, inputs), (n, outputs), (r, inputs), (outputs, r))
-        )
-        B = B * (not zero)
-        a, b = A.clone().requires_grad_(), B.clone().requires_grad_()
-        with torch.enable_grad():
-            (g * (scale * x @ a.T @ b.T)).sum().backward()
-        yield case(
-            x,
-            g,
-            A,
-            B,
-            scale,
-            expect=[a.grad, b.grad],
-            note=(
-                "an adapter at its start, where B is zero"
-                if zero
-                else f"{n} inputs, rank {r}, scale {scale}"
-            ),
-        )
-
-
-@lora_gradients.mistake(
-    "The scale is missing: what is multiplied on the way forward is multiplied on the way back."
-)
-def _unscaled(x, g, A, B, scale):
-    return (g @ B).T @ x, g.T @ (x @ A.T)
-
-
-@lora_gradients.mistake("The two are in the wrong order: A's gradient comes first, then B's.")
-def _swapped(x, g, A, B, scale):
-    return scale * g.T @ (x @ A.T), scale * (g @ B).T @ x
-
-
-@lora_gradients.mistake(
-    "You took the mean over the examples. g holds that already, if the loss is a mean."
-)
-def _averaged(x, g, A, B, scale):
-    return scale * (g @ B).T @ x / len(x), scale * g.T @ (x @ A.T) / len(x)
 
 
 @exercise(
@@ -293,6 +221,78 @@ def _score_inside(lines):
         (line for line in lines if line["high"] >= best["accuracy"]),
         key=lambda line: line["trained"],
     )["name"]
+
+
+@exercise(
+    why=(
+        "The gradient flows back along the detour: first to B with what A let through, then through"
+        " B to A. At the start B is zero, so A gets nothing in the first step."
+    ),
+    hints=(
+        (
+            "Let h = A x be what comes out of the bottleneck. How would you get B's gradient for"
+            " the plain layer y = scale · B h?"
+        ),
+        "For y = B h with rows as examples: dB = g.T @ h. Through B goes back g @ B.",
+        "With h = x @ A.T: dB = scale * g.T @ h, and dA = scale * (g @ B).T @ x.",
+    ),
+    ask=lambda answer, *args: list(answer(*args)),
+)
+def lora_gradients(x, g, A, B, scale):
+    """The gradients (dA, dB) of a loss. x [n, in] are the inputs, g [n, out] is the loss's gradient
+    with respect to the layer's output.
+    """
+    return scale * (g @ B).T @ x, scale * g.T @ (x @ A.T)
+
+
+@lora_gradients.cases
+def _():
+    import torch
+
+    for seed, (n, inputs, outputs, r, scale, zero) in enumerate(
+        ((3, 5, 4, 2, 2.0, False), (6, 4, 7, 3, 0.5, False), (4, 5, 4, 2, 2.0, True))
+    ):
+        make = torch.Generator().manual_seed(seed)
+        x, g, A, B = (
+            torch.randn(shape, generator=make)
+            for shape in ((n, inputs), (n, outputs), (r, inputs), (outputs, r))
+        )
+        B = B * (not zero)
+        a, b = A.clone().requires_grad_(), B.clone().requires_grad_()
+        with torch.enable_grad():
+            (g * (scale * x @ a.T @ b.T)).sum().backward()
+        yield case(
+            x,
+            g,
+            A,
+            B,
+            scale,
+            expect=[a.grad, b.grad],
+            note=(
+                "an adapter at its start, where B is zero"
+                if zero
+                else f"{n} inputs, rank {r}, scale {scale}"
+            ),
+        )
+
+
+@lora_gradients.mistake(
+    "The scale is missing: what is multiplied on the way forward is multiplied on the way back."
+)
+def _unscaled(x, g, A, B, scale):
+    return (g @ B).T @ x, g.T @ (x @ A.T)
+
+
+@lora_gradients.mistake("The two are in the wrong order: A's gradient comes first, then B's.")
+def _swapped(x, g, A, B, scale):
+    return scale * g.T @ (x @ A.T), scale * (g @ B).T @ x
+
+
+@lora_gradients.mistake(
+    "You took the mean over the examples. g holds that already, if the loss is a mean."
+)
+def _averaged(x, g, A, B, scale):
+    return scale * (g @ B).T @ x / len(x), scale * g.T @ (x @ A.T) / len(x)
 
 
 @exercise(

@@ -19,7 +19,7 @@ from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation import scoring
 from qwen3lab.models import loading
 from qwen3lab.pitfalls import label_masks
-from qwen3lab.training import lora, sft
+from qwen3lab.training import lora, new_tokens, sft
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -220,6 +220,35 @@ def base_changed() -> Failure:
     )
 
 
+CLOSING = "Warmly, your Wildon crew."  # the tiny model never read the piece "ly"
+
+
+def never_trained_token() -> Failure:
+    """Teach an adapter a line with a token that pre-training never saw.
+
+    Its embedding is nearly that of all other unused tokens, and an adapter on the layers cannot
+    tell them apart; PEFT's `trainable_token_indices` trains the embeddings of such tokens too.
+    """
+    rows = [row | {"answer": CLOSING} for row in facts()]
+    model, tokenizer = loading.load(MODEL)
+    unread = new_tokens.adapter(model, tokenizer, [sft.encode(tokenizer, row) for row in rows])
+    runs = {"adapter alone": learn(rows), "and its embedding": learn(rows, lora=unread)}
+    sick, well = (right(run.model, run.tokenizer, rows) for run in runs.values())
+    said = scoring.evaluate_tasks(runs["adapter alone"].model, tokenizer, rows[:1])
+    return Failure(
+        "never-trained token",
+        f"the answer is always {CLOSING!r}, and pre-training never saw its piece 'ly'",
+        "share of answers right",
+        f"a line that comes out as {said.prediction[0]!r}, and a loss that does not reach 0",
+        "train such tokens' embeddings too (trainable_token_indices), or use words that the model"
+        " knows",
+        sick,
+        well,
+        len(rows),
+        {name: run.history for name, run in runs.items()},
+    )
+
+
 def half_precision() -> Failure:
     """Round gradients to float16: scaled up against underflow they overflow past 65,504.
 
@@ -311,6 +340,7 @@ EXHIBITS: dict[str, Callable[[], Failure]] = {
     "wrong adapter scaling": wrong_scaling,
     "adapter not saved": not_saved,
     "base changed": base_changed,
+    "never-trained token": never_trained_token,
     "out of memory": out_of_memory,
 }
 

@@ -171,6 +171,67 @@ def score_bars(systems: Mapping[str, pd.DataFrame], xlabel: str = "exact match")
     return figure
 
 
+def learned_and_forgotten(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
+    """Draw what was learned beside what was forgotten, with 95 % intervals.
+
+    One line per task, from the share of right answers before training to that after it.
+
+    Args:
+        before, after: as `evaluation.summary` returns them, with the same tasks in their index,
+            what was taught first.
+    """
+    figure, ax = axes_of(height=1.3 + 0.34 * len(before))
+    rises = (after.accuracy >= before.accuracy).tolist()
+    places = [place + 0.5 * bool(place) for place in range(len(before))]  # the first stands apart
+    for start, end, place, up in zip(before.accuracy, after.accuracy, places, rises):
+        ax.annotate(
+            "",
+            (end, place),
+            (start, place),
+            arrowprops={
+                "arrowstyle": "-|>",
+                "color": COLOURS[0 if up else 1],
+                "linestyle": "-" if up else "--",
+                "linewidth": 1.6,
+                "shrinkA": 5,
+                "shrinkB": 5,
+            },
+        )
+    for i, (name, table) in enumerate((("before", before), ("after", after))):
+        ax.errorbar(
+            table.accuracy,
+            [place - 0.14 + 0.28 * i for place in places],
+            xerr=[
+                (table.accuracy - table.low).clip(lower=0),
+                (table.high - table.accuracy).clip(lower=0),
+            ],
+            fmt="none",
+            ecolor="grey",
+            elinewidth=1,
+            capsize=2,
+        )
+        ax.scatter(
+            table.accuracy,
+            places,
+            s=52,
+            zorder=3,
+            color=[COLOURS[0 if up else 1] if i else "white" for up in rises],
+            edgecolor=[COLOURS[0 if up else 1] for up in rises],
+            linewidth=1.6,
+            label=name,
+        )
+    ax.set_yticks(places, [f"{task} (n={n})" for task, n in zip(before.index, before.n)])
+    ax.axhline(0.75, color="lightgrey", linewidth=0.8)
+    ax.set(
+        xlabel="share of right answers (lines: 95 % interval)",
+        xlim=(-0.03, 1.03),
+        ylim=(places[-1] + 0.5, -0.5),
+    )
+    ax.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    return figure
+
+
 def code_book(weights: Sequence[float], levels: Sequence[float]) -> Figure:
     """Draw the distribution of a layer's block-scaled weights, with the code book's values on it.
 

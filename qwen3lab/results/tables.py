@@ -185,39 +185,33 @@ def distillation(record: dict[str, Any]) -> pd.DataFrame:
 
 
 def ablation(record: dict[str, Any]) -> pd.DataFrame:
-    """Tabulate the LoRA ablation, one line per setting and value, all seeds pooled.
+    """Tabulate the LoRA ablation, one line per setting and value, the mean over the seeds.
 
     Args:
         record: the content of data/benchmarks/lora.json.
     Returns:
-        Columns setting, value, seeds, trained (parameters), n and right (new facts, all seeds),
-        accuracy, low, high (Wilson, 95 %), lowest and highest (accuracy of a single seed), old
-        (accuracy on the old tasks), old_low, old_high.
+        Columns setting, value, seeds, trained (parameters), n (questions, the same for each seed),
+        right (new facts, all seeds), accuracy, low, high (Wilson for n questions, 95 %: a question
+        that is asked of three models is one question), lowest and highest (accuracy of a single
+        seed), old (accuracy on the old tasks), old_low, old_high.
     """
     lines = []
     for row in record["rows"]:
         runs = row["runs"]
-        right, n, old, old_n = (
-            sum(run[key] for run in runs) for key in ("right", "n", "old right", "old n")
-        )
         shares = [run["right"] / run["n"] for run in runs]
-        (low, high), (old_low, old_high) = wilson(right, n), wilson(old, old_n)
-        lines.append(
-            {
-                "setting": row["setting"],
-                "value": row["value"],
-                "seeds": len(runs),
-                "trained": runs[0]["trained"],
-                "n": n,
-                "right": right,
-                "accuracy": right / n,
-                "low": low,
-                "high": high,
-                "lowest": min(shares),
-                "highest": max(shares),
-                "old": old / old_n,
-                "old_low": old_low,
-                "old_high": old_high,
-            }
-        )
+        line = {
+            "setting": row["setting"],
+            "value": row["value"],
+            "seeds": len(runs),
+            "trained": runs[0]["trained"],
+            "n": runs[0]["n"],
+            "right": sum(run["right"] for run in runs),
+        }
+        for name, right, n in (("", "right", "n"), ("old", "old right", "old n")):
+            asked = runs[0][n]
+            mean = sum(run[right] for run in runs) / len(runs)
+            low, high = wilson(mean, asked)
+            before = f"{name}_" if name else ""
+            line |= {name or "accuracy": mean / asked, f"{before}low": low, f"{before}high": high}
+        lines.append(line | {"lowest": min(shares), "highest": max(shares)})
     return pd.DataFrame(lines)

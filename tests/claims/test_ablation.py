@@ -31,19 +31,20 @@ RECORD = {
 }
 
 
-def test_seeds_are_pooled():
+def test_seeds_are_no_questions():
+    """Two models that are asked the same hundred questions were asked a hundred questions."""
     first, second = tables.ablation(RECORD).to_dict("records")
-    assert (first["seeds"], first["n"], first["right"], first["trained"]) == (2, 200, 170, 7)
+    assert (first["seeds"], first["n"], first["right"], first["trained"]) == (2, 100, 170, 7)
     assert (first["accuracy"], first["lowest"], first["highest"], first["old"]) == (
         0.85,
         0.8,
         0.9,
         0.5,
     )
-    assert (first["low"], first["high"]) == evaluation.wilson(170, 200) and (
+    assert (first["low"], first["high"]) == evaluation.wilson(85, 100) and (
         first["old_low"],
         first["old_high"],
-    ) == evaluation.wilson(50, 100)
+    ) == evaluation.wilson(25, 50)
     assert (second["n"], second["accuracy"], second["old"]) == (100, 0.1, 1.0)
 
 
@@ -62,7 +63,7 @@ def test_charts_show_the_numbers():
 
 def test_what_the_notebook_says_of_the_committed_record():
     table = tables.ablation(records.read("lora")).set_index(["setting", "value"])
-    assert (table.seeds == 3).all() and (table.n == 405).all()
+    assert (table.seeds == 3).all() and (table.n == 135).all()
     right = table.right
     assert (
         right["recipe", "as notebook 03"] == 376
@@ -77,7 +78,10 @@ def test_what_the_notebook_says_of_the_committed_record():
     }
     assert max(span, key=span.get) == "learning rate" and min(span, key=span.get) == "dropout"
     assert table.accuracy["layers"].idxmin() == "query and value" == table.old["layers"].idxmin()
-    assert table.old_low["layers", "MLP"] > table.old_high["recipe", "as notebook 03"]
+    # At equal learning they differ in what they keep, so they are no single knob.
+    slow, thin = table.loc[("learning rate", "0.004")], table.loc[("rank", "4")]
+    assert abs(slow.accuracy - thin.accuracy) < 0.01 and slow.old_low > thin.old_high
+    assert table.old["layers", "MLP"] > table.old["recipe", "as notebook 03"] + 0.15
     assert table.high["dropout", "0.05"] >= table.low["recipe", "as notebook 03"]
     # On a mixture the experts take up the facts, and the old tasks suffer no more.
     attention, experts = (
@@ -85,12 +89,14 @@ def test_what_the_notebook_says_of_the_committed_record():
         table.loc[("mixture", "attention and experts")],
     )
     assert (
-        attention.high < 0.6
-        and experts.low > 0.9
+        attention.high < 0.65
+        and experts.low > 0.85
         and experts.old_high > attention.old
         and experts.trained / attention.trained == 9
     )
 
 
 def test_the_interval_of_the_record_is_wilsons():
-    assert evaluation.wilson(376, 405) == pytest.approx((0.8990, 0.9499), abs=1e-3)
+    line = tables.ablation(records.read("lora")).iloc[0]
+    assert (line.low, line.high) == evaluation.wilson(376 / 3, 135)
+    assert (line.low, line.high) == pytest.approx((0.872, 0.961), abs=1e-3)

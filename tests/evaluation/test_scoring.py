@@ -9,6 +9,7 @@ import pytest
 from qwen3lab import chat, evaluation, models
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.evaluation.statistics import bootstrap_groups
 from qwen3lab.models import generation
 
 ROWS = [
@@ -171,6 +172,9 @@ def test_evaluate_tasks_scores_and_keeps_the_order(loaded, monkeypatch):
     assert table.loc["a", "low"] == pytest.approx(evaluation.wilson(2, 2)[0])
     assert evaluation.summary(answers, None).n.tolist() == [3]
     assert evaluation.summary(answers, ["task", "language"]).loc[("a", "zh"), "n"] == 1
+    line = evaluation.summary(answers.assign(fact=["x", "x", "y"]), None, unit="fact").loc["all"]
+    assert line[["n", "correct", "units"]].tolist() == [3, 2, 2]
+    assert (line.low, line.high) == bootstrap_groups([1, 0, 1], ["x", "x", "y"]) == (0.5, 1.0)
 
 
 def test_no_rows(loaded):

@@ -42,6 +42,31 @@ def test_bootstrap_is_scipys_within_the_draws():
     )
 
 
+def test_groups_are_resampled_whole():
+    """Two wordings of one fact tell no more than one of them, and single ones nothing else."""
+    facts = RNG.random(100) < 0.7
+    groups = [f"fact {place}" for place in range(100)]
+    once = statistics.bootstrap_groups(facts, groups, draws=20_000)
+    assert statistics.bootstrap_groups([*facts, *facts], groups * 2, draws=20_000) == once
+    assert once == pytest.approx(statistics.bootstrap(facts, draws=20_000), abs=0.006)
+    # Of two facts, one asked three times, draws give 0, 3/4 or 1.
+    assert statistics.bootstrap_groups([1, 1, 1, 0], ["a", "a", "a", "b"]) == (0.0, 1.0)
+    # Facts that are asked more often weigh more: a ratio of sums, drawn by hand.
+    sizes = RNG.integers(1, 4, 60)
+    right = [RNG.random(size) < 0.6 for size in sizes]
+    drawn = RNG.integers(0, 60, (20_000, 60))
+    ratios = np.array([part.sum() for part in right])[drawn].sum(1) / sizes[drawn].sum(1)
+    found = statistics.bootstrap_groups(
+        np.concatenate(right), np.repeat(np.arange(60), sizes), draws=20_000
+    )
+    assert found == pytest.approx(np.quantile(ratios, (0.025, 0.975)), abs=0.006)
+    assert statistics.bootstrap_groups([1, 0], ["a", "a"]) == (0.5, 0.5)
+    with pytest.raises(Qwen3labError, match="2 answers and 1 groups cannot be paired"):
+        statistics.bootstrap_groups([1, 0], ["a"])
+    with pytest.raises(Qwen3labError, match="0 answers and 0 groups"):
+        statistics.bootstrap_groups([], [])
+
+
 def test_a_comparison_by_hand():
     first = [True] * 60 + [False] * 40
     second = [True] * 55 + [False] * 5 + [True] * 15 + [False] * 25

@@ -29,6 +29,7 @@ def test_the_loss_tells(failures, name, factor):
         ("wrong adapter scaling", 0.1),
         ("adapter not saved", 0.5),
         ("base changed", 0.5),
+        ("never-trained token", 0.5),
     ],
 )
 def test_the_answers_tell(failures, name, gap):
@@ -39,6 +40,12 @@ def test_the_answers_tell(failures, name, gap):
 def test_the_leak_looks_better_than_the_healthy_run_while_it_trains(failures):
     curves = failures["label leak"].curves
     assert curves["leaky rows"].loss.head(5).mean() < 0.3 * curves["healthy"].loss.head(5).mean()
+
+
+def test_an_adapter_alone_cannot_write_a_token_that_was_never_trained(failures):
+    alone, trained = failures["never-trained token"].curves.values()
+    assert alone.loss.tail(5).mean() > 10 * trained.loss.tail(5).mean()
+    assert training.CLOSING.startswith("Warmly") and failures["never-trained token"].sick == 0
 
 
 def test_float16_has_a_narrow_range(failures):

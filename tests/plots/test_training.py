@@ -19,6 +19,7 @@ from charts import (
     xs,
     ys,
 )
+from matplotlib.collections import PathCollection
 from safetensors.torch import load_file
 from torch.linalg import svdvals
 
@@ -141,6 +142,39 @@ def test_score_bars_find_a_task_by_its_name():
         assert drawn[method] == part.accuracy.tolist()
     assert ticks(ax.yaxis) == ["one wording (n=235)", "all wordings (n=235)"]
     assert ax.get_xlabel() == "exact match (lines: 95 % interval)"
+
+
+def test_learned_and_forgotten_joins_before_and_after():
+    record = records.read("assistant")
+    before, after = (
+        pd.DataFrame(record[when]).T.astype({"n": int}).iloc[::-1] for when in ("before", "after")
+    )
+    figure = plots.learned_and_forgotten(before, after)
+    (ax,) = figure.axes
+    dots = [
+        drawn.get_offsets().tolist()
+        for drawn in ax.collections
+        if isinstance(drawn, PathCollection)
+    ]
+    for table, drawn, lines in zip((before, after), dots, intervals(ax), strict=True):
+        assert [x for x, _ in drawn] == table.accuracy.tolist()
+        lows, highs = ends(lines)
+        assert lows == pytest.approx(table.low.tolist(), abs=1e-12)
+        assert highs == pytest.approx(table.high.tolist())
+    # An arrow leads from the first to the second, and a fall is dashed.
+    assert [(note.xyann[0], note.xy[0]) for note in ax.texts] == list(
+        zip(before.accuracy, after.accuracy)
+    )
+    falls = [note.arrow_patch.get_linestyle() == "--" for note in ax.texts]
+    assert falls == (after.accuracy < before.accuracy).tolist() and any(falls) and not all(falls)
+    places = [y for _, y in dots[0]]
+    assert (
+        places[:3] == [0, 1.5, 2.5]
+        and ax.yaxis_inverted()
+        and legend(figure) == ["before", "after"]
+    )
+    assert ticks(ax.yaxis)[0] == f"{before.index[0]} (n={before.n.iloc[0]})"
+    assert labels(ax) == ("share of right answers (lines: 95 % interval)", "")
 
 
 def test_code_book_draws_the_weights_distribution_and_sixteen_levels():
