@@ -43,9 +43,9 @@ AGENDAS: dict[str, tuple[int, tuple[Block, ...]]] = {  # name: (minutes availabl
         (
             WELCOME,
             Block(
-                "the model, the chat format, thinking",
+                "a first fine-tuning, the chat format, thinking",
                 "01",
-                "title load-text picture-text chat-text think-text",
+                "title open-text load-text chat-text think-text picture-text",
                 1,
             ),
             Block("the loss mask", "02", "token-text share-text", 1),
@@ -82,8 +82,8 @@ AGENDAS: dict[str, tuple[int, tuple[Block, ...]]] = {  # name: (minutes availabl
             Block(
                 "the model, its experts, the planner",
                 "01",
-                "title load-text family-text picture-text router-text chat-text think-text"
-                " routing-text explorer-text memory-text",
+                "title open-text load-text family-text chat-text think-text picture-text router-text"
+                " routing-text memory-text",
                 3,
             ),
             Block(

@@ -1,5 +1,5 @@
-"""The exercises of notebook 01, from easy to demanding. Each is checked against transformers or
-against the family's own numbers.
+"""The exercises of notebook 01 and, from the fifth on, of its companion. Each is checked against
+transformers or against the family's own numbers.
 """
 
 from __future__ import annotations
@@ -70,287 +70,6 @@ def _two_matrices(total, layers, experts, k, hidden, moe_ffn):
 )
 def _experts_alone(total, layers, experts, k, hidden, moe_ffn):
     return layers * k * 3 * hidden * moe_ffn
-
-
-@exercise(
-    tolerance=1e-4,
-    why="Every head has its own root mean square, so a loud head cannot make the others quiet.",
-    hints=(
-        (
-            "Give the numbers a shape in which one head lies along the last axis: tokens, heads,"
-            " numbers of a head."
-        ),
-        (
-            "RMSNorm divides by the square root of (mean of the squares + eps); the mean runs over"
-            " the last axis, with keepdim=True."
-        ),
-        "Multiply by the weight while the heads are apart, then go back with reshape(q.shape).",
-    ),
-)
-def qk_norm(q, weight, heads, eps):
-    """RMSNorm each head of the queries apart: q is [tokens, heads * head_dim], weight is
-    [head_dim].
-    """
-    apart = q.reshape(len(q), heads, -1)
-    mean_square = apart.pow(2).mean(-1, keepdim=True)
-    return (weight * apart / (mean_square + eps).sqrt()).reshape(q.shape)
-
-
-@qk_norm.cases
-def _():
-    import torch
-    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
-
-    random = torch.Generator().manual_seed(1)
-    for tokens, heads, size, eps, words in (
-        (3, 4, 8, 1e-6, "3 tokens of 4 heads"),
-        (5, 2, 16, 0.1, "an eps of 0.1"),
-    ):
-        # Heads of unlike loudness, and a mean other than zero.
-        q = (torch.randn(tokens, heads, size, generator=random) + 0.5) * torch.arange(1, heads + 1)[
-            :, None
-        ]
-        norm = Qwen3RMSNorm(size, eps)
-        norm.weight.data = torch.rand(size, generator=random) + 0.5
-        yield case(
-            q.reshape(tokens, -1),
-            norm.weight.data,
-            heads,
-            eps,
-            expect=norm(q).detach().reshape(tokens, -1),
-            note=words,
-        )
-
-
-@qk_norm.mistake(
-    "You took one mean over all heads of a token. QK-norm treats each head apart: a loud head must"
-    " not change the others."
-)
-def _all_heads_at_once(q, weight, heads, eps):
-    return weight.repeat(heads) * q / (q.pow(2).mean(-1, keepdim=True) + eps).sqrt()
-
-
-@qk_norm.mistake(
-    "Your mean runs across the heads. It has to run along the numbers within one head, the last"
-    " axis."
-)
-def _across_heads(q, weight, heads, eps):
-    apart = q.reshape(len(q), heads, -1)
-    return (weight * apart / (apart.pow(2).mean(1, keepdim=True) + eps).sqrt()).reshape(q.shape)
-
-
-@qk_norm.mistake(
-    "That is LayerNorm: it takes the mean away first. RMSNorm leaves the mean where it is."
-)
-def _layer_norm(q, weight, heads, eps):
-    apart = q.reshape(len(q), heads, -1)
-    apart = apart - apart.mean(-1, keepdim=True)
-    return (weight * apart / (apart.pow(2).mean(-1, keepdim=True) + eps).sqrt()).reshape(q.shape)
-
-
-@qk_norm.mistake(
-    "eps stands outside the root. Add it to the mean of the squares, before you take the root."
-)
-def _eps_outside(q, weight, heads, eps):
-    apart = q.reshape(len(q), heads, -1)
-    return (weight * apart / (apart.pow(2).mean(-1, keepdim=True).sqrt() + eps)).reshape(q.shape)
-
-
-@exercise(
-    tolerance=1e-3,
-    why=(
-        "Turns add up, so turning on by the difference is all; that is why attention sees distances"
-        " and not places."
-    ),
-    hints=(
-        (
-            "A key at position p is turned by p times the angles. Turn it on by steps times the"
-            " same angles."
-        ),
-        (
-            "Number i of the first half makes a pair with number i of the second half; its angle is"
-            " steps * theta ** (-i / half), with half = head_dim / 2."
-        ),
-        (
-            "A pair (a, b) becomes (a cos - b sin, b cos + a sin). Put the two halves together with"
-            " torch.cat."
-        ),
-    ),
-)
-def shift_key(key, steps, theta):
-    """Move a key that RoPE has turned for some position on by `steps` positions: key is
-    [head_dim]."""
-    import torch
-
-    half = len(key) // 2
-    angle = steps * theta ** (-torch.arange(half) / half)
-    a, b = key[:half], key[half:]
-    return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()])
-
-
-@shift_key.cases
-def _():
-    import torch
-    from transformers import Qwen3Config
-    from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding, apply_rotary_pos_emb
-
-    random = torch.Generator().manual_seed(2)
-
-    def rotated(key, position, theta):
-        config = Qwen3Config(
-            hidden_size=len(key),
-            head_dim=len(key),
-            num_attention_heads=1,
-            rope_parameters={"rope_type": "default", "rope_theta": theta},
-        )
-        cos, sin = Qwen3RotaryEmbedding(config)(key, torch.tensor([[position]]))
-        return apply_rotary_pos_emb(key[None, None, None], key[None, None, None], cos, sin)[
-            0
-        ].flatten()
-
-    for size, position, steps, theta in ((8, 0, 3, 1e6), (16, 7, 20, 5e6), (16, 30, -30, 1e6)):
-        key = torch.randn(size, generator=random)
-        yield case(
-            rotated(key, position, theta),
-            steps,
-            theta,
-            expect=rotated(key, position + steps, theta),
-            note=(
-                f"a key of {size} numbers, {steps} steps from position {position}, theta"
-                f" {theta:.0f}"
-            ),
-        )
-
-
-@shift_key.mistake(
-    "You paired neighbours, as the RoPE paper draws it. Qwen3 pairs number i of the first half with"
-    " number i of the second."
-)
-def _neighbours(key, steps, theta):
-    import torch
-
-    half = len(key) // 2
-    angle = steps * theta ** (-torch.arange(half) / half)
-    a, b = key[0::2], key[1::2]
-    return torch.stack(
-        [a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], dim=-1
-    ).flatten()
-
-
-@shift_key.mistake(
-    "You turned the key backwards. The first half loses b * sin, the second half gains a * sin."
-)
-def _backwards(key, steps, theta):
-    return shift_key.answer(key, -steps, theta)
-
-
-@shift_key.mistake(
-    "You turned with a theta of 10,000, RoPE's old default. Qwen3 was trained with 1,000,000; use"
-    " the argument theta."
-)
-def _old_theta(key, steps, theta):
-    return shift_key.answer(key, steps, 10_000.0)
-
-
-@shift_key.mistake(
-    "Your angles fall too slowly. The exponent is -i / half, that is -2i / head_dim, and you"
-    " divided by head_dim alone."
-)
-def _half_the_exponent(key, steps, theta):
-    return shift_key.answer(key, steps, theta**0.5)
-
-
-@exercise(
-    tolerance=1e-4,
-    why=(
-        "Renormalised shares add up to one, so the output keeps its size whatever k is. (A softmax"
-        " over the chosen scores alone gives the same.)"
-    ),
-    hints=(
-        "One score an expert: router @ x. A softmax makes them shares.",
-        (
-            "shares.topk(k) gives the largest shares and the numbers of their experts. Divide the"
-            " shares by their sum."
-        ),
-        "Add up share times experts[number](x), over the chosen ones only.",
-    ),
-)
-def mix_experts(x, router, experts, k):
-    """Send one token through the k experts that its router likes best: x is [hidden], router
-    [experts, hidden], experts a list of functions.
-    """
-    shares, chosen = (router @ x).softmax(-1).topk(k)
-    shares = shares / shares.sum()
-    return sum(share * experts[number](x) for share, number in zip(shares, chosen))
-
-
-@mix_experts.cases
-def _():
-    import torch
-    from transformers import Qwen3MoeConfig
-    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
-
-    random = torch.Generator().manual_seed(3)
-    for n, k in ((6, 2), (8, 3)):
-        config = Qwen3MoeConfig(
-            hidden_size=8,
-            moe_intermediate_size=6,
-            num_experts=n,
-            num_experts_per_tok=k,
-            norm_topk_prob=True,
-            experts_implementation="eager",
-        )
-        block = Qwen3MoeSparseMoeBlock(config).requires_grad_(False)
-        for parameter in block.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.5)
-
-        def one(number, experts=block.experts):
-            def run(x):
-                gate, up = (experts.gate_up_proj[number] @ x).chunk(2)
-                return experts.down_proj[number] @ (torch.nn.functional.silu(gate) * up)
-
-            return run
-
-        x = torch.randn(8, generator=random)
-        yield case(
-            x,
-            block.gate.weight.data,
-            [one(number) for number in range(n)],
-            k,
-            expect=block(x[None, None])[0, 0],
-            note=f"{k} of {n} experts",
-        )
-
-
-@mix_experts.mistake(
-    "The shares of your chosen experts add up to less than one. Divide them by their sum (Qwen3"
-    " sets norm_topk_prob)."
-)
-def _not_renormalised(x, router, experts, k):
-    shares, chosen = (router @ x).softmax(-1).topk(k)
-    return sum(share * experts[number](x) for share, number in zip(shares, chosen))
-
-
-@mix_experts.mistake(
-    "All experts had a say. Keep the k with the largest shares and never run the others: that is"
-    " where the time is saved."
-)
-def _all_of_them(x, router, experts, k):
-    return sum(share * expert(x) for share, expert in zip((router @ x).softmax(-1), experts))
-
-
-@mix_experts.mistake(
-    "You gave the chosen experts equal shares. The router's shares say how much each of them"
-    " counts."
-)
-def _equal_shares(x, router, experts, k):
-    return sum(experts[number](x) for number in (router @ x).topk(k).indices) / k
-
-
-@mix_experts.mistake("You weighted with the raw scores. Turn them into shares with softmax first.")
-def _raw_scores(x, router, experts, k):
-    scores, chosen = (router @ x).topk(k)
-    return sum(score * experts[number](x) for score, number in zip(scores, chosen))
 
 
 @exercise(
@@ -457,6 +176,287 @@ def _old_tags(messages):
     return (
         "".join(f"<|{m['role'].capitalize()}|>{m['content']}" for m in messages) + "<|Assistant|>"
     )
+
+
+@exercise(
+    tolerance=1e-4,
+    why="Every head has its own root mean square, so a loud head cannot make the others quiet.",
+    hints=(
+        (
+            "Give the numbers a shape in which one head lies along the last axis: tokens, heads,"
+            " numbers of a head."
+        ),
+        (
+            "RMSNorm divides by the square root of (mean of the squares + eps); the mean runs over"
+            " the last axis, with keepdim=True."
+        ),
+        "Multiply by the weight while the heads are apart, then go back with reshape(q.shape).",
+    ),
+)
+def qk_norm(q, weight, heads, eps):
+    """RMSNorm each head of the queries apart: q is [tokens, heads * head_dim], weight is
+    [head_dim].
+    """
+    apart = q.reshape(len(q), heads, -1)
+    mean_square = apart.pow(2).mean(-1, keepdim=True)
+    return (weight * apart / (mean_square + eps).sqrt()).reshape(q.shape)
+
+
+@qk_norm.cases
+def _():
+    import torch
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+    random = torch.Generator().manual_seed(1)
+    for tokens, heads, size, eps, words in (
+        (3, 4, 8, 1e-6, "3 tokens of 4 heads"),
+        (5, 2, 16, 0.1, "an eps of 0.1"),
+    ):
+        # Heads of unlike loudness, and a mean other than zero.
+        q = (torch.randn(tokens, heads, size, generator=random) + 0.5) * torch.arange(1, heads + 1)[
+            :, None
+        ]
+        norm = Qwen3RMSNorm(size, eps)
+        norm.weight.data = torch.rand(size, generator=random) + 0.5
+        yield case(
+            q.reshape(tokens, -1),
+            norm.weight.data,
+            heads,
+            eps,
+            expect=norm(q).detach().reshape(tokens, -1),
+            note=words,
+        )
+
+
+@qk_norm.mistake(
+    "You took one mean over all heads of a token. QK-norm treats each head apart: a loud head must"
+    " not change the others."
+)
+def _all_heads_at_once(q, weight, heads, eps):
+    return weight.repeat(heads) * q / (q.pow(2).mean(-1, keepdim=True) + eps).sqrt()
+
+
+@qk_norm.mistake(
+    "Your mean runs across the heads. It has to run along the numbers within one head, the last"
+    " axis."
+)
+def _across_heads(q, weight, heads, eps):
+    apart = q.reshape(len(q), heads, -1)
+    return (weight * apart / (apart.pow(2).mean(1, keepdim=True) + eps).sqrt()).reshape(q.shape)
+
+
+@qk_norm.mistake(
+    "That is LayerNorm: it takes the mean away first. RMSNorm leaves the mean where it is."
+)
+def _layer_norm(q, weight, heads, eps):
+    apart = q.reshape(len(q), heads, -1)
+    apart = apart - apart.mean(-1, keepdim=True)
+    return (weight * apart / (apart.pow(2).mean(-1, keepdim=True) + eps).sqrt()).reshape(q.shape)
+
+
+@qk_norm.mistake(
+    "eps stands outside the root. Add it to the mean of the squares, before you take the root."
+)
+def _eps_outside(q, weight, heads, eps):
+    apart = q.reshape(len(q), heads, -1)
+    return (weight * apart / (apart.pow(2).mean(-1, keepdim=True).sqrt() + eps)).reshape(q.shape)
+
+
+@exercise(
+    tolerance=1e-4,
+    why=(
+        "Renormalised shares add up to one, so the output keeps its size whatever k is. (A softmax"
+        " over the chosen scores alone gives the same.)"
+    ),
+    hints=(
+        "One score an expert: router @ x. A softmax makes them shares.",
+        (
+            "shares.topk(k) gives the largest shares and the numbers of their experts. Divide the"
+            " shares by their sum."
+        ),
+        "Add up share times experts[number](x), over the chosen ones only.",
+    ),
+)
+def mix_experts(x, router, experts, k):
+    """Send one token through the k experts that its router likes best: x is [hidden], router
+    [experts, hidden], experts a list of functions.
+    """
+    shares, chosen = (router @ x).softmax(-1).topk(k)
+    shares = shares / shares.sum()
+    return sum(share * experts[number](x) for share, number in zip(shares, chosen))
+
+
+@mix_experts.cases
+def _():
+    import torch
+    from transformers import Qwen3MoeConfig
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
+
+    random = torch.Generator().manual_seed(3)
+    for n, k in ((6, 2), (8, 3)):
+        config = Qwen3MoeConfig(
+            hidden_size=8,
+            moe_intermediate_size=6,
+            num_experts=n,
+            num_experts_per_tok=k,
+            norm_topk_prob=True,
+            experts_implementation="eager",
+        )
+        block = Qwen3MoeSparseMoeBlock(config).requires_grad_(False)
+        for parameter in block.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.5)
+
+        def one(number, experts=block.experts):
+            def run(x):
+                gate, up = (experts.gate_up_proj[number] @ x).chunk(2)
+                return experts.down_proj[number] @ (torch.nn.functional.silu(gate) * up)
+
+            return run
+
+        x = torch.randn(8, generator=random)
+        yield case(
+            x,
+            block.gate.weight.data,
+            [one(number) for number in range(n)],
+            k,
+            expect=block(x[None, None])[0, 0],
+            note=f"{k} of {n} experts",
+        )
+
+
+@mix_experts.mistake(
+    "The shares of your chosen experts add up to less than one. Divide them by their sum (Qwen3"
+    " sets norm_topk_prob)."
+)
+def _not_renormalised(x, router, experts, k):
+    shares, chosen = (router @ x).softmax(-1).topk(k)
+    return sum(share * experts[number](x) for share, number in zip(shares, chosen))
+
+
+@mix_experts.mistake(
+    "All experts had a say. Keep the k with the largest shares and never run the others: that is"
+    " where the time is saved."
+)
+def _all_of_them(x, router, experts, k):
+    return sum(share * expert(x) for share, expert in zip((router @ x).softmax(-1), experts))
+
+
+@mix_experts.mistake(
+    "You gave the chosen experts equal shares. The router's shares say how much each of them"
+    " counts."
+)
+def _equal_shares(x, router, experts, k):
+    return sum(experts[number](x) for number in (router @ x).topk(k).indices) / k
+
+
+@mix_experts.mistake("You weighted with the raw scores. Turn them into shares with softmax first.")
+def _raw_scores(x, router, experts, k):
+    scores, chosen = (router @ x).topk(k)
+    return sum(score * experts[number](x) for score, number in zip(scores, chosen))
+
+
+@exercise(
+    tolerance=1e-3,
+    why=(
+        "Turns add up, so turning on by the difference is all; that is why attention sees distances"
+        " and not places."
+    ),
+    hints=(
+        (
+            "A key at position p is turned by p times the angles. Turn it on by steps times the"
+            " same angles."
+        ),
+        (
+            "Number i of the first half makes a pair with number i of the second half; its angle is"
+            " steps * theta ** (-i / half), with half = head_dim / 2."
+        ),
+        (
+            "A pair (a, b) becomes (a cos - b sin, b cos + a sin). Put the two halves together with"
+            " torch.cat."
+        ),
+    ),
+)
+def shift_key(key, steps, theta):
+    """Move a key that RoPE has turned for some position on by `steps` positions: key is
+    [head_dim]."""
+    import torch
+
+    half = len(key) // 2
+    angle = steps * theta ** (-torch.arange(half) / half)
+    a, b = key[:half], key[half:]
+    return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()])
+
+
+@shift_key.cases
+def _():
+    import torch
+    from transformers import Qwen3Config
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding, apply_rotary_pos_emb
+
+    random = torch.Generator().manual_seed(2)
+
+    def rotated(key, position, theta):
+        config = Qwen3Config(
+            hidden_size=len(key),
+            head_dim=len(key),
+            num_attention_heads=1,
+            rope_parameters={"rope_type": "default", "rope_theta": theta},
+        )
+        cos, sin = Qwen3RotaryEmbedding(config)(key, torch.tensor([[position]]))
+        return apply_rotary_pos_emb(key[None, None, None], key[None, None, None], cos, sin)[
+            0
+        ].flatten()
+
+    for size, position, steps, theta in ((8, 0, 3, 1e6), (16, 7, 20, 5e6), (16, 30, -30, 1e6)):
+        key = torch.randn(size, generator=random)
+        yield case(
+            rotated(key, position, theta),
+            steps,
+            theta,
+            expect=rotated(key, position + steps, theta),
+            note=(
+                f"a key of {size} numbers, {steps} steps from position {position}, theta"
+                f" {theta:.0f}"
+            ),
+        )
+
+
+@shift_key.mistake(
+    "You paired neighbours, as the RoPE paper draws it. Qwen3 pairs number i of the first half with"
+    " number i of the second."
+)
+def _neighbours(key, steps, theta):
+    import torch
+
+    half = len(key) // 2
+    angle = steps * theta ** (-torch.arange(half) / half)
+    a, b = key[0::2], key[1::2]
+    return torch.stack(
+        [a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], dim=-1
+    ).flatten()
+
+
+@shift_key.mistake(
+    "You turned the key backwards. The first half loses b * sin, the second half gains a * sin."
+)
+def _backwards(key, steps, theta):
+    return shift_key.answer(key, -steps, theta)
+
+
+@shift_key.mistake(
+    "You turned with a theta of 10,000, RoPE's old default. Qwen3 was trained with 1,000,000; use"
+    " the argument theta."
+)
+def _old_theta(key, steps, theta):
+    return shift_key.answer(key, steps, 10_000.0)
+
+
+@shift_key.mistake(
+    "Your angles fall too slowly. The exponent is -i / half, that is -2i / head_dim, and you"
+    " divided by head_dim alone."
+)
+def _half_the_exponent(key, steps, theta):
+    return shift_key.answer(key, steps, theta**0.5)
 
 
 @exercise(

@@ -107,7 +107,7 @@ class Exercise:
 
     @property
     def title(self) -> str:
-        """Return number and name, for example "Exercise 1.2, qk_norm".
+        """Return number and name, for example "Exercise 1.3, qk_norm".
 
         The number is its position in the module.
         """

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import batching
@@ -289,17 +289,26 @@ def by_kind(routing: Routing, kinds: Sequence[str], names: Sequence[str] = KINDS
             f"{unknown[0]!r} is not among the names {', '.join(map(str, names))}. Give the list of"
             " all labels as names."
         )
-    layers, tokens, k = routing.experts.shape
+    tokens = routing.experts.shape[1]
     if len(kinds) != tokens:
         raise Qwen3labError(
             f"There are {tokens} tokens but {len(kinds)} labels. Give one label a token, in the"
             " order of the rows."
         )
-    number = np.array([names.index(kind) for kind in kinds])
-    counts = np.zeros((layers, len(names), routing.n_experts), dtype=int)
-    for layer in range(layers):
-        np.add.at(counts[layer], (np.repeat(number, k), routing.experts[layer].ravel()), 1)
-    return counts
+    places = {name: place for place, name in enumerate(names)}
+    return _counts(routing, np.array([places[kind] for kind in kinds]), len(names))
+
+
+def _counts(routing: Routing, numbers: np.ndarray, size: int) -> np.ndarray:
+    """Count expert choices [L, size, E] by the number below `size` that each token has."""
+    import numpy as np
+
+    layers, _, k = routing.experts.shape
+    pairs = np.repeat(numbers, k) * routing.n_experts + routing.experts.reshape(layers, -1)
+    shape = (size, routing.n_experts)
+    return np.stack(
+        [np.bincount(layer, minlength=shape[0] * shape[1]).reshape(shape) for layer in pairs]
+    )
 
 
 def by_group(routing: Routing, labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
@@ -377,42 +386,62 @@ def mutual_information(counts: np.ndarray) -> float:
 
 
 def information(
-    routing: Routing, kinds: Sequence[str], shuffles: int = 20, seed: int = 0
+    routing: Routing,
+    labels: Sequence[Any],
+    shuffles: int = 20,
+    seed: int = 0,
+    *,
+    whole_texts: bool = True,
 ) -> pd.DataFrame:
-    """Compute the mutual information of expert and token kind per layer, beside a shuffled control.
+    """Measure how much of the routers' choices a label explains: mutual information over entropy.
 
-    The control deals the same kinds out to the tokens at random: what remains is chance, because a
-    finite sample never shows exactly zero. `kinds` can be any labels, one per token or one per
-    text. Labels of texts are shuffled between whole texts: the tokens of one text resemble each
-    other, so even meaningless labels of texts carry some information.
+    A token always takes k experts, so log2(k) bits of the choice stay open whatever is known;
+    `entropy`, the entropy of the load less log2(k), is the most that any label can explain. The
+    control deals the labels out anew. Tokens of one text resemble each other, so whole texts are
+    shuffled: labels of texts change places, and the labels of tokens are laid over all tokens again
+    with the texts in another order, moved on by some tokens so that no text meets its own.
 
+    Args:
+        labels: one per token (a kind, or `routing.ids` for the token itself) or one per text.
+        shuffles: number of deals whose mean is the control.
+        whole_texts: False shuffles single tokens, which makes every label of texts look telling.
     Returns:
-        One line per layer: layer, bits, shuffled (mean of `shuffles` deals), ratio, load_entropy in
-            bits.
+        One line per layer: layer, bits (mutual information), shuffled (of the control), entropy,
+            share (bits / entropy), by_chance (shuffled / entropy).
     """
     import numpy as np
     import pandas as pd
 
-    rng, labels, names = np.random.default_rng(seed), np.asarray(kinds), sorted(set(kinds))
-    of_texts = len(labels) != len(routing.ids)
+    rng, tokens = np.random.default_rng(seed), len(routing.ids)
+    names, numbers = np.unique(np.asarray(labels), return_inverse=True)
+    of_texts = len(numbers) != tokens
+    spread = np.asarray(per_token(routing, numbers.tolist())) if of_texts else numbers
+    texts = np.split(np.arange(tokens), np.flatnonzero(np.diff(routing.rows)) + 1)
 
-    def bits(dealt: np.ndarray) -> list[float]:
-        return [
-            mutual_information(layer)
-            for layer in by_kind(
-                routing, per_token(routing, dealt) if of_texts else dealt.tolist(), names
-            )
-        ]
+    def dealt() -> np.ndarray:
+        if not whole_texts:
+            return rng.permutation(spread)
+        if of_texts:
+            return rng.permutation(numbers)[routing.rows]
+        order = np.concatenate([texts[place] for place in rng.permutation(len(texts))])
+        return spread[np.roll(order, rng.integers(tokens))]
 
-    real = bits(labels)
-    deals = [bits(rng.permutation(labels)) for _ in range(shuffles)]
-    control = np.mean(deals, axis=0)
+    def bits(numbers: np.ndarray) -> np.ndarray:
+        return np.array(
+            [mutual_information(layer) for layer in _counts(routing, numbers, len(names))]
+        )
+
+    real, control = bits(spread), np.mean([bits(dealt()) for _ in range(shuffles)], axis=0)
+    most = np.array([entropy(layer) for layer in load(routing)]) - np.log2(routing.experts.shape[2])
     return pd.DataFrame(
         {
             "layer": range(len(real)),
             "bits": real,
             "shuffled": control,
-            "ratio": real / control,
-            "load_entropy": [entropy(layer) for layer in load(routing)],
+            "entropy": most,
+            "share": np.divide(real, most, out=np.full_like(real, np.nan), where=most > 1e-9),
+            "by_chance": np.divide(
+                control, most, out=np.full_like(real, np.nan), where=most > 1e-9
+            ),
         }
     )

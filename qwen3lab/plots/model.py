@@ -105,6 +105,10 @@ def routing_heatmap(
 ) -> Figure:
     """Draw expert choices by kind of token as heat maps, one per layer, in units of the fair share.
 
+    Blue is below the fair share and orange above. Experts stand in the order of the kinds that
+    choose them most, so that specialists lie along the diagonal. A single layer of up to 24 experts
+    has its values written in.
+
     Args:
         counts: choices [layers, kinds, experts] as `routing.by_kind` gives them; a kind without
             tokens is left out.
@@ -112,56 +116,85 @@ def routing_heatmap(
         layers: layers to draw; default all, at most four.
     """
     import numpy as np
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
 
     layers = list(range(len(counts)))[:4] if layers is None else list(layers)
     present = [i for i in range(len(kinds)) if counts[:, i].sum()]
-    experts = counts.shape[2]
-    shares = [
-        counts[layer][present] * experts / counts[layer][present].sum(axis=1, keepdims=True)
-        for layer in layers
-    ]
+    experts, columns = counts.shape[2], min(2, len(layers))
+    written = len(layers) == 1 and experts <= 24
     figure, axes = axes_of(
-        width=3.6 * min(2, len(layers)) + 0.6, height=2.1 * -(-len(layers) // 2) + 0.5
+        width=1.6 + (min(8, max(4, 0.34 * experts)) if columns == 1 else 7.2),
+        height=(0.3 * len(present) + 0.6) * -(-len(layers) // 2) + 0.4,
     )
     axes.remove()
-    top = max(3.0, float(np.max(shares)))
-    grid = figure.subplots(
-        -(-len(layers) // 2), min(2, len(layers)), squeeze=False, sharex=True, sharey=True
-    )
-    for ax, layer, share in zip(grid.ravel(), layers, shares):
-        image = ax.imshow(share, cmap="Greys", vmin=0, vmax=top, aspect="auto")
+    grid = figure.subplots(-(-len(layers) // 2), columns, squeeze=False)
+    colours = LinearSegmentedColormap.from_list("fair", [COLOURS[0], "#f7f7f7", COLOURS[1]])
+    for ax, layer in zip(grid.ravel(), layers):
+        share = counts[layer][present] * experts / counts[layer][present].sum(axis=1, keepdims=True)
+        order = sorted(range(experts), key=lambda e: (share[:, e].argmax(), -share[:, e].max()))
+        share = share[:, order]
+        # A quarter of the fair share and four times it are the ends of the scale.
+        image = ax.imshow(share.clip(0.25, 4), cmap=colours, norm=LogNorm(0.25, 4), aspect="auto")
+        if written:
+            for row, column in np.ndindex(*share.shape):
+                value = share[row, column]
+                ax.text(
+                    column,
+                    row,
+                    f"{value:.1f}",
+                    ha="center",
+                    va="center",
+                    fontsize="x-small",
+                    color="white" if abs(np.log2(max(value, 0.25))) > 1.2 else "black",
+                )
         ax.set_title(f"layer {layer}", fontsize="small")
         ax.set_yticks(range(len(present)), [kinds[i] for i in present], fontsize="small")
-        ax.set_xticks(range(0, experts, max(1, experts // 8)))
+        every = range(0, experts, -(-experts // 24))
+        ax.set_xticks(every, [order[i] for i in every], fontsize="x-small")
+        ax.set_xlabel("expert", fontsize="small")
     for ax in grid.ravel()[len(layers) :]:
         ax.remove()
-    for ax in grid[-1]:
-        ax.set_xlabel("expert")
-    figure.colorbar(image, ax=grid, label="times the fair share", shrink=0.9)
+    bar = figure.colorbar(image, ax=grid, label="times the fair share", shrink=0.9)
+    bar.set_ticks([0.25, 0.5, 1, 2, 4], labels=["¼", "½", "1", "2", "4"])
+    bar.minorticks_off()
     return figure
 
 
-def routing_information(table: pd.DataFrame) -> Figure:
-    """Draw the mutual information of token kind and expert by layer, beside a shuffled control."""
-    figure, ax = axes_of(height=2.8)
-    for i, (column, label) in enumerate({"bits": "measured", "shuffled": "kinds shuffled"}.items()):
-        places = [place + (i - 0.5) * 0.4 for place in range(len(table))]
+def routing_information(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw how much of each router's choice labels explain, with a mark for shuffled labels.
+
+    Args:
+        tables: name of a label -> table of `routing.information`; columns layer, share, by_chance.
+    """
+    figure, ax = axes_of(height=3.0)
+    width = 0.8 / len(tables)
+    for i, (name, table) in enumerate(tables.items()):
+        places = [place + (i - (len(tables) - 1) / 2) * width for place in range(len(table))]
         ax.bar(
             places,
-            table[column],
-            width=0.36,
-            color="white" if i else COLOURS[0],
-            edgecolor=COLOURS[i],
-            hatch=HATCHES[i],
+            100 * table.share,
+            width=width * 0.9,
+            color="white" if HATCHES[i % 4] else COLOURS[i % 4],
+            edgecolor=COLOURS[i % 4],
+            hatch=HATCHES[i % 4],
             linewidth=1.2,
-            label=label,
+            label=name,
         )
-        for place, value in zip(places, table[column]):
-            ax.text(place, value, f"{value:.3f}", ha="center", va="bottom", fontsize="x-small")
-    ax.set_xticks(range(len(table)), [f"layer {layer}" for layer in table.layer])
-    ax.set(ylabel="mutual information (bits)")
-    ax.margins(y=0.15)
-    figure.legend(loc="outside upper right", ncols=2, frameon=False)
+        ax.hlines(
+            100 * table.by_chance,
+            [place - width * 0.45 for place in places],
+            [place + width * 0.45 for place in places],
+            colors="black",
+            linewidth=2.5,
+            label="" if i else "the same label, texts shuffled",
+        )
+        for place, value in zip(places, 100 * table.share):
+            ax.text(place, value, f"{value:.0f} %", ha="center", va="bottom", fontsize="small")
+    layers = next(iter(tables.values())).layer
+    ax.set_xticks(range(len(layers)), [f"layer {layer}" for layer in layers])
+    ax.set(ylabel="explained share of the choice (%)")
+    ax.margins(y=0.12)
+    figure.legend(loc="outside upper center", ncols=len(tables) + 1, frameon=False)
     return figure
 
 

@@ -67,9 +67,9 @@ def additions(model, tokenizer, limit: int | None = None) -> dict:
 
 
 def experts(model, tokenizer, limit: int | None = None) -> dict:
-    """Measure expert load (smallest and largest, in fair shares) and the worst information ratio.
+    """Measure expert load (smallest and largest, in fair shares) and how much token kinds explain.
 
-    The ratio is that of the worst layer.
+    The share (bits over entropy) is that of the worst layer.
     """
     rows = [
         encode(
@@ -88,7 +88,7 @@ def experts(model, tokenizer, limit: int | None = None) -> dict:
         "least load": round(float(load.min()), 3),
         "largest load": round(float(load.max()), 3),
         "tokens": len(routed.ids),
-        "information ratio": round(float(told["ratio"].min()), 1),
+        "information share": round(float(told["share"].min()), 3),
     }
 
 

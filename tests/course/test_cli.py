@@ -139,7 +139,7 @@ def test_progress_lists_every_exercise(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     assert cli.main(["progress"]) == 0
     printed = capsys.readouterr().out
-    assert "1.2, qk_norm" in printed and f"0 of {len(exercises.every())} solved" in printed
+    assert "1.3, qk_norm" in printed and f"0 of {len(exercises.every())} solved" in printed
 
 
 def test_run_keeps_an_executed_copy_and_tells_the_time(course, capsys):

@@ -78,7 +78,7 @@ def test_counts(capsys):
     }
     assert [one.title for one in EVERY][:2] == [
         "Exercise 1.1, active_parameters",
-        "Exercise 1.2, qk_norm",
+        "Exercise 1.2, prompt_without_thinking",
     ]
 
 

@@ -75,11 +75,12 @@ def test_frame(loaded):
     np.testing.assert_allclose(frame.groupby(["layer", "token"]).weight.sum(), 1, atol=1e-6)
 
 
-def made(experts, n_experts):
+def made(experts, n_experts, texts=1, ids=None):
+    """Choices made by hand [L, N, k], in texts of equal length."""
     experts = np.asarray(experts)
     return routing.Routing(
-        np.arange(experts.shape[1]),
-        np.zeros(experts.shape[1], int),
+        np.arange(experts.shape[1]) if ids is None else np.asarray(ids),
+        np.repeat(np.arange(texts), experts.shape[1] // texts),
         experts,
         np.ones(experts.shape),
         n_experts,
@@ -267,22 +268,55 @@ def test_mutual_information():
     )
 
 
-def test_information_beats_its_control_only_where_kinds_matter():
+def test_information_is_the_share_that_a_label_can_explain():
+    # Two of four experts for each token: one bit stays open whatever is known. The kind decides the
+    # rest in the first layer, half of it in the second (every other digit), nothing in the third.
     rng = np.random.default_rng(0)
-    kinds = ["digit", "English"] * 200
+    kinds = rng.permutation(["digit", "English"] * 400)
     telling = np.array([[0, 1] if kind == "digit" else [2, 3] for kind in kinds])
-    blind = np.stack([rng.choice(4, 2, replace=False) for _ in kinds])
-    table = routing.information(made([telling, blind], 4), kinds)
-    assert table.bits[0] == pytest.approx(1) and table.ratio[0] > 50
-    assert table.bits[1] < 0.02 and table.ratio[1] < 4
-    assert table.load_entropy[0] == pytest.approx(2)
-    counts = routing.by_kind(made([telling, blind], 4), kinds)
-    assert counts.shape == (2, len(routing.KINDS), 4) and counts[
-        0, routing.KINDS.index("digit")
-    ].tolist() == [200, 200, 0, 0]
-    assert table.equals(
-        routing.information(made([telling, blind], 4), kinds)
-    )  # the same on every call
+    blind = np.array([[0, 1], [2, 3]])[rng.permutation([0, 1] * 400)]
+    mixed = np.where(rng.permutation([True, False] * 400)[:, None], telling, blind)
+    case = made([telling, mixed, blind], 4, texts=40)
+    table = routing.information(case, kinds)
+    assert table.entropy.tolist() == pytest.approx([1, 1, 1], abs=0.01)
+    assert table.share[0] == pytest.approx(1)
+    # Given the kind, three of four tokens go one way: 1 - H(1/4) = 0.189 bits.
+    assert table.bits[1] == pytest.approx(0.189, abs=0.06) and table.share[2] < 0.02
+    assert (table.by_chance < 0.01).all() and (table.by_chance > 0).all()
+    np.testing.assert_allclose(table.share, table.bits / table.entropy)
+    np.testing.assert_allclose(table.by_chance, table.shuffled / table.entropy)
+    counts = routing.by_kind(case, kinds.tolist())
+    assert counts.shape == (3, len(routing.KINDS), 4)
+    assert counts[0, routing.KINDS.index("digit")].tolist() == [400, 400, 0, 0]
+    assert table.equals(routing.information(case, kinds))  # the same on every call
+    everywhere = made([[[0, 1]] * 4], 2, texts=2)  # all experts for each token: nothing to explain
+    assert np.isnan(routing.information(everywhere, ["a", "b", "a", "b"]).share[0])
+
+
+def test_a_token_explains_what_its_kind_does_and_more():
+    # Eight tokens, each with an expert of its own; a kind holds four of them.
+    ids = np.random.default_rng(1).integers(0, 8, 4000)
+    case = made([ids[:, None]], 8, texts=20, ids=ids)
+    kind, token = (routing.information(case, labels).iloc[0] for labels in (ids // 4, case.ids))
+    assert token.share == pytest.approx(1) and token.bits == pytest.approx(3, abs=0.01)
+    assert kind.bits == pytest.approx(1, abs=0.01) and kind.share == pytest.approx(1 / 3, abs=0.01)
+    # More labels meet more chance: (8 - 1)(8 - 1) against (2 - 1)(8 - 1) cells, over 2 N ln 2.
+    assert token.shuffled == pytest.approx(49 / (2 * 4000 * np.log(2)), rel=0.2)
+    assert kind.shuffled == pytest.approx(7 / (2 * 4000 * np.log(2)), rel=0.3)
+
+
+def test_kinds_of_tokens_are_shuffled_by_whole_texts():
+    # A text keeps to one kind and to one expert, and neither follows from the other: thirty texts
+    # say less than six hundred tokens seem to.
+    rng = np.random.default_rng(0)
+    rows = np.repeat(np.arange(30), 20)
+    kinds, experts = rng.integers(0, 3, 30)[rows], rng.integers(0, 8, 30)[rows]
+    case = made([experts[:, None]], 8, texts=30)
+    texts, tokens = (
+        routing.information(case, kinds, whole_texts=whole).iloc[0] for whole in (True, False)
+    )
+    assert texts.bits == tokens.bits > 10 * tokens.shuffled
+    assert texts.bits == pytest.approx(texts.shuffled, rel=0.5)
 
 
 def kinds_of(tokenizer, text):
@@ -356,15 +390,10 @@ def test_labels_of_texts_are_dealt_out_to_whole_texts():
     ]
     case = routing.Routing(np.arange(600), rows, experts, np.ones((1, 600, 1)), 8)
     labels = ["a", "b", "c"] * 10
-    by_text, by_token = (
-        routing.information(case, given).iloc[0]
-        for given in (labels, routing.per_token(case, labels))
-    )
-    assert (
-        by_text.bits == pytest.approx(by_token.bits)
-        and by_token.ratio > 5
-        and 0.5 < by_text.ratio < 2
-    )
+    by_text = routing.information(case, labels).iloc[0]
+    by_token = routing.information(case, routing.per_token(case, labels), whole_texts=False).iloc[0]
+    assert by_text.bits == pytest.approx(by_token.bits)
+    assert by_token.bits > 5 * by_token.shuffled and 0.5 < by_text.bits / by_text.shuffled < 2
     telling = routing.Routing(
         case.ids,
         rows,
@@ -372,7 +401,8 @@ def test_labels_of_texts_are_dealt_out_to_whole_texts():
         case.weights,
         8,
     )
-    assert routing.information(telling, labels).ratio[0] > 5
+    told = routing.information(telling, labels).iloc[0]
+    assert told.bits > 5 * told.shuffled
 
 
 def test_the_recorded_speeds():

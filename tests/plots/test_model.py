@@ -21,6 +21,7 @@ from charts import (
     xs,
     ys,
 )
+from matplotlib.colors import to_hex
 
 from qwen3lab import chat, evaluation, family, memory, models, plots
 from qwen3lab.data import tasks
@@ -81,38 +82,52 @@ def test_routing_heatmap_shows_each_kind_s_share_of_each_expert(read):
     assert [ax.get_title() for ax in axes] == [f"layer {layer}" for layer in range(4)]
     for ax, layer in zip(axes, counts):
         (image,) = ax.images
-        for row, kind in zip(image.get_array(), present):
-            of_kind = layer[kind]
-            assert row.tolist() == pytest.approx((16 * of_kind / of_kind.sum()).tolist())
-        assert len(image.get_array()) == len(present)
-        assert image.get_clim()[0] == 0 and image.get_clim() == axes[0].images[0].get_clim()
-    for left in axes[::2]:  # the right-hand panels share its names
-        assert ticks(left.yaxis) == [routing.KINDS[i] for i in present]
-    assert [ax.get_xlabel() for ax in axes] == ["", "", "expert", "expert"]
+        order = list(map(int, ticks(ax.xaxis)))
+        assert sorted(order) == list(range(16)) and not words(ax)
+        share = 16 * layer[present] / layer[present].sum(axis=1, keepdims=True)
+        assert image.get_array().data == pytest.approx(share[:, order].clip(0.25, 4))
+        best = share[:, order].argmax(axis=0).tolist()
+        assert best == sorted(best)  # each expert below the kind that likes it most
+        assert image.get_clim() == (0.25, 4)
+        assert ticks(ax.yaxis) == [routing.KINDS[i] for i in present]
+        assert ax.get_xlabel() == "expert"
     assert bar.get_ylabel() == "times the fair share"
+    assert ticks(bar.yaxis) == ["¼", "½", "1", "2", "4"]
+    colour = axes[0].images[0].cmap
+    assert [to_hex(colour(place)) for place in (0.0, 1.0)] == [COLOURS[0], COLOURS[1]]
 
 
-def test_routing_heatmap_of_one_chosen_layer(read):
+def test_routing_heatmap_of_one_chosen_layer_has_its_values_written_in(read):
     seen, _, groups = read
     counts, names = routing.by_group(seen, groups)
     ax, _ = plots.routing_heatmap(counts, names, layers=[2]).axes
     assert ax.get_title() == "layer 2" and ticks(ax.yaxis) == sorted(set(groups))
-    expected = 16 * counts[2] / counts[2].sum(axis=1, keepdims=True)
-    assert ax.images[0].get_array().data == pytest.approx(expected)
+    expected = (16 * counts[2] / counts[2].sum(axis=1, keepdims=True))[
+        :, list(map(int, ticks(ax.xaxis)))
+    ]
+    assert ax.images[0].get_array().data == pytest.approx(expected.clip(0.25, 4))
+    assert words(ax) == [f"{value:.1f}" for value in expected.ravel()]
 
 
-def test_routing_information_stands_beside_its_control(read):
+def test_routing_information_marks_what_shuffled_texts_give(read):
     seen, kinds, _ = read
-    table = routing.information(seen, kinds)
-    figure = plots.routing_information(table)
+    tables = {
+        "kind": routing.information(seen, kinds),
+        "token": routing.information(seen, seen.ids),
+    }
+    figure = plots.routing_information(tables)
     (ax,) = figure.axes
-    measured, shuffled = bars(ax)
-    assert heights(measured) == table.bits.tolist()
-    assert heights(shuffled) == table.shuffled.tolist()
-    assert legend(figure) == ["measured", "kinds shuffled"]
-    assert words(ax) == [f"{value:.3f}" for value in [*table.bits, *table.shuffled]]
+    for table, group, marks in zip(tables.values(), bars(ax), ax.collections):
+        assert heights(group) == pytest.approx((100 * table.share).tolist())
+        drawn = [line[0][1] for line in marks.get_segments()]
+        assert drawn == pytest.approx((100 * table.by_chance).tolist())
+        assert drawn < heights(group)
+    assert legend(figure) == ["the same label, texts shuffled", "kind", "token"]
+    assert words(ax) == [
+        f"{100 * value:.0f} %" for table in tables.values() for value in table.share
+    ]
     assert ticks(ax.xaxis) == [f"layer {layer}" for layer in range(4)]
-    assert labels(ax) == ("", "mutual information (bits)")
+    assert labels(ax) == ("", "explained share of the choice (%)")
 
 
 def test_by_digits_draws_accuracy_and_length_by_mode():
