@@ -21,6 +21,7 @@ from qwen3lab.course import notebooks as course_notebooks
 
 DOCS = Path(__file__).resolve().parent.parent
 PACKAGE = paths.ROOT / "qwen3lab"
+SHARED = ("title", "profile")  # the names of cells that a companion has as well
 MUSEUM = (
     ("deeper/03_experts_and_failures", "museum", "museum-table"),
     ("05_full_fine_tuning", "museum", "museum-table"),
@@ -29,9 +30,10 @@ MUSEUM = (
 
 def anchor(notebook: str, cell: str) -> str:
     """Return the label of a cell: anchor("03_lora", "build") is nb03-build. A companion has its
-    notebook's number, and no cell of the one has the name of a cell of the other.
+    notebook's number, and but for SHARED no cell of the one has the name of a cell of the other.
     """
-    return f"nb{number(notebook)}-{cell}"
+    own = "deeper-" if "/" in notebook and cell in SHARED else ""
+    return f"nb{number(notebook)}-{own}{cell}"
 
 
 def number(notebook: str) -> str:
