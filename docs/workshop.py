@@ -82,8 +82,8 @@ AGENDAS: dict[str, tuple[int, tuple[Block, ...]]] = {  # name: (minutes availabl
             Block(
                 "the model, its experts, the planner",
                 "01",
-                "title open-text load-text family-text chat-text think-text picture-text router-text"
-                " routing-text memory-text",
+                "title open-text load-text family-text chat-text think-text picture-text"
+                " router-text routing-text memory-text",
                 3,
             ),
             Block(
