@@ -119,11 +119,11 @@ def failures(found: Sequence[Any]) -> Figure:
             bars = ax.bar(
                 ["failure", "healthy"],
                 [failure.sick, failure.healthy],
-                color=[COLOURS[1], COLOURS[0]],
+                color=[COLOURS[0], COLOURS[1]],
                 hatch=None,
             )
             bars[0].set_hatch(HATCHES[1])
-            bars[0].set(facecolor="white", edgecolor=COLOURS[1])
+            bars[0].set(facecolor="white", edgecolor=COLOURS[0])
             ax.bar_label(bars, fmt="%.2f", fontsize="small")
             ax.set(ylabel=f"{failure.symptom}\n(n={failure.n})", ylim=(0, 1.15))
         if ax.get_legend_handles_labels()[0]:

@@ -284,7 +284,10 @@ def check_lengths(
     if not encoded["train"]:
         raise Qwen3labError(f"No row has {most} tokens or fewer. Shorten the rows.")
     sizes = sorted(len(row["input_ids"]) for row in encoded["train"])
-    say(f"tokens   {sum(sizes):,} in all; a row has {sizes[len(sizes) // 2]}, at most {sizes[-1]}")
+    middle = sizes[len(sizes) // 2]
+    say(
+        f"tokens   {sum(sizes):,} to train on; the median row has {middle}, the longest {sizes[-1]}"
+    )
     return encoded["train"]
 
 
