@@ -68,7 +68,8 @@ def test_table_and_chart(failures):
     table = training.table(failures.values())
     assert list(table.index) == list(training.EXHIBITS) and table.remedy.str.len().min() > 20
     figure = plots.failures(list(failures.values()))
-    assert [ax.get_title() for ax in figure.axes] == list(training.EXHIBITS)
+    seen = [ax for ax in figure.axes if ax.get_visible()]
+    assert [ax.get_title() for ax in seen] == list(training.EXHIBITS)
     for ax, failure in zip(figure.axes, failures.values()):
         if failure.curves:
             drawn = [ys(line) for line in ax.lines]
