@@ -28,6 +28,7 @@ $(READY)-test: $(READY)
 
 $(READY)-site: $(READY)
 	$(INSTALL) -e '.[site]'
+	$(COMPILE)
 	touch $@
 
 course: $(READY)  ## set up everything and run all notebooks, with their times
@@ -39,7 +40,7 @@ test: $(READY)-test  ## set up what it needs and run all tests, then all noteboo
 	$(BIN)/python -m pytest --nbmake notebooks -n auto
 	$(BIN)/python -m pytest -m dial -n auto -k 'not medium and not deeper' tests/test_dial.py
 
-dial: $(READY)-test  ## run all notebooks on other models under every profile (`make test` leaves medium out)
+dial: $(READY)-test  ## run all notebooks on other models under every profile (`make test` leaves medium and the companions out)
 	$(BIN)/python -m pytest -m dial -n auto tests/test_dial.py
 
 lab: $(READY)  ## open JupyterLab

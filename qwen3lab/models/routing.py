@@ -433,15 +433,14 @@ def information(
 
     real, control = bits(spread), np.mean([bits(dealt()) for _ in range(shuffles)], axis=0)
     most = np.array([entropy(layer) for layer in load(routing)]) - np.log2(routing.experts.shape[2])
+    whole = np.where(most > 1e-9, most, np.nan)  # no share where nothing is left to explain
     return pd.DataFrame(
         {
             "layer": range(len(real)),
             "bits": real,
             "shuffled": control,
             "entropy": most,
-            "share": np.divide(real, most, out=np.full_like(real, np.nan), where=most > 1e-9),
-            "by_chance": np.divide(
-                control, most, out=np.full_like(real, np.nan), where=most > 1e-9
-            ),
+            "share": real / whole,
+            "by_chance": control / whole,
         }
     )

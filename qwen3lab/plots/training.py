@@ -182,15 +182,18 @@ def learned_and_forgotten(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
     """
     figure, ax = axes_of(height=1.3 + 0.34 * len(before))
     rises = (after.accuracy >= before.accuracy).tolist()
+    colours = [COLOURS[0 if up else 1] for up in rises]
     places = [place + 0.5 * bool(place) for place in range(len(before))]  # the first stands apart
-    for start, end, place, up in zip(before.accuracy, after.accuracy, places, rises):
+    for start, end, place, up, colour in zip(
+        before.accuracy, after.accuracy, places, rises, colours
+    ):
         ax.annotate(
             "",
             (end, place),
             (start, place),
             arrowprops={
                 "arrowstyle": "-|>",
-                "color": COLOURS[0 if up else 1],
+                "color": colour,
                 "linestyle": "-" if up else "--",
                 "linewidth": 1.6,
                 "shrinkA": 5,
@@ -215,8 +218,8 @@ def learned_and_forgotten(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
             places,
             s=52,
             zorder=3,
-            color=[COLOURS[0 if up else 1] if i else "white" for up in rises],
-            edgecolor=[COLOURS[0 if up else 1] for up in rises],
+            color=colours if i else "white",
+            edgecolor=colours,
             linewidth=1.6,
             label=name,
         )

@@ -9,8 +9,8 @@ import re
 
 import pytest
 
-from qwen3lab import family, memory, paths
-from qwen3lab.course import claims
+from qwen3lab import family, memory
+from qwen3lab.course import claims, notebooks
 from qwen3lab.errors import Qwen3labError
 
 
@@ -49,7 +49,8 @@ def test_every_claim_is_checked_by_this_file_or_its_notebook_or_companion():
     for claim in claims.load().values():
         notebook = "".join(
             path.read_text(encoding="utf-8")
-            for path in paths.NOTEBOOKS.rglob(f"{claim.notebook}_*.ipynb")
+            for path in notebooks.every()
+            if path.name.startswith(claim.notebook)
         )
         assert claim.id in _values() or re.search(
             rf"claims\.check\(\\?[\"']{re.escape(claim.id)}", notebook
