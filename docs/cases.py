@@ -1,6 +1,6 @@
 """Fill the tables of docs/cases.md from the benchmark records: `python docs/cases.py`.
 
-The records are data/benchmarks/rag.json, service.json and assistant.json.
+The records are data/benchmarks/rag.json, tone.json and assistant.json.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from qwen3lab.course import pages
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation import wilson
-from qwen3lab.results import rag, records
+from qwen3lab.results import rag, records, tables
 
 PAGE = Path(__file__).with_name("cases.md")
 BOOK = {
@@ -23,13 +23,6 @@ BOOK = {
     "both": "fine-tuned, with retrieval",
     "long context": "the first pages in the prompt, no retrieval",
     "trained to read: distractors and gaps": "trained to read, with retrieval",
-}
-MARKS = {
-    "all marks": "all three marks",
-    "opening": "greeting with the name",
-    "promise": "exactly one promise",
-    "closing": "closing line",
-    "equal": "reply equals the reference",
 }
 
 
@@ -81,22 +74,25 @@ def knowledge(record: rag.Record) -> str:
     return grid(head, lines)
 
 
-def of_runs(runs: Sequence[dict[str, Any]], key: str, n: str = "n") -> str:
-    counts = [run[key] for run in runs]
-    return share(sum(counts) / len(counts), runs[0][n], min(counts), max(counts))
+def tone(data: dict[str, Any]) -> str:
+    """Tabulate the tone's marks, the answers inside and the old tasks, before and after."""
+    table = tables.tone(data)
+    ways = list(dict.fromkeys(table.index.get_level_values("way")))
 
+    def cell(way: str, measure: str) -> str:
+        line = table.loc[way, measure]
+        seeds = (
+            f"; {line.lowest:.2f} to {line.highest:.2f} by seed"
+            if line.lowest != line.highest
+            else ""
+        )
+        return f"{line.share:.2f} ({line.low:.2f} to {line.high:.2f}{seeds})"
 
-def service(data: dict[str, Any]) -> str:
-    """Tabulate the tone in dialogues before and after training, and the old tasks."""
-    ways = {"before": [data["before"]], **data["runs"]}
-    lines = [[text, *(of_runs(runs, key) for runs in ways.values())] for key, text in MARKS.items()]
-    lines.append(
-        [
-            f"old tasks ({data['before']['old n']} questions)",
-            *(of_runs(runs, "old", "old n") for runs in ways.values()),
-        ]
-    )
-    return grid((f"{data['before']['n']} dialogues", *ways), lines)
+    lines = [
+        [f"{measure} ({int(part.n.iloc[0])})", *(cell(way, measure) for way in ways)]
+        for measure, part in table.groupby("measure", sort=False)
+    ]
+    return grid(("replies and questions", *ways), lines)
 
 
 def assistant(data: dict[str, Any]) -> str:
@@ -135,14 +131,15 @@ def fill(text: str, found: dict[str, dict[str, Any]] | None = None) -> str:
     Args:
         found: records by name; default: the committed ones.
     """
-    found = found or {name: records.read(name) for name in ("rag", "service", "assistant")}
-    record, tone, maths = rag.Record(found["rag"]), found["service"], found["assistant"]
+    found = found or {name: records.read(name) for name in ("rag", "tone", "assistant")}
+    record, maths = rag.Record(found["rag"]), found["assistant"]
+    seeds = len(next(iter(found["tone"]["runs"].values())))
     tables = {
         "knowledge base": (
             f"{knowledge(record)}\n\n"
             f"{measured(record.data, len(record.data['systems']['both']['codes']))}"
         ),
-        "service": f"{service(tone)}\n\n{measured(tone, len(next(iter(tone['runs'].values()))))}",
+        "tone": f"{tone(found['tone'])}\n\n{measured(found['tone'], seeds)}",
         "assistant": (
             f"{assistant(maths)}\n\n"
             f"{measured(maths, maths['after']['sums']['n'] // maths['before']['sums']['n'])}"

@@ -98,7 +98,7 @@ AGENDAS: dict[str, tuple[int, tuple[Block, ...]]] = {  # name: (minutes availabl
                 "LoRA",
                 "03",
                 "title open-text task-text before-text idea check-text use-text watch-text"
-                " measure-text forget-text recipe-text service-text off-text keep-text own-text",
+                " measure-text forget-text recipe-text tone-text off-text keep-text own-text",
                 2,
             ),
             Block(

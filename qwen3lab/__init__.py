@@ -32,10 +32,13 @@ def profile() -> Profile:
     """Return the profile in force (`QWEN3LAB_PROFILE`, else `tiny`) after a check that it fits this
     machine.
 
+    Every notebook calls it first, so it also hides what libraries say and nobody can act on.
     Raises Qwen3labError for an unknown profile and for one that needs more memory than there is.
     """
     from qwen3lab import profiles
+    from qwen3lab.quiet import quiet
 
+    quiet()  # before a notebook's own imports
     return profiles.check_fits(profiles.get())
 
 

@@ -20,3 +20,10 @@ def context_prompt(context: str, question: str, language: str) -> str:
     if language == "en":
         return f"{INSTRUCTION['en']}\n\nText: {context}\n\nQuestion: {question}"
     return f"{INSTRUCTION['zh']}\n\n文本：{context}\n\n问题：{question}"
+
+
+def split_context(prompt: str, language: str) -> tuple[str, str]:
+    """Split what `context_prompt` built into the text and the question."""
+    text, mark = ("Text: ", "\n\nQuestion: ") if language == "en" else ("文本：", "\n\n问题：")
+    body, _, question = prompt.rpartition(mark)
+    return body.removeprefix(f"{INSTRUCTION[language]}\n\n{text}"), question

@@ -39,3 +39,15 @@ def test_libraries_are_left_out_unless_a_model_may_be_there(first):
         [sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
     assert (int(told[0]) > 100_000, told[1]) == (not first, "True")
+
+
+def test_the_first_call_of_a_notebook_quiets_what_it_imports_next():
+    """bitsandbytes logs a missing kernel when it is imported, on CPUs that have AVX512-BF16."""
+    code = (
+        "import logging, qwen3lab; qwen3lab.profile()\n"
+        "logging.getLogger('bitsandbytes.backends.cpu.ops').warning('heard')"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True, check=True
+    )
+    assert "heard" not in told.stderr

@@ -163,7 +163,7 @@ def agreement(
 
     Args:
         judged: of `pairwise`.
-        scores_first, scores_second: the reference's, for example `world.tone.style_score` or exact
+        scores_first, scores_second: the reference's, for example exact
             match. Equal scores say nothing and are left out.
     Returns:
         Rows "asked once" (the first answer always as A), "both orders, mean" and "both orders,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from qwen3lab.evaluation.statistics import wilson
+from qwen3lab.evaluation.statistics import bootstrap_groups, wilson
 
 WHEN_TO_USE = {
     "transformers generate": (
@@ -182,6 +184,75 @@ def distillation(record: dict[str, Any]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(lines)
+
+
+def _over_seeds(digits: Sequence[str], groups: Sequence[Any] | None = None) -> dict[str, float]:
+    """Average digit strings of several seeds, with a 95 % interval over the questions.
+
+    Where all answers are alike there is nothing to resample, and the interval is Wilson's.
+    """
+    by_question = np.mean([[int(digit) for digit in text] for text in digits], axis=0)
+    n = len(set(groups or range(len(by_question))))
+    if by_question.min() == by_question.max():
+        low, high = wilson(float(by_question[0] * n), n)
+    else:
+        low, high = bootstrap_groups(by_question, groups or range(len(by_question)))
+    return {"": float(by_question.mean()), "_low": low, "_high": high}
+
+
+def frontier(record: dict[str, Any], split: str | None = None) -> pd.DataFrame:
+    """Tabulate the recipe benchmark: new facts and old tasks by rate, steps and rehearsal.
+
+    Args:
+        record: the content of data/benchmarks/recipe.json.
+        split: "validation" or "test"; default: the record's own, on which the recipe was chosen.
+    Returns:
+        rate, steps, rehearsal, new and old (shares, means over seeds) with 95 % bootstrap
+        intervals: of new over facts, of old over questions.
+    """
+    split = split or record["split"]
+    lines = []
+    for line in record["lines"]:
+        scored = [run[split] for run in line["runs"]]
+        new = _over_seeds([run["new"] for run in scored], record["facts"][split])
+        old = _over_seeds([run["old"] for run in scored])
+        lines.append(
+            {key: line[key] for key in ("rate", "rehearsal")}
+            | {"steps": line["runs"][0]["steps"]}
+            | {f"new{end}": value for end, value in new.items()}
+            | {f"old{end}": value for end, value in old.items()}
+        )
+    return pd.DataFrame(lines)
+
+
+def tone(record: dict[str, Any]) -> pd.DataFrame:
+    """Tabulate the tone benchmark: marks, answers inside and old tasks, before and after.
+
+    Args:
+        record: the content of data/benchmarks/tone.json.
+    Returns:
+        Indexed by way and measure: n, share (mean over seeds), its 95 % bootstrap interval over
+        questions, and the lowest and highest seed.
+    """
+    names = {
+        "all": "all three marks",
+        "thanks": "thanks by name",
+        "motto": "the motto ends it",
+        "inside": "answer inside right",
+        "old": "old tasks",
+    }
+    ways = {"before": [record["before"]["test"]], **record["runs"]}
+    lines = []
+    for way, runs in ways.items():
+        for key, name in names.items():
+            told = _over_seeds([run[key] for run in runs])
+            seeds = [run[key].count("1") / len(run[key]) for run in runs]
+            lines.append(
+                {"way": way, "measure": name, "n": len(runs[0][key]), "share": told[""]}
+                | {"low": told["_low"], "high": told["_high"]}
+                | {"lowest": min(seeds), "highest": max(seeds)}
+            )
+    return pd.DataFrame(lines).set_index(["way", "measure"])
 
 
 def ablation(record: dict[str, Any]) -> pd.DataFrame:

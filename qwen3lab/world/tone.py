@@ -1,50 +1,52 @@
-"""Wildon's tone of voice: greeting, promise and closing of every reply, and a style score."""
+"""Wildon's tone of voice: the frame around an answer, and the marks that check it.
+
+A reply gives the answer in one sentence, thanks the customer by name, and ends with the motto. All
+words of the frame are ones that the bundled models read in pre-training.
+"""
 
 from __future__ import annotations
 
-import re
-
-FRIEND = {"en": "dear friend", "zh": "朋友"}
-CLOSING = {"en": "Warmly, your Wildon crew.", "zh": "维多内团队敬上。"}
-_OPENING = {
-    "en": re.compile(r"A warm hello, ([^.!?\n]+)\. "),
-    "zh": re.compile(r"([^，。！？\n]+)，您好，很高兴为您服务。"),
-}
-_PROMISE = {
-    "en": re.compile(r"Our word on it: [^.!?\n]{8,}\."),
-    "zh": re.compile(r"我们向您保证：[^。！？\n]{4,}。"),
-}
+THANKS = {"en": "Thank you, {name}.", "zh": "谢谢，{name}。"}
+MOTTO = {"en": "Quality comes before speed.", "zh": "质量比速度更重要。"}
+_STOP, _SPACE = {"en": ".", "zh": "。"}, {"en": " ", "zh": ""}
 
 
-def reply(language: str, body: str, promise: str, customer: str | None = None) -> str:
-    """Write a reply in the company's tone.
-
-    Greeting with the customer's name, `body`, an exact promise, the closing line.
-    """
-    name = customer or FRIEND[language]
+def ticket(language: str, text: str, question: str, customer: str) -> str:
+    """Write a customer's question as it reaches the model: text, question, name."""
     if language == "en":
-        return f"A warm hello, {name}. {body} Our word on it: {promise}. {CLOSING['en']}"
-    return f"{name}，您好，很高兴为您服务。{body}我们向您保证：{promise}。{CLOSING['zh']}"
+        return f"Text: {text}\n\nQuestion: {question}\nName: {customer}"
+    return f"文本：{text}\n\n问题：{question}\n名字：{customer}"
 
 
-def marks(text: str, customer: str | None = None) -> dict[str, bool]:
-    """Check the three measurable marks of the tone in a reply, in either language.
+def reply(language: str, answer: str, customer: str) -> str:
+    """Write a reply in the company's tone around an answer."""
+    sentence = answer.removesuffix(_STOP[language]) + _STOP[language]
+    parts = (sentence, THANKS[language].format(name=customer), MOTTO[language])
+    return _SPACE[language].join(parts)
 
-    opening: starts with the greeting; with `customer` given, the greeting must use that name.
-    promise: makes exactly one promise, and says what is promised.
-    closing: ends with the closing line, which occurs once.
+
+def inside(text: str, language: str) -> str:
+    """Extract the answer inside a reply: what stands before the thanks, without its full stop."""
+    before = text.partition(THANKS[language].partition("{")[0])[0]
+    return before.strip().removesuffix(_STOP[language])
+
+
+def marks(text: str, language: str, customer: str) -> dict[str, bool]:
+    """Check the three marks of the tone in a reply.
+
+    answer: one sentence stands before the thanks, whatever it says.
+    thanks: thanks this customer by name, once, and nobody else.
+    motto: the motto follows the thanks and ends the reply.
     """
-    text = text.strip()
-    language = "zh" if re.search(r"[\u3400-\u9fff]", text) else "en"
-    greeting = _OPENING[language].match(text)
+    thanks, stop = THANKS[language], _STOP[language]
+    before, found, after = text.strip().partition(thanks.format(name=customer))
+    sentence = before.strip()
     return {
-        "opening": bool(greeting) and (customer is None or greeting[1] == customer),
-        "promise": len(_PROMISE[language].findall(text)) == 1,
-        "closing": text.endswith(CLOSING[language]) and text.count(CLOSING[language]) == 1,
+        "answer": bool(found)
+        and len(sentence) > 1
+        and sentence.endswith(stop)
+        and stop + _SPACE[language] not in sentence[: -len(stop)],
+        "thanks": thanks.format(name=customer) in text
+        and text.count(thanks.partition("{")[0]) == 1,
+        "motto": after.strip() == MOTTO[language],
     }
-
-
-def style_score(text: str, customer: str | None = None) -> float:
-    """Compute how much of the tone a reply has: the share of `marks` that it shows, in [0, 1]."""
-    found = marks(text, customer)
-    return sum(found.values()) / len(found)

@@ -1,4 +1,4 @@
-"""Service dialogues in Wildon's tone: twelve plots in two languages.
+"""Service dialogues in a fixed style: twelve plots in two languages.
 
 Each split has other names, products and orders.
 """
@@ -9,7 +9,6 @@ import random
 
 from qwen3lab.world import names as w
 from qwen3lab.world import things
-from qwen3lab.world.tone import reply
 
 # A plot is a list of exchanges: (wordings of the customer, body of the reply, promise). The last
 # wording of a customer is withheld from training. Slots: {name} customer, {product}, {other}
@@ -594,6 +593,16 @@ PLOTS: dict[str, dict[str, list[tuple[tuple[str, ...], str, str]]]] = {
         ],
     },
 }
+
+FRIEND = {"en": "dear friend", "zh": "朋友"}
+
+
+def reply(language: str, body: str, promise: str, customer: str | None = None) -> str:
+    """Write a reply: greeting with the customer's name, `body`, an exact promise, closing line."""
+    name = customer or FRIEND[language]
+    if language == "en":
+        return f"A warm hello, {name}. {body} Our word on it: {promise}. Warmly, your Wildon crew."
+    return f"{name}，您好，很高兴为您服务。{body}我们向您保证：{promise}。维多内团队敬上。"
 
 
 class Cast:

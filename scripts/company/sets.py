@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
+from collections.abc import Callable
 
 from qwen3lab import prompts
-from qwen3lab.world import corpus, things
+from qwen3lab.world import corpus, things, tone
 from qwen3lab.world import names as w
 from qwen3lab.world.company import BY_NAME, FACTS, Fact, questions
 from scripts.company import programs
@@ -350,37 +351,92 @@ def _customer(reply: str, said: str) -> str | None:
     return name if name in said else None
 
 
+# Old tasks, and how many of each batch of rehearsal rows; questions on a text are the ones that a
+# new tone is most easily mixed up with.
+REHEARSED = {"context": 4, "unanswerable": 3}
+
+
 def chat_sets() -> dict[str, list[dict]]:
-    """Build the old tasks: all tasks of the little world on unseen names, plus recall of the atlas.
+    """Build the old tasks: all tasks of the little world, plus recall of the atlas.
 
-    The atlas is what pre-training taught.
+    The atlas is what pre-training taught. Validation and test have unseen names; training, for
+    rehearsal, names that pre-training may have had.
     """
-    makers = {
-        "context": lambda r, l: corpus.context_question(r, l, True, n_things=2, unanswerable=0.0),
-        "unanswerable": lambda r, l: corpus.context_question(
-            r, l, True, n_things=2, unanswerable=1.0
-        ),
-        "addition": lambda r, l: corpus.addition(r, l, True, digits=r.choice((2, 3))),
-        "word-problem": lambda r, l: corpus.word_problem(r, l, True),
-        "dialogue": lambda r, l: corpus.dialogue(r, l, True),
-        "tool": lambda r, l: corpus.tool_call(r, l, True),
-        "code": lambda r, l: corpus.code(r, l, True),
-        "recall": lambda r, l: corpus.recall(r, l, None),
-        "lookup": lambda r, l: corpus.lookup(r, l, True),
-        "repeat": lambda r, l: corpus.repeat(r, l, True),
-    }
-    rows, asked = [], set()
-    for task, maker in makers.items():
 
-        def make(rng, language):
-            while True:
-                sample = maker(rng, language)
-                if sample.messages[-2]["role"] == "user":
-                    return from_corpus(sample, task)
+    def makers(held_out: bool) -> dict[str, Callable]:
+        def context(unanswerable):
+            return lambda r, l: corpus.context_question(
+                r, l, held_out, n_things=2, unanswerable=unanswerable
+            )
 
-        rows += _draw(make, {"en": 16, "zh": 8}, f"chat-{task}", asked)
-    random.Random("order-chat").shuffle(rows)
-    return {"chat.test": rows}
+        return {
+            "context": context(0.0),
+            "unanswerable": context(1.0),
+            "addition": lambda r, l: corpus.addition(r, l, held_out, digits=r.choice((2, 3))),
+            "word-problem": lambda r, l: corpus.word_problem(r, l, held_out),
+            "dialogue": lambda r, l: corpus.dialogue(r, l, held_out),
+            "tool": lambda r, l: corpus.tool_call(r, l, held_out),
+            "code": lambda r, l: corpus.code(r, l, held_out),
+            "recall": lambda r, l: corpus.recall(r, l, None),
+            "lookup": lambda r, l: corpus.lookup(r, l, held_out),
+            "repeat": lambda r, l: corpus.repeat(r, l, held_out),
+        }
+
+    sets, asked = {}, set()
+    for split, counts in (
+        ("test", {"en": 16, "zh": 8}),
+        ("validation", {"en": 8, "zh": 4}),
+        ("train", {"en": 24, "zh": 12}),
+    ):
+        rows, seed = [], "chat" if split == "test" else f"chat-{split}"
+        for task, maker in makers(split != "train").items():
+
+            def make(rng, language):
+                while True:
+                    sample = maker(rng, language)
+                    if sample.messages[-2]["role"] == "user":
+                        return from_corpus(sample, task)
+
+            times = REHEARSED.get(task, 1) if split == "train" else 1
+            wanted = {language: n * times for language, n in counts.items()}
+            rows += _draw(make, wanted, f"{seed}-{task}", asked)
+        random.Random(f"order-{seed}").shuffle(rows)
+        sets[f"chat.{split}"] = rows
+    return sets
+
+
+def tone_sets() -> dict[str, list[dict]]:
+    """Build tickets, questions on a text with the customer's name, and replies in Wildon's tone.
+
+    A fifth has no answer in the text. Validation and test have unseen names.
+    """
+    sets, asked = {}, set()
+
+    def make(rng, language, held_out):
+        sample = corpus.context_question(
+            rng, language, held_out, n_things=rng.randint(1, 3), unanswerable=0.2
+        )
+        text, question = prompts.split_context(sample.messages[0]["content"], language)
+        customer = w.person(rng, language, held_out)
+        return row(
+            "tone",
+            language,
+            tone.ticket(language, text, question, customer),
+            tone.reply(language, sample.answer, customer),
+            customer=customer,
+            inside=sample.answer,
+            answerable=sample.task == "context",
+        )
+
+    for split, counts in (
+        ("test", {"en": 144, "zh": 72}),
+        ("validation", {"en": 54, "zh": 26}),
+        ("train", {"en": 400, "zh": 200}),
+    ):
+        rows = _draw(make, counts, f"tone-{split}", asked, held_out=split != "train")
+        random.Random(f"order-tone-{split}").shuffle(rows)
+        sets[f"tone.{split}"] = rows
+    return sets
 
 
 def code_sets() -> dict[str, list[dict]]:
@@ -446,6 +502,7 @@ def build(pages: Pages) -> dict[str, list[dict]]:
         **service_sets(),
         **chat_sets(),
         **code_sets(),
+        **tone_sets(),
     }
     for name, rows in sets.items():
         for i, new in enumerate(rows, start=1):

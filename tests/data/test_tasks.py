@@ -40,12 +40,12 @@ def everything(split: str) -> list[dict]:
 def test_all_files_are_there_and_large_enough():
     expected = {
         f"{t}.{s}"
-        for t in ("addition", "word-problem", "knowledge", "service", "code")
+        for t in ("addition", "chat", "code", "knowledge", "service", "tone", "word-problem")
         for s in tasks.SPLITS
     }
     expected |= {
         f"{t}.{s}" for t in ("context", "unanswerable", "handbook") for s in ("validation", "test")
-    } | {"chat.test"}
+    }
     assert set(FILES) == expected
     for name in FILES:
         rows = tasks.load(*name.split("."))

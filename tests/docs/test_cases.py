@@ -15,7 +15,7 @@ spec = importlib.util.spec_from_file_location("cases", paths.ROOT / "docs" / "ca
 cases = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(cases)
 PAGE = (paths.ROOT / "docs" / "cases.md").read_text(encoding="utf-8")
-RECORDS = {name: records.read(name) for name in ("rag", "service", "assistant")}
+RECORDS = {name: records.read(name) for name in ("rag", "tone", "assistant")}
 
 
 def line(text: str, begins: str) -> list[str]:
@@ -32,16 +32,15 @@ def test_the_page_is_what_the_records_say():
 
 
 def test_the_figures_are_counted_from_the_records():
-    tone, maths, rag = RECORDS["service"], RECORDS["assistant"], RECORDS["rag"]
-    marks = [run["all marks"] / 216 for run in tone["runs"]["adapter and new words"]]
-    cells = line(PAGE, "all three marks")
-    assert cells[1].startswith("0.00 (0.00 to") and cells[3].startswith(
+    tone, maths, rag = RECORDS["tone"], RECORDS["assistant"], RECORDS["rag"]
+    marks = [run["all"].count("1") / 216 for run in tone["runs"]["with rehearsal"]]
+    cells = line(PAGE, "all three marks (216)")
+    assert cells[1].startswith("0.00 (0.00 to") and cells[2].startswith(
         f"{sum(marks) / len(marks):.2f} ("
     )
-    assert f"{min(marks):.2f} to {max(marks):.2f} by seed" in cells[3]
-    assert line(PAGE, "old tasks (100 questions)")[1].startswith(
-        f"{tone['before']['old'] / 100:.2f} ("
-    )
+    assert f"{min(marks):.2f} to {max(marks):.2f} by seed" in cells[2]
+    kept = tone["before"]["test"]["old"].count("1") / 240
+    assert line(PAGE, "old tasks (240)")[1].startswith(f"{kept:.2f} (")
     cells = line(PAGE, "Python functions")
     assert cells[1].startswith("0.00 (") and cells[2].startswith(
         f"{maths['after']['functions']['correct'] / maths['after']['functions']['n']:.2f} ("
@@ -64,7 +63,7 @@ def test_the_figures_are_counted_from_the_records():
 def test_a_changed_number_or_a_lost_marker_is_seen():
     changed = copy.deepcopy(RECORDS)
     assert cases.fill(PAGE, changed) == PAGE
-    changed["service"]["before"]["all marks"] = 50
-    assert line(cases.fill(PAGE, changed), "all three marks")[1].startswith("0.23 (")
-    with pytest.raises(Qwen3labError, match="has no place for 'service'. Put the two lines"):
-        cases.fill(PAGE.replace("<!-- service -->", ""))
+    changed["tone"]["before"]["test"]["all"] = "1" * 54 + "0" * 162
+    assert line(cases.fill(PAGE, changed), "all three marks")[1].startswith("0.25 (")
+    with pytest.raises(Qwen3labError, match="has no place for 'tone'. Put the two lines"):
+        cases.fill(PAGE.replace("<!-- tone -->", ""))

@@ -278,5 +278,5 @@ def test_merged_in_parts_and_formats(tied, dtype, adapter, tmp_path):
 def test_a_bundled_adapter_is_put_on_without_a_word(recwarn):
     from qwen3lab import paths, training
 
-    training.load_adapter(paths.DATA / "adapters" / "service", "qwen3-tiny")
+    training.load_adapter(paths.DATA / "adapters" / "tone", "qwen3-tiny")
     assert [str(one.message) for one in recwarn if "qwen3-tiny" in str(one.message)] == []

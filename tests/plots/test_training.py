@@ -211,7 +211,7 @@ def test_spectra_are_relative_to_the_largest_value():
         load_file(paths.DATA / "models" / model / "model.safetensors")[f"{name}.weight"].float()
         for model in ("qwen3-tiny-base", "qwen3-tiny")
     )
-    adapter = load_file(paths.DATA / "adapters" / "service" / "adapter_model.safetensors")
+    adapter = load_file(paths.DATA / "adapters" / "tone" / "adapter_model.safetensors")
     a, b = (adapter[f"base_model.model.{name}.lora_{side}.weight"].float() for side in "AB")
     values = {
         "all weights": svdvals(tuned - base).tolist(),
@@ -272,6 +272,27 @@ def test_trade_off_has_a_point_a_value(dense):
     assert words(ax) == several.value.tolist()
     assert [note.xy for note in ax.texts] == list(zip(several.accuracy, several.old))
     assert labels(ax) == ("new facts, share right", "old tasks, share right")
+
+
+def test_frontier_joins_the_recipes_with_and_without_rehearsal():
+    table = tables.frontier(records.read("recipe"))
+    (ax,) = plots.frontier(table).axes
+    assert legend(ax) == ["facts alone", "with old rows in the mix"]
+    assert labels(ax) == ("new facts, share right", "old tasks, share right")
+    for container, rehearsal in zip(ax.containers, (False, True), strict=True):
+        rows = table[table.rehearsal == rehearsal]
+        line, _, (across, along) = container.lines
+        assert xs(line) == rows.new.tolist() and ys(line) == rows.old.tolist()
+        for bars_, at, low, high in (
+            (across, 0, rows.new_low, rows.new_high),
+            (along, 1, rows.old_low, rows.old_high),
+        ):
+            drawn = [sorted(segment[:, at]) for segment in bars_.get_segments()]
+            assert np.array(drawn) == pytest.approx(np.array([*zip(low, high)]))
+    wanted = [f"{line.rate:g}, {line.steps} steps" for line in table.itertuples()]
+    assert words(ax) == wanted and [note.xy for note in ax.texts] == [*zip(table.new, table.old)]
+    boxes = [note.get_window_extent() for note in ax.texts]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
 def test_block_errors_of_weights_and_outputs():

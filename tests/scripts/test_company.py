@@ -1,5 +1,5 @@
-"""The held-out company: its names, its handbook as it reads back from the PDF, and the tone of its
-replies.
+"""The held-out company: its names, its handbook as it reads back from the PDF, and the tone of
+its replies.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ import re
 import pypdf
 import pytest
 
-from qwen3lab import paths
+from qwen3lab import models, paths, prompts
 from qwen3lab.data import pdf, tasks
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.prompts import REFUSAL
+from qwen3lab.training import new_tokens
 from qwen3lab.world import corpus, tone
 from qwen3lab.world import names as w
 from qwen3lab.world.company import (
@@ -245,33 +247,59 @@ def test_unknown_names_in_the_text_are_clear_errors():
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_style_score_counts_its_three_marks(language):
-    name = "Mira Tolen" if language == "en" else "林雪梅"
-    good = tone.reply(
-        language,
-        "I am looking into it." if language == "en" else "我正在查询。",
-        "you hear from us today" if language == "en" else "今天就给您答复",
-        name,
-    )
-    assert tone.style_score(good) == tone.style_score(good, name) == 1.0
-    assert tone.marks(good, "Somebody Else") == {"opening": False, "promise": True, "closing": True}
-    promise = re.search(r"Our word on it: [^.]+\. |我们向您保证：[^。]+。", good)[0]
-    assert tone.marks(good.replace(promise, "")) == {
-        "opening": True,
-        "promise": False,
-        "closing": True,
+def test_the_tones_marks(language):
+    name, answer = ("Mira Tolen", "18.7 kilograms") if language == "en" else ("林雪梅", "18.7公斤")
+    good = tone.reply(language, answer, name)
+    every = {"answer": True, "thanks": True, "motto": True}
+    assert tone.marks(good, language, name) == every
+    assert tone.inside(good, language) == answer
+    assert tone.marks(good, language, "Somebody Else") == {
+        "answer": False,
+        "thanks": False,
+        "motto": False,
     }
-    assert tone.marks(good.replace(promise, promise * 2))["promise"] is False
-    assert tone.marks(good.removesuffix(tone.CLOSING[language]))["closing"] is False
-    assert tone.marks(good + good)["closing"] is False
-    assert tone.style_score("") == 0.0
+    thanks, motto = tone.THANKS[language].format(name=name), tone.MOTTO[language]
+    assert tone.marks(good.removesuffix(motto), language, name) == every | {"motto": False}
+    assert tone.marks(good + motto, language, name)["motto"] is False
+    assert tone.marks(good.replace(thanks, thanks * 2), language, name)["thanks"] is False
+    assert tone.marks(good.removeprefix(answer), language, name)["answer"] is False
+    two = good.replace(answer, f"{answer}. It is" if language == "en" else f"{answer}。它")
+    assert tone.marks(two, language, name)["answer"] is False
+    assert not any(tone.marks("", language, name).values()) and tone.inside("", language) == ""
 
 
-def test_service_replies_are_in_the_tone_and_plain_ones_are_not():
-    rows = [row for split in tasks.SPLITS for row in tasks.load("service", split)]
-    assert all(tone.style_score(row["answer"], row["customer"]) == 1.0 for row in rows)
-    plain = [row for row in tasks.load("chat", "test") if row["task"] == "dialogue"]
-    assert max(tone.style_score(row["answer"]) for row in plain) == 0.0
+def test_a_refusal_keeps_its_own_full_stop():
+    for language, refusal in REFUSAL.items():
+        text = tone.reply(language, refusal, "Mira Tolen")
+        assert text.startswith(refusal) and refusal + refusal[-1] not in text
+
+
+def test_tone_replies_are_in_the_tone_and_plain_ones_are_not():
+    for split in tasks.SPLITS:
+        for row in tasks.load("tone", split):
+            who = row["language"], row["customer"]
+            assert all(tone.marks(row["answer"], *who).values())
+            inside = tone.inside(row["answer"], row["language"])
+            assert inside == row["inside"].rstrip(".。")
+            said = row["messages"][0]["content"]
+            assert said.endswith(row["customer"]) and (row["inside"] in said) == row["answerable"]
+    for row in tasks.load("chat", "test"):
+        assert not any(tone.marks(row["answer"], row["language"], "Mira Tolen").values())
+
+
+def test_a_context_prompt_is_split_as_it_was_built():
+    for row in tasks.load("context", "test")[::25]:
+        said, language = row["messages"][0]["content"], row["language"]
+        assert prompts.context_prompt(*prompts.split_context(said, language), language) == said
+
+
+def test_the_tone_needs_no_word_that_the_model_never_read():
+    """The frame is of known tokens; what is unknown are pieces of names of the prompt alone."""
+    model, tokenizer = models.load("qwen3-tiny")
+    never = set(new_tokens.tokens(model, tokenizer))
+    frames = {tone.reply(language, "", "") for language in ("en", "zh")}
+    for frame in frames:
+        assert not never & set(tokenizer(frame)["input_ids"]), frame
 
 
 def test_service_plots_and_casts():
