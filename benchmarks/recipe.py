@@ -77,7 +77,7 @@ def main() -> None:
     }
     table = tables.frontier(found)
     print(table.round(3).to_string())
-    found["chosen"] = int((table.new + table.old).to_numpy().argmax())
+    found["chosen"] = int((table.accuracy + table.old).to_numpy().argmax())
     record.write(args.out, found, "recipe.py", ("torch", "transformers", "trl", "peft"), args.note)
     parts.drop()
 

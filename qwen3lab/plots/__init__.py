@@ -44,7 +44,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "block_errors",
             "code_book",
             "failures",
-            "frontier",
             "learned_and_forgotten",
             "loss_curves",
             "schedules",

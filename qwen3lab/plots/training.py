@@ -342,7 +342,7 @@ def ablation(table: pd.DataFrame, baseline: str = "recipe") -> Figure:
         ],
     )
     ax.invert_yaxis()
-    ax.set(xlabel="share of questions (lines: 95 % interval; dotted: the recipe)", xlim=(0, 1))
+    ax.set(xlabel="share of questions (lines: 95 % interval; dotted: the recipe)", xlim=(0, 1.02))
     ax.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside upper right", ncols=2, frameon=False)
     return figure
@@ -388,50 +388,6 @@ def trade_off(table: pd.DataFrame) -> Figure:
     )
     ax.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
-    return figure
-
-
-def frontier(table: pd.DataFrame) -> Figure:
-    """Draw new facts learned against old tasks kept, one point a recipe, with 95 % intervals.
-
-    Recipes with and without rehearsal are two series; a line joins the points of each.
-
-    Args:
-        table: of `tables.frontier`: rate, steps, rehearsal, new and old, each with _low and _high.
-    """
-    figure, ax = axes_of(height=3.8)
-    for i, (rehearsal, lines) in enumerate(table.groupby("rehearsal", sort=True)):
-        ax.errorbar(
-            lines.new,
-            lines.old,
-            xerr=[lines.new - lines.new_low, lines.new_high - lines.new],
-            yerr=[lines.old - lines.old_low, lines.old_high - lines.old],
-            fmt=MARKERS[i] + LINES[i],
-            color=COLOURS[i],
-            markerfacecolor=COLOURS[i] if rehearsal else "white",
-            markersize=8,
-            elinewidth=1,
-            capsize=2,
-            label="with old rows in the mix" if rehearsal else "facts alone",
-        )
-        # Away from the other series, so that no two labels meet.
-        for line in lines.itertuples():
-            ax.annotate(
-                f"{line.rate:g}, {line.steps} steps",
-                (line.new, line.old),
-                xytext=(-6, 7 if rehearsal else -13),
-                textcoords="offset points",
-                ha="right",
-                fontsize="small",
-            )
-    ax.set(
-        xlabel="new facts, share right",
-        ylabel="old tasks, share right",
-        xlim=(0, 1.02),
-        ylim=(0, 1.08),
-    )
-    ax.grid(alpha=0.3)
-    ax.legend(frameon=False, loc="lower left")
     return figure
 
 

@@ -197,7 +197,7 @@ def _over_seeds(digits: Sequence[str], groups: Sequence[Any] | None = None) -> d
         low, high = wilson(float(by_question[0] * n), n)
     else:
         low, high = bootstrap_groups(by_question, groups or range(len(by_question)))
-    return {"": float(by_question.mean()), "_low": low, "_high": high}
+    return {"share": float(by_question.mean()), "low": low, "high": high}
 
 
 def frontier(record: dict[str, Any], split: str | None = None) -> pd.DataFrame:
@@ -207,8 +207,9 @@ def frontier(record: dict[str, Any], split: str | None = None) -> pd.DataFrame:
         record: the content of data/benchmarks/recipe.json.
         split: "validation" or "test"; default: the record's own, on which the recipe was chosen.
     Returns:
-        rate, steps, rehearsal, new and old (shares, means over seeds) with 95 % bootstrap
-        intervals: of new over facts, of old over questions.
+        Columns setting (with old rows or not), value (rate and steps), accuracy of the new facts
+        and old (shares, means over seeds), with 95 % bootstrap intervals low and high, old_low and
+        old_high: of the first over facts, of the second over questions.
     """
     split = split or record["split"]
     lines = []
@@ -217,10 +218,16 @@ def frontier(record: dict[str, Any], split: str | None = None) -> pd.DataFrame:
         new = _over_seeds([run["new"] for run in scored], record["facts"][split])
         old = _over_seeds([run["old"] for run in scored])
         lines.append(
-            {key: line[key] for key in ("rate", "rehearsal")}
-            | {"steps": line["runs"][0]["steps"]}
-            | {f"new{end}": value for end, value in new.items()}
-            | {f"old{end}": value for end, value in old.items()}
+            {
+                "setting": "with old rows:" if line["rehearsal"] else "facts alone",
+                "value": f"rate {line['rate']:g}, {line['runs'][0]['steps']} steps",
+                "accuracy": new["share"],
+                "low": new["low"],
+                "high": new["high"],
+                "old": old["share"],
+                "old_low": old["low"],
+                "old_high": old["high"],
+            }
         )
     return pd.DataFrame(lines)
 
@@ -248,8 +255,8 @@ def tone(record: dict[str, Any]) -> pd.DataFrame:
             told = _over_seeds([run[key] for run in runs])
             seeds = [run[key].count("1") / len(run[key]) for run in runs]
             lines.append(
-                {"way": way, "measure": name, "n": len(runs[0][key]), "share": told[""]}
-                | {"low": told["_low"], "high": told["_high"]}
+                {"way": way, "measure": name, "n": len(runs[0][key])}
+                | told
                 | {"lowest": min(seeds), "highest": max(seeds)}
             )
     return pd.DataFrame(lines).set_index(["way", "measure"])

@@ -274,25 +274,15 @@ def test_trade_off_has_a_point_a_value(dense):
     assert labels(ax) == ("new facts, share right", "old tasks, share right")
 
 
-def test_frontier_joins_the_recipes_with_and_without_rehearsal():
+def test_ablation_of_the_recipes_has_a_line_a_recipe():
     table = tables.frontier(records.read("recipe"))
-    (ax,) = plots.frontier(table).axes
-    assert legend(ax) == ["facts alone", "with old rows in the mix"]
-    assert labels(ax) == ("new facts, share right", "old tasks, share right")
-    for container, rehearsal in zip(ax.containers, (False, True), strict=True):
-        rows = table[table.rehearsal == rehearsal]
-        line, _, (across, along) = container.lines
-        assert xs(line) == rows.new.tolist() and ys(line) == rows.old.tolist()
-        for bars_, at, low, high in (
-            (across, 0, rows.new_low, rows.new_high),
-            (along, 1, rows.old_low, rows.old_high),
-        ):
-            drawn = [sorted(segment[:, at]) for segment in bars_.get_segments()]
-            assert np.array(drawn) == pytest.approx(np.array([*zip(low, high)]))
-    wanted = [f"{line.rate:g}, {line.steps} steps" for line in table.itertuples()]
-    assert words(ax) == wanted and [note.xy for note in ax.texts] == [*zip(table.new, table.old)]
-    boxes = [note.get_window_extent() for note in ax.texts]
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    (ax,) = plots.ablation(table, baseline="facts alone").axes
+    names = ticks(ax.yaxis)
+    assert names[0] == "rate 0.01, 60 steps" and names[3] == "with old rows: rate 0.01, 80 steps"
+    new, old = ax.containers
+    assert xs(new.lines[0]) == table.accuracy.tolist() and xs(old.lines[0]) == table.old.tolist()
+    dotted = [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"]
+    assert dotted == [table.accuracy[0], table.old[0]]
 
 
 def test_block_errors_of_weights_and_outputs():
