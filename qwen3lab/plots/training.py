@@ -342,7 +342,7 @@ def ablation(table: pd.DataFrame, baseline: str = "recipe") -> Figure:
         ],
     )
     ax.invert_yaxis()
-    ax.set(xlabel="share of questions (lines: 95 % interval; dotted: the recipe)", xlim=(0, 1.02))
+    ax.set(xlabel="share right (lines: 95 % interval; dotted: the recipe)", xlim=(0, 1.02))
     ax.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside upper right", ncols=2, frameon=False)
     return figure

@@ -34,7 +34,7 @@ def inside(text: str, language: str) -> str:
 def marks(text: str, language: str, customer: str) -> dict[str, bool]:
     """Check the three marks of the tone in a reply.
 
-    answer: one sentence stands before the thanks, whatever it says.
+    sentence: one sentence stands before the thanks, whatever it says.
     thanks: thanks this customer by name, once, and nobody else.
     motto: the motto follows the thanks and ends the reply.
     """
@@ -42,7 +42,7 @@ def marks(text: str, language: str, customer: str) -> dict[str, bool]:
     before, found, after = text.strip().partition(thanks.format(name=customer))
     sentence = before.strip()
     return {
-        "answer": bool(found)
+        "sentence": bool(found)
         and len(sentence) > 1
         and sentence.endswith(stop)
         and stop + _SPACE[language] not in sentence[: -len(stop)],

@@ -255,7 +255,7 @@ def test_ablation_shows_what_each_setting_learned_and_kept(dense):
     # Values of one setting stand closer together than settings do.
     steps = dict(zip(ticks(ax.yaxis)[1:], np.diff(ax.get_yticks())))
     assert steps["rank 2"] == pytest.approx(1) and steps["rank 1"] == pytest.approx(1.6)
-    xlabel = "share of questions (lines: 95 % interval; dotted: the recipe)"
+    xlabel = "share right (lines: 95 % interval; dotted: the recipe)"
     assert labels(ax) == (xlabel, "")
 
 

@@ -250,11 +250,11 @@ def test_unknown_names_in_the_text_are_clear_errors():
 def test_the_tones_marks(language):
     name, answer = ("Mira Tolen", "18.7 kilograms") if language == "en" else ("林雪梅", "18.7公斤")
     good = tone.reply(language, answer, name)
-    every = {"answer": True, "thanks": True, "motto": True}
+    every = {"sentence": True, "thanks": True, "motto": True}
     assert tone.marks(good, language, name) == every
     assert tone.inside(good, language) == answer
     assert tone.marks(good, language, "Somebody Else") == {
-        "answer": False,
+        "sentence": False,
         "thanks": False,
         "motto": False,
     }
@@ -262,9 +262,9 @@ def test_the_tones_marks(language):
     assert tone.marks(good.removesuffix(motto), language, name) == every | {"motto": False}
     assert tone.marks(good + motto, language, name)["motto"] is False
     assert tone.marks(good.replace(thanks, thanks * 2), language, name)["thanks"] is False
-    assert tone.marks(good.removeprefix(answer), language, name)["answer"] is False
+    assert tone.marks(good.removeprefix(answer), language, name)["sentence"] is False
     two = good.replace(answer, f"{answer}. It is" if language == "en" else f"{answer}。它")
-    assert tone.marks(two, language, name)["answer"] is False
+    assert tone.marks(two, language, name)["sentence"] is False
     assert not any(tone.marks("", language, name).values()) and tone.inside("", language) == ""
 
 
