@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass, field
 
 from qwen3lab.prompts import REFUSAL, context_prompt
+from qwen3lab.world import arithmetic
 from qwen3lab.world import names as w
 from qwen3lab.world import things as world_things
 from qwen3lab.world.things import KINDS, Thing, ask, describe, make_thing
@@ -239,15 +240,7 @@ def addition(rng, language, held_out, *, thinking=True, digits=None) -> Row:
         else ("{a} + {b} 等于多少？", "计算 {a} + {b}。", "{a} 加 {b} 是多少？")
     )
     question = rng.choice(forms).format(a=a, b=b)
-    steps, carry = [], 0
-    for x, y in zip(reversed(f"{a:0{digits}}"), reversed(f"{b:0{digits}}")):
-        total = int(x) + int(y) + carry
-        left = f"{x} + {y}" + (f" + {carry}" if carry else "")
-        if language == "en":
-            steps.append(f"{left} = {total}, write {total % 10}, carry {total // 10}.")
-        else:
-            steps.append(f"{left} = {total}，写 {total % 10}，进 {total // 10}。")
-        carry = total // 10
+    steps = arithmetic.column(a, "+", b, language)
     return _chat(
         "addition",
         language,

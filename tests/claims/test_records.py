@@ -11,7 +11,7 @@ import pytest
 from qwen3lab.data import tasks
 from qwen3lab.evaluation import statistics as evaluation_statistics
 from qwen3lab.results import records, tables
-from qwen3lab.world import tone
+from qwen3lab.world import arithmetic, tone
 
 
 def test_forgetting_follows_from_the_stored_answers():
@@ -195,6 +195,24 @@ def test_what_notebook_03_says_of_the_recipe():
     assert chosen.low > today.high and chosen.old_low > today.old_high + 0.2
     for alone, mixed in zip(test.iloc[:3].itertuples(), test.iloc[3:].itertuples(), strict=True):
         assert mixed.old_low > alone.old_high
+
+
+def test_the_maths_case_digit_by_digit():
+    told, exam = records.read("maths"), tasks.load("word-problem", "test")
+    short, long = told["runs"]["whole steps"], told["runs"]["digit by digit"]
+    assert [run["seed"] for run in short] == [run["seed"] for run in long] == [0, 1, 2]
+    assert told["kinds"] == [
+        " ".join(op for _, op, _, _ in arithmetic.steps(row["thoughts"])) for row in exam
+    ]
+    for one, other in zip(short, long, strict=True):
+        wrong = len(exam) - other["problems"].count("1")
+        assert len(other["problems"]) == len(exam) and sum(other["faults"].values()) == wrong
+        assert other["problems"].count("1") > one["problems"].count("1")
+        assert other["problems"].count("1") / len(exam) >= 0.6
+        assert told["before"]["sums"].count("1") - other["sums"].count("1") <= 0.05 * 60
+        # What is left are subtractions: more than half of all faults.
+        borrowed = sum(count for key, count in other["faults"].items() if key.endswith("c -"))
+        assert borrowed > wrong / 2
 
 
 def test_what_the_notebook_says_of_the_gpu():
