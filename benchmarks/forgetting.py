@@ -60,7 +60,7 @@ def train(
 def ask(run: training.Run, rows: list[dict[str, Any]], longest: int) -> str:
     """Score the rows as a string of digits in their order: 1 for right, 0 for wrong."""
     answers = evaluation.evaluate_tasks(run.model, run.tokenizer, rows, max_new_tokens=longest)
-    return "".join(str(int(right)) for right in answers.correct)
+    return record.digits(answers.correct)
 
 
 def share(answers: list[str]) -> dict[str, float]:

@@ -57,8 +57,8 @@ def examine(model, tokenizer, split: str) -> dict[str, Any]:
         if not right
     )
     return {
-        "problems": "".join(str(int(right)) for right in answers.correct),
-        "sums": "".join(str(int(right)) for right in old.correct),
+        "problems": record.digits(answers.correct),
+        "sums": record.digits(old.correct),
         "faults": {" | ".join(key): count for key, count in sorted(faults.items())},
     }
 

@@ -30,8 +30,7 @@ OLD_ROWS = 170  # a quarter of all rows
 def kept(model, tokenizer, rows: list[dict[str, Any]]) -> str:
     """Score old tasks: a digit a row, 1 where greedy decoding would give the reference."""
     encoded = [evaluation.example(tokenizer, row) for row in rows]
-    right = evaluation.read_answers(model, encoded, batch_size=32).right
-    return "".join(str(int(one)) for one in right)
+    return record.digits(evaluation.read_answers(model, encoded, batch_size=32).right)
 
 
 def measure(rate: float, steps: int, rehearsal: bool, seed: int) -> dict[str, Any]:

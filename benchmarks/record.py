@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,11 @@ class Parts:
         """Delete the parts once the record is written, so that the next run starts over."""
         if self.keep:
             self.file.unlink(missing_ok=True)
+
+
+def digits(values: Iterable[Any]) -> str:
+    """Write answers as a string of digits in their order: 1 for right, 0 for wrong."""
+    return "".join(str(int(value)) for value in values)
 
 
 def peak(pid: int) -> int:

@@ -43,7 +43,7 @@ def examine(model, tokenizer, split: str) -> dict[str, Any]:
         lines.append({"all": all(marks.values()), **marks, "inside": said == wanted})
     return {
         **{
-            key: "".join(str(int(line[key])) for line in lines)
+            key: record.digits(line[key] for line in lines)
             for key in ("all", "thanks", "motto", "inside")
         },
         "old": kept(model, tokenizer, tasks.load("chat", split)),

@@ -12,18 +12,25 @@ INSTRUCTION = {
 }
 
 
+_MARKS = {"en": ("Text: ", "\n\nQuestion: "), "zh": ("文本：", "\n\n问题：")}
+
+
+def text_and_question(text: str, question: str, language: str) -> str:
+    """Write a text and a question on it, without an instruction."""
+    before, between = _MARKS[language]
+    return f"{before}{text}{between}{question}"
+
+
 def context_prompt(context: str, question: str, language: str) -> str:
     """Build the user message that asks a question on a given text.
 
     Training, evaluation and retrieval share this wording.
     """
-    if language == "en":
-        return f"{INSTRUCTION['en']}\n\nText: {context}\n\nQuestion: {question}"
-    return f"{INSTRUCTION['zh']}\n\n文本：{context}\n\n问题：{question}"
+    return f"{INSTRUCTION[language]}\n\n{text_and_question(context, question, language)}"
 
 
 def split_context(prompt: str, language: str) -> tuple[str, str]:
     """Split what `context_prompt` built into the text and the question."""
-    text, mark = ("Text: ", "\n\nQuestion: ") if language == "en" else ("文本：", "\n\n问题：")
-    body, _, question = prompt.rpartition(mark)
-    return body.removeprefix(f"{INSTRUCTION[language]}\n\n{text}"), question
+    before, between = _MARKS[language]
+    body, _, question = prompt.rpartition(between)
+    return body.removeprefix(f"{INSTRUCTION[language]}\n\n{before}"), question

@@ -6,6 +6,8 @@ words of the frame are ones that the bundled models read in pre-training.
 
 from __future__ import annotations
 
+from qwen3lab.prompts import text_and_question
+
 THANKS = {"en": "Thank you, {name}.", "zh": "谢谢，{name}。"}
 MOTTO = {"en": "Quality comes before speed.", "zh": "质量比速度更重要。"}
 _STOP, _SPACE = {"en": ".", "zh": "。"}, {"en": " ", "zh": ""}
@@ -13,9 +15,8 @@ _STOP, _SPACE = {"en": ".", "zh": "。"}, {"en": " ", "zh": ""}
 
 def ticket(language: str, text: str, question: str, customer: str) -> str:
     """Write a customer's question as it reaches the model: text, question, name."""
-    if language == "en":
-        return f"Text: {text}\n\nQuestion: {question}\nName: {customer}"
-    return f"文本：{text}\n\n问题：{question}\n名字：{customer}"
+    name = "Name: " if language == "en" else "名字："
+    return f"{text_and_question(text, question, language)}\n{name}{customer}"
 
 
 def reply(language: str, answer: str, customer: str) -> str:

@@ -188,7 +188,7 @@ def test_the_page_is_what_the_data_give_and_the_data_are_of_these_notebooks(work
     assert workshop.fill(page, times) == page, "run `python docs/workshop.py`"
     assert section_times.stale() == []
     assert list(times) == [path.stem for path in notebooks.find()]
-    assert all(told["seconds"] < 90 and told["peak MB"] < 3000 for told in times.values())
+    assert all(told["seconds"] < 60 and told["peak MB"] < 3000 for told in times.values())
 
 
 def test_the_agendas_fit_and_the_long_one_has_everything(workshop):
