@@ -7,7 +7,9 @@ import re
 
 import pytest
 
+from qwen3lab import chat
 from qwen3lab.data import tasks
+from qwen3lab.errors import Qwen3labError
 from qwen3lab.world import arithmetic
 
 
@@ -21,6 +23,18 @@ def test_a_column_is_the_sum_that_the_rows_hold():
     ]
 
 
+def read_digits(lines: list[str]) -> tuple[str, str]:
+    """Check that each line of a column is true; return the digits written and the last carry."""
+    digits = ""
+    for line in lines:
+        left, total, digit, carry = re.fullmatch(
+            r"(.+) = (\d+), write (\d), carry (\d)\.", line
+        ).groups()
+        assert eval(left) == int(total) and int(total) % 10 == int(digit)  # noqa: S307
+        digits = digit + digits
+    return digits, carry
+
+
 @pytest.mark.parametrize("op", ["+", "-"])
 def test_every_line_is_true_and_the_digits_give_the_result(op):
     rng = random.Random(1)
@@ -28,27 +42,35 @@ def test_every_line_is_true_and_the_digits_give_the_result(op):
         b, a = sorted((rng.randint(0, 99), rng.randint(0, 99)))
         result = eval(f"{a} {op} {b}")  # noqa: S307
         lines = arithmetic.column(a, op, b, "en")
-        digits = ""
-        for line in lines:
-            left, total, digit, carry = re.fullmatch(
-                r"(.+) = (\d+), write (\d), carry (\d)\.", line
-            ).groups()
-            assert eval(left) == int(total) and int(total) % 10 == int(digit)  # noqa: S307
-            digits = digit + digits
+        digits, carry = read_digits(lines)
         assert int(f"{carry if op == '+' else ''}{digits}" or 0) == result
         assert op == "+" or carry == "0"
 
 
-def test_worked_thoughts_hold_the_same_steps_and_end_with_the_answer():
+def test_a_difference_is_the_sum_with_the_complement_without_its_last_carry():
+    rng = random.Random(3)
+    for _ in range(500):
+        b, a = sorted((rng.randint(0, 999), rng.randint(0, 999)))
+        nines, opened, *lines = arithmetic.complement(a, b, "en")
+        whole, part, other = map(int, re.findall(r"\d+", nines))
+        assert set(str(whole)) == {"9"} and part == b and whole - part == other
+        assert list(map(int, re.findall(r"\d+", opened))) == [a, other]
+        digits, carry = read_digits(lines)
+        assert int(digits) == a - b and carry == "1"
+
+
+@pytest.mark.parametrize("complements", [False, True])
+def test_worked_thoughts_hold_the_same_steps_and_end_with_the_answer(complements):
     for row in tasks.load("word-problem", "train"):
-        long = arithmetic.worked(row["thoughts"], row["language"])
+        long = arithmetic.worked(row["thoughts"], row["language"], complements)
         assert arithmetic.steps(long) == arithmetic.steps(row["thoughts"])
         assert len(arithmetic.steps(long)) == 2 and arithmetic.steps(long)[-1][3] == int(
             row["answer"]
         )
         opened = re.findall(r"(?m)^(\d+) [-+] (\d+) = \?$", long)
         assert all(len(a) == len(b) for a, b in opened)
-        assert len(opened) == sum(op != "*" for _, op, _, _ in arithmetic.steps(long))
+        ops = [op for _, op, _, _ in arithmetic.steps(long)]
+        assert len(opened) == len(ops) - ops.count("*") + complements * ops.count("-")
 
 
 def test_the_first_fault_is_named():
@@ -60,3 +82,24 @@ def test_the_first_fault_is_named():
     assert arithmetic.fault(long.replace("36 - 5 = 31", "36 - 5 = 30"), wanted) == "arithmetic -"
     assert arithmetic.fault("27 + 9 = 36.", wanted) == "format"
     assert arithmetic.fault("", wanted) == "format"
+
+
+def test_the_calculator_agrees_with_python_and_runs_nothing():
+    rng = random.Random(2)
+    for _ in range(500):
+        numbers = [str(rng.randint(0, 999)) for _ in range(rng.randint(1, 6))]
+        text = " ".join(x for n in numbers for x in (n, rng.choice("+-*"))).rsplit(" ", 1)[0]
+        assert arithmetic.calculate(text) == eval(re.sub(r"\b0+(?=\d)", "", text))  # noqa: S307
+    for wrong in ("", "6*8", "6 ** 8", "-6", "6 / 2", "(6 + 8)", "six", "1 + __import__", None, 7):
+        with pytest.raises(Qwen3labError, match="is no expression of whole numbers"):
+            arithmetic.calculate(wrong)
+
+
+def test_the_rows_of_the_calculator_call_it_and_answer_from_its_response():
+    for row in tasks.load("word-problem", "train"):
+        call, told = arithmetic.calculator_rows(row)
+        found = chat.extract_tool_calls(call["answer"], call["tools"])
+        assert [one["name"] for one in found] == ["calculate"]
+        assert str(arithmetic.calculate(found[0]["arguments"]["expression"])) == row["answer"]
+        assert told["messages"][-1] == {"role": "tool", "content": row["answer"]}
+        assert told["answer"] == row["answer"] and told["messages"][:1] == row["messages"]

@@ -1,8 +1,13 @@
-"""Word problems worked digit by digit, in the form in which pre-training wrote its sums."""
+"""Word problems worked digit by digit as pre-training wrote its sums, or given to a calculator."""
 
 from __future__ import annotations
 
+import json
+import math
 import re
+from typing import Any
+
+from qwen3lab.errors import Qwen3labError
 
 STEP = re.compile(r"(\d+) ([-+*]) (\d+) = (\d+)")
 _LINE = {
@@ -21,12 +26,12 @@ def steps(thoughts: str) -> list[tuple[int, str, int, int]]:
     return [(int(m[1]), m[2], int(m[3]), int(m[4])) for m in found if m]
 
 
-def column(a: int, op: str, b: int, language: str) -> list[str]:
-    """Write `a + b` or `a - b` (a not below b) digit by digit from the right.
+def column(a: int, op: str, b: int, language: str, carry: int = 0) -> list[str]:
+    """Write `a + b` or `a - b` (a not below b) digit by digit from the right, carry and all.
 
     A borrowed ten of a subtraction is called a carry, so that no word is new to the models.
     """
-    width, carry, lines = len(str(max(a, b))), 0, []
+    width, lines = len(str(max(a, b))), []
     for x, y in zip(reversed(f"{a:0{width}}"), reversed(f"{b:0{width}}")):
         value = int(x) + int(y) + carry if op == "+" else int(x) - int(y) - carry
         ten = f"1{x}" if value < 0 else x
@@ -37,17 +42,36 @@ def column(a: int, op: str, b: int, language: str) -> list[str]:
     return lines
 
 
-def worked(thoughts: str, language: str) -> str:
+def complement(a: int, b: int, language: str) -> list[str]:
+    """Write `a - b` (a not below b) as a sum: the nines' complement of b, added with a carry of 1.
+
+    With numbers of w digits, a + (10^w - 1 - b) + 1 is a - b + 10^w, so the last carry, always 1,
+    is dropped. The one thing to learn is the complement of a digit; the rest are sums.
+    """
+    width = len(str(max(a, b)))
+    nines = 10**width - 1
+    word, stop = ("write", ".") if language == "en" else ("写", "。")
+    return [
+        f"{word} {nines} - {b:0{width}} = {nines - b:0{width}}{stop}",
+        f"{a:0{width}} + {nines - b:0{width}} = ?",
+        *column(a, "+", nines - b, language, carry=1),
+    ]
+
+
+def worked(thoughts: str, language: str, complements: bool = False) -> str:
     """Rewrite thoughts of whole steps so that each sum and difference is worked digit by digit.
 
     A step opens in the form of a sum, `27 + 09 = ?`, has a line a digit, and ends with the whole
-    step, `27 + 9 = 36.` Products of one-digit numbers stay one line.
+    step, `27 + 9 = 36.` Products of one-digit numbers stay one line. `complements`: differences are
+    worked as sums (`complement`), not by borrowing.
     """
     lines = []
     for a, op, b, c in steps(thoughts):
         if op != "*":
             width = len(str(max(a, b)))
-            lines += [f"{a:0{width}} {op} {b:0{width}} = ?", *column(a, op, b, language)]
+            summed = complements and op == "-"
+            digits = complement(a, b, language) if summed else column(a, op, b, language)
+            lines += [f"{a:0{width}} {op} {b:0{width}} = ?", *digits]
         lines.append(f"{a} {op} {b} = {c}.")
     return "\n".join(lines)
 
@@ -69,3 +93,65 @@ def fault(thoughts: str, wanted: str) -> str:
         if said[place][3] != c:
             return f"arithmetic {op}"
     return ""
+
+
+EXPRESSION = re.compile(r"\d{1,9}( [-+*] \d{1,9}){0,9}")
+CALCULATOR = {
+    "type": "function",
+    "function": {
+        "name": "calculate",
+        "description": "Work out a sum of whole numbers.",
+        "parameters": {
+            "type": "object",
+            "properties": {"expression": {"type": "string"}},
+            "required": ["expression"],
+        },
+    },
+}
+
+
+def calculate(expression: str) -> int:
+    """Evaluate an expression of whole numbers with + - *, spaces around the signs.
+
+    It is read as numbers and signs and never run as code.
+
+    Raises Qwen3labError for anything else.
+    """
+    if not isinstance(expression, str) or not EXPRESSION.fullmatch(expression):
+        raise Qwen3labError(
+            f"{str(expression)[:40]!r} is no expression of whole numbers. Write one such as"
+            " '6 * 8 + 9'."
+        )
+    terms = re.findall(r"([-+]?) ?(\d+(?: \* \d+)*)", expression)
+    return sum(
+        (-1 if sign == "-" else 1) * math.prod(map(int, term.split(" * "))) for sign, term in terms
+    )
+
+
+def expression(thoughts: str) -> str:
+    """Join the steps of thoughts, each going on from the last result, to one expression."""
+    first, *rest = steps(thoughts)
+    return f"{first[0]} {first[1]} {first[2]}" + "".join(f" {op} {b}" for _, op, b, _ in rest)
+
+
+def called(messages: list[dict[str, Any]], asked: str) -> list[dict[str, Any]]:
+    """Append a call of the calculator and its response to a conversation."""
+    function = {"name": "calculate", "arguments": {"expression": asked}}
+    call = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": function}],
+    }
+    return [*messages, call, {"role": "tool", "content": str(calculate(asked))}]
+
+
+def calculator_rows(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Turn a word problem into two training rows: the call, and the answer from the response."""
+    asked = expression(row["thoughts"])
+    call = {"name": "calculate", "arguments": {"expression": asked}}
+    told = {key: value for key, value in row.items() if key != "thoughts"}
+    told |= {"thinking": False, "tools": [CALCULATOR]}
+    return [
+        told | {"answer": f"<tool_call>\n{json.dumps(call)}\n</tool_call>"},
+        told | {"messages": called(row["messages"], asked)},
+    ]
