@@ -26,12 +26,12 @@ def steps(thoughts: str) -> list[tuple[int, str, int, int]]:
     return [(int(m[1]), m[2], int(m[3]), int(m[4])) for m in found if m]
 
 
-def column(a: int, op: str, b: int, language: str, carry: int = 0) -> list[str]:
+def column(a: int, op: str, b: int, language: str, carry: int = 0, width: int = 1) -> list[str]:
     """Write `a + b` or `a - b` (a not below b) digit by digit from the right, carry and all.
 
     A borrowed ten of a subtraction is called a carry, so that no word is new to the models.
     """
-    width, lines = len(str(max(a, b))), []
+    width, lines = max(width, len(str(max(a, b)))), []
     for x, y in zip(reversed(f"{a:0{width}}"), reversed(f"{b:0{width}}")):
         value = int(x) + int(y) + carry if op == "+" else int(x) - int(y) - carry
         ten = f"1{x}" if value < 0 else x
@@ -45,16 +45,19 @@ def column(a: int, op: str, b: int, language: str, carry: int = 0) -> list[str]:
 def complement(a: int, b: int, language: str) -> list[str]:
     """Write `a - b` (a not below b) as a sum: the nines' complement of b, added with a carry of 1.
 
-    With numbers of w digits, a + (10^w - 1 - b) + 1 is a - b + 10^w, so the last carry, always 1,
-    is dropped. The one thing to learn is the complement of a digit; the rest are sums.
+    With numbers of w digits, a + (10^w - 1 - b) + 1 is a - b + 10^w. The last carry, always 1, is
+    left out, so that the digits written are the answer, as in a sum. The one thing to learn is the
+    complement of a digit. Numbers have at least two digits.
     """
-    width = len(str(max(a, b)))
+    width = max(2, len(str(a)))
     nines = 10**width - 1
     word, stop = ("write", ".") if language == "en" else ("写", "。")
+    *lines, last = column(a, "+", nines - b, language, carry=1, width=width)
     return [
         f"{word} {nines} - {b:0{width}} = {nines - b:0{width}}{stop}",
         f"{a:0{width}} + {nines - b:0{width}} = ?",
-        *column(a, "+", nines - b, language, carry=1),
+        *lines,
+        last.replace(", carry 1", "").replace("，进 1", ""),
     ]
 
 
@@ -62,16 +65,21 @@ def worked(thoughts: str, language: str, complements: bool = False) -> str:
     """Rewrite thoughts of whole steps so that each sum and difference is worked digit by digit.
 
     A step opens in the form of a sum, `27 + 09 = ?`, has a line a digit, and ends with the whole
-    step, `27 + 9 = 36.` Products of one-digit numbers stay one line. `complements`: differences are
-    worked as sums (`complement`), not by borrowing.
+    step, `27 + 9 = 36.` Products of one-digit numbers stay one line.
+
+    Args:
+        complements: work differences as sums (`complement`), not by borrowing, and leave sums of
+            two one-digit numbers in one line, too.
     """
     lines = []
     for a, op, b, c in steps(thoughts):
-        if op != "*":
-            width = len(str(max(a, b)))
-            summed = complements and op == "-"
-            digits = complement(a, b, language) if summed else column(a, op, b, language)
-            lines += [f"{a:0{width}} {op} {b:0{width}} = ?", *digits]
+        known = op == "*" or (complements and op == "+" and max(a, b) < 10)
+        width = len(str(max(a, b)))
+        if complements and op == "-":
+            width = max(2, width)
+            lines += [f"{a:0{width}} - {b:0{width}} = ?", *complement(a, b, language)]
+        elif not known:
+            lines += [f"{a:0{width}} {op} {b:0{width}} = ?", *column(a, op, b, language)]
         lines.append(f"{a} {op} {b} = {c}.")
     return "\n".join(lines)
 
