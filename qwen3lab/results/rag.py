@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-FIVE = ("base", "fine-tuned", "RAG", "both", "long context")
+FIVE = ("base", "fine-tuned", "RAG", "both", "first three pages")
 KINDS = {
     "taught": lambda row: row["answerable"] and row["taught"],
     "not taught": lambda row: row["answerable"] and not row["taught"],

@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "chunking": ["Chunk", "chunk"],
         "embedding": ["embed"],
         "fusion": ["fuse"],
+        "knowledge_base": ["KnowledgeBase", "from_folder"],
         "grading": [
             "choose_threshold",
             "cited",

@@ -155,7 +155,7 @@ def test_the_record_is_whole():
     assert all(
         len(record.data["systems"][name]["codes"]) >= 3
         for name in record.data["systems"]
-        if name not in ("base", "RAG", "long context", "window by window")
+        if name not in ("base", "RAG", "first three pages", "window by window")
     )
     assert all(line["share under 300 ms"] >= 0.95 for _, line in record.waiting().iterrows())
 
