@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     ]  # token ids of a prompt to the pieces of the answer
 
 
-NOT_IN_BOOK = {"en": "The handbook does not say.", "zh": "手册中没有提到。"}
+NOT_FOUND = {"en": "The documents do not say.", "zh": "文档中没有提到。"}
 LONGEST = 24  # tokens of an answer
 
 
@@ -109,10 +109,10 @@ class Turn:
 
     @property
     def text(self) -> str:
-        """Return the text to show; a refusal speaks of the handbook, not of a "text"."""
+        """Return the text to show; a refusal speaks of the documents, not of a "text"."""
         if self.answer is None:
             return self.so_far
-        return NOT_IN_BOOK[language_of(self.question)] if self.answer.refused else self.answer.text
+        return NOT_FOUND[language_of(self.question)] if self.answer.refused else self.answer.text
 
 
 class ChatPanel:

@@ -32,8 +32,8 @@ def test_markdown(tmp_path):
     text = (
         "---\ntitle: left out\n---\nBefore.\n\n# Shop\n\n## Lanterns\n\nOne line\n"
         "and **the** next.\n\n- a\n- b\n\n| Name | price | runtime |\n|---|---|---|\n|"
-        " Lamki lantern | 46 euros | 38 hours |\n| Rojal lantern | | 71 hours |\n\n## Empty\n\n# Code\n"
-        "\n```\nx = 1\n```\n"
+        " Lamki lantern | 46 euros | 38 hours |\n| Rojal lantern | | 71 hours |\n\n## Empty\n\n"
+        "# Code\n\n```\nx = 1\n```\n"
     )
     assert read(write(tmp_path, "a.md", text)) == [
         ("", ["Before."]),
