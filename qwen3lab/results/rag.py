@@ -116,15 +116,6 @@ class Record:
                 lines[f"{name}, below {threshold:.3f} declined"] = self.thresholded(name, threshold)
         return table(self.rows, lines)
 
-    def search(self) -> pd.DataFrame:
-        """Tabulate retrieval quality apart from the answers: n, recall@k and MRR.
-
-        For all questions that have an answer, and by language.
-        """
-        import pandas as pd
-
-        return pd.DataFrame(self.data["search"]).T
-
     def waiting(self) -> pd.DataFrame:
         """Tabulate latency in milliseconds per way of serving: medians and 95th percentiles.
 
