@@ -15,7 +15,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "fitting",
             "language_of",
             "prompt",
-            "source",
         ],
         "chunking": ["Chunk", "chunk"],
         "embedding": ["embed"],

@@ -85,16 +85,6 @@ def prompt(
     return [{"role": "user", "content": context_prompt(_joined(read), question, language)}], read
 
 
-def source(
-    text: str, chunks: Sequence[Chunk], question: str = ""
-) -> tuple[Chunk | None, int | None]:
-    """Find the chunk and the page that contain an answer word for word, else (None, None).
-
-    See `cite` for the rules.
-    """
-    return cite(text, chunks, question)[:2]
-
-
 def cite(
     text: str, chunks: Sequence[Chunk], question: str = ""
 ) -> tuple[Chunk | None, int | None, str]:
