@@ -1,4 +1,4 @@
-"""Benchmark RAG, fine-tuning and long context on handbook questions: accuracy and hallucinations.
+"""Benchmark RAG, fine-tuning and plain reading: right and invented answers on a handbook.
 
 `python benchmarks/rag.py` measures notebook 08's systems. Chosen on the validation questions of
 `handbook`: chunk size and k (with the chat model as it is), the learning rate of the training for
@@ -543,7 +543,7 @@ class Benchmark:
             "fine-tuned on the mixture": self.closed_seeds_of(MIXED),
             "RAG": single(self.untrained[str(self.ks["RAG"])]),
             "both": self.seeds_of("facts", self.ks["facts"]),
-            "long context": single(self.front),
+            "first three pages": single(self.front),
             "window by window": single(self.through),
             **{
                 f"trained to read: {name}": self.seeds_of(name, self.ks[name])

@@ -95,7 +95,7 @@ def first_searches(chunks: list[Chunk], asked: list[str], embedder) -> dict[str,
     short = Index.build(chunks, embedder, dimension=64)
     found = {
         "dense": index.search(asked, DEPTH),
-        "dense, 64 numbers": short.search(asked, DEPTH),
+        "dense (64 numbers)": short.search(asked, DEPTH),
         "BM25": Keywords(chunks).search(asked, DEPTH),
     }
     return found | {FUSED: retrieval.fuse(found["dense"], found["BM25"], k=DEPTH)}

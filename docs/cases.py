@@ -21,7 +21,7 @@ BOOK = {
     "fine-tuned": "fine-tuned on its facts",
     "RAG": "retrieval",
     "both": "fine-tuned, with retrieval",
-    "long context": "the first pages in the prompt, no retrieval",
+    "first three pages": "the first pages in the prompt, no retrieval",
     "trained to read: distractors and gaps": "trained to read, with retrieval",
 }
 

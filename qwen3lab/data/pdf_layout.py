@@ -38,10 +38,13 @@ HYPHEN = "hyphen of a word broken over two lines"
 
 @dataclass(frozen=True)
 class Chapter:
-    """Chapter title and its paragraphs, each with the number of the page on which it begins."""
+    """Chapter title and its paragraphs, each with the page on which it begins.
+
+    The page is None in documents without pages, such as Markdown.
+    """
 
     title: str
-    paragraphs: tuple[tuple[str, int], ...]
+    paragraphs: tuple[tuple[str, int | None], ...]
 
 
 @dataclass(eq=False)

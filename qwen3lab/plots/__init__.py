@@ -32,7 +32,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "answer_shares",
             "answers_by_kind",
             "ranking_marks",
-            "recall_curves",
             "search_trade_off",
             "size_and_k",
             "threshold_curve",

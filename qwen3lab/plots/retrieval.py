@@ -11,35 +11,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def recall_curves(recall: pd.DataFrame) -> Figure:
-    """Draw retrieval recall at k: how often the right chunk is among the first k.
-
-    Args:
-        recall: one row per search method, one column per k, values in [0, 1].
-    """
-    figure, ax = axes_of(height=3.2)
-    for i, (name, row) in enumerate(recall.iterrows()):
-        ax.plot(
-            row.index,
-            row.values,
-            LINES[i % 4] + MARKERS[i % 4],
-            color=COLOURS[i % 4],
-            linewidth=1.6,
-            markersize=7,
-            markerfacecolor="white" if i % 2 else COLOURS[i % 4],
-            label=name,
-        )
-    ax.set(
-        xlabel="k (chunks that the model may read)",
-        ylabel="recall@k",
-        xticks=list(recall.columns),
-        ylim=(max(0.0, int(recall.values.min() * 10 - 0.3) / 10), 1.005),
-    )
-    ax.grid(alpha=0.3)
-    ax.legend(frameon=False, loc="lower right")
-    return figure
-
-
 def search_trade_off(lines: pd.DataFrame) -> Figure:
     """Draw recall against milliseconds per question for exact search, HNSW and IVF.
 
@@ -81,16 +52,22 @@ def search_trade_off(lines: pd.DataFrame) -> Figure:
 def ranking_marks(panels: dict[str, pd.DataFrame], mark: str = "MRR") -> Figure:
     """Draw a ranking metric of several searches with 95 % intervals, one panel per question set.
 
+    A filled marker is a search whose hits a reranker has sorted again.
+
     Args:
-        panels: title -> one row per search; columns n, `mark`, "`mark` low" and "`mark` high". All
-            have the same searches.
+        panels: title -> one row per search, "search" or "search, reranker"; columns n, `mark`,
+            "`mark` low" and "`mark` high". All have the same searches.
         mark: the metric to draw.
     """
     first = next(iter(panels.values()))
     figure, axes = axes_of(
-        width=8.6, height=1.0 + 0.38 * len(first), columns=len(panels), sharey=True
+        width=3.0 + 3.0 * len(panels),
+        height=1.0 + 0.34 * len(first),
+        columns=len(panels),
+        sharey=True,
     )
-    for ax, (title, table) in zip(axes if len(panels) > 1 else [axes], panels.items()):
+    axes_list = list(axes) if len(panels) > 1 else [axes]
+    for ax, (title, table) in zip(axes_list, panels.items()):
         places = list(range(len(table)))[::-1]
         whiskers(
             ax,
@@ -98,14 +75,18 @@ def ranking_marks(panels: dict[str, pd.DataFrame], mark: str = "MRR") -> Figure:
             places,
             xerr=[table[mark] - table[f"{mark} low"], table[f"{mark} high"] - table[mark]],
         )
-        for i, (place, value, high) in enumerate(zip(places, table[mark], table[f"{mark} high"])):
+        for name, place, value, high in zip(
+            table.index, places, table[mark], table[f"{mark} high"]
+        ):
+            reranked = ", " in name
             ax.plot(
                 value,
                 place,
-                MARKERS[i % 4],
-                color=COLOURS[i % 4],
+                "o",
+                color=COLOURS[0],
                 markersize=8,
-                markerfacecolor="white" if i % 2 else COLOURS[i % 4],
+                markerfacecolor=COLOURS[0] if reranked else "white",
+                label="reranked" if reranked else "search alone",
             )
             ax.annotate(
                 f"{value:.2f}",
@@ -124,6 +105,15 @@ def ranking_marks(panels: dict[str, pd.DataFrame], mark: str = "MRR") -> Figure:
         ax.set_yticks(places, list(table.index))
         ax.set_xticks([tick for tick in ax.get_xticks() if ax.get_xlim()[0] < tick < 1.001])
         ax.grid(alpha=0.3, axis="x")
+    kinds = dict(zip(*axes_list[0].get_legend_handles_labels()[::-1]))
+    figure.legend(
+        kinds.values(),
+        kinds.keys(),
+        loc="outside upper left",
+        ncols=2,
+        frameon=False,
+        fontsize="small",
+    )
     return figure
 
 

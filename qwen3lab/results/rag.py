@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-FIVE = ("base", "fine-tuned", "RAG", "both", "long context")
+FIVE = ("base", "fine-tuned", "RAG", "both", "first three pages")
 KINDS = {
     "taught": lambda row: row["answerable"] and row["taught"],
     "not taught": lambda row: row["answerable"] and not row["taught"],
@@ -115,15 +115,6 @@ class Record:
             if (threshold := self.data["chosen"]["thresholds"][key]) is not None:
                 lines[f"{name}, below {threshold:.3f} declined"] = self.thresholded(name, threshold)
         return table(self.rows, lines)
-
-    def search(self) -> pd.DataFrame:
-        """Tabulate retrieval quality apart from the answers: n, recall@k and MRR.
-
-        For all questions that have an answer, and by language.
-        """
-        import pandas as pd
-
-        return pd.DataFrame(self.data["search"]).T
 
     def waiting(self) -> pd.DataFrame:
         """Tabulate latency in milliseconds per way of serving: medians and 95th percentiles.

@@ -15,11 +15,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "fitting",
             "language_of",
             "prompt",
-            "source",
         ],
         "chunking": ["Chunk", "chunk"],
         "embedding": ["embed"],
         "fusion": ["fuse"],
+        "knowledge_base": ["KnowledgeBase", "from_folder"],
         "grading": [
             "choose_threshold",
             "cited",

@@ -24,7 +24,8 @@ class Answer:
     """A generated answer: its text, whether it is a refusal, and the passage it cites.
 
     `chunk`, `page` and `quote` name the chunk, the page and the paragraph that contain the answer
-    word for word; they are None, None and "" where no chunk does.
+    word for word; they are None, None and "" where no chunk does. `page` is None also where the
+    document has no pages: `where` then names the heading.
     """
 
     text: str
@@ -33,8 +34,13 @@ class Answer:
     page: int | None
     quote: str = ""
 
+    @property
+    def where(self) -> str:
+        """Name the cited place for people, or "" where nothing is cited; see `Chunk.where`."""
+        return self.chunk.where(self.page) if self.chunk else ""
+
     def __str__(self) -> str:
-        return f"{self.text} (page {self.page})" if self.page else self.text
+        return f"{self.text} ({self.where})" if self.where else self.text
 
 
 def language_of(text: str) -> str:
@@ -77,16 +83,6 @@ def prompt(
     frame = len(plain_ids(tokenizer, context_prompt("", question, language))) + FRAME
     read = fitting(tokenizer, [getattr(piece, "chunk", piece) for piece in chunks], room - frame)
     return [{"role": "user", "content": context_prompt(_joined(read), question, language)}], read
-
-
-def source(
-    text: str, chunks: Sequence[Chunk], question: str = ""
-) -> tuple[Chunk | None, int | None]:
-    """Find the chunk and the page that contain an answer word for word, else (None, None).
-
-    See `cite` for the rules.
-    """
-    return cite(text, chunks, question)[:2]
 
 
 def cite(

@@ -12,6 +12,7 @@ from qwen3lab.errors import Qwen3labError
 from qwen3lab.models.generation import end_tokens
 from qwen3lab.prompts import REFUSAL
 from qwen3lab.retrieval.answering import Answer, language_of, made, prompt
+from qwen3lab.retrieval.chunking import Chunk
 from qwen3lab.retrieval.index import Hit
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     ]  # token ids of a prompt to the pieces of the answer
 
 
-NOT_IN_BOOK = {"en": "The handbook does not say.", "zh": "手册中没有提到。"}
+NOT_FOUND = {"en": "The documents do not say.", "zh": "文档中没有提到。"}
 LONGEST = 24  # tokens of an answer
 
 
@@ -103,21 +104,22 @@ class Turn:
     hits: Sequence[Hit]
     answer: Answer | None = None
     so_far: str = ""
+    meant: str = ""  # the standalone question that was searched for and asked
     read: Sequence[Any] = field(default_factory=list)  # the chunks that fitted into the prompt
 
     @property
     def text(self) -> str:
-        """Return the text to show; a refusal speaks of the handbook, not of a "text"."""
+        """Return the text to show; a refusal speaks of the documents, not of a "text"."""
         if self.answer is None:
             return self.so_far
-        return NOT_IN_BOOK[language_of(self.question)] if self.answer.refused else self.answer.text
+        return NOT_FOUND[language_of(self.question)] if self.answer.refused else self.answer.text
 
 
 class ChatPanel:
     """A question-answering widget over a knowledge base, with the conversation as its cell output.
 
-    In a live notebook it has a box for the next question. Each question is answered on its own: the
-    search does not see the earlier ones.
+    In a live notebook it has a box for the next question. Without `rewrite` each question is
+    answered on its own: the search does not see the earlier ones.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class ChatPanel:
         *,
         k: int = 1,
         threshold: float | None = None,
+        rewrite: Callable[[str, str, str], str] | None = None,
         max_length: int | None = None,
         title: str = "Ask the handbook",
         interactive: bool | None = None,
@@ -139,6 +142,8 @@ class ChatPanel:
             write: `locally(model, tokenizer)` or `over_http(address)`.
             k: chunks to read.
             threshold: decline if the best hit scores below this.
+            rewrite: makes a follow-up question standalone, from the question, the one before and
+                the paragraph that was cited for it; for example `follow_ups.standalone`.
             max_length: tokens of prompt and answer; default: the profile's.
             interactive: whether to show a box and a button; default: `measure.is_live()`.
         """
@@ -152,6 +157,7 @@ class ChatPanel:
             threshold,
             title,
         )
+        self.rewrite = rewrite
         self.room = (max_length or profiles.get().max_length) - LONGEST
         self.turns: list[Turn] = []
         self.interactive = measure.is_live() if interactive is None else interactive
@@ -165,7 +171,13 @@ class ChatPanel:
         question = question.strip()
         if not question:
             raise Qwen3labError("There is no question yet. Write one into the box.")
-        turn = Turn(question, self.search.search([question], k=self.k)[0])
+        meant = question
+        if self.rewrite and self.turns:
+            last = self.turns[-1]
+            passage = last.answer.quote if last.answer else ""
+            passage = passage or (last.hits[0].chunk.text if last.hits else "")
+            meant = self.rewrite(question, last.meant, passage)
+        turn = Turn(question, self.search.search([meant], k=self.k)[0], meant=meant)
         self.turns.append(turn)
         try:
             if not turn.hits or (
@@ -174,11 +186,11 @@ class ChatPanel:
                 turn.answer = Answer(REFUSAL[language_of(question)], True, None, None)
                 yield turn.text
                 return
-            messages, turn.read = prompt(self.tokenizer, question, turn.hits, self.room)
+            messages, turn.read = prompt(self.tokenizer, meant, turn.hits, self.room)
             for piece in self.write(chat.encode(self.tokenizer, messages)):
                 turn.so_far += piece
                 yield piece
-            turn.answer = made(question, turn.so_far, turn.read)
+            turn.answer = made(meant, turn.so_far, turn.read)
         finally:
             if turn.answer is None:
                 self.turns.remove(turn)
@@ -249,8 +261,9 @@ class ChatPanel:
     def __repr__(self) -> str:
         lines = [self.title]
         for turn in self.turns:
-            page = f" (page {turn.answer.page})" if turn.answer and turn.answer.page else ""
-            lines += [f"> {turn.question}", f"  {turn.text}{page}"]
+            place = f" ({turn.answer.where})" if turn.answer and turn.answer.where else ""
+            meant = f"  [{turn.meant}]" if turn.meant != turn.question else ""
+            lines += [f"> {turn.question}{meant}", f"  {turn.text}{place}"]
         return "\n".join(lines)
 
     def _repr_mimebundle_(self, **_options: Any) -> dict[str, Any]:
@@ -267,15 +280,16 @@ class ChatPanel:
 def _turn(turn: Turn, threshold: float | None) -> str:
     """Render one question and its answer as HTML; all text from outside is escaped."""
     said = html.escape(turn.text) or "…"
+    meant = f" <i>{html.escape(turn.meant)}</i>" if turn.meant != turn.question else ""
     lines = [
-        '<div style="border-left:3px solid'
-        f' #c04000;padding-left:0.6em;margin-top:0.8em"><b>{html.escape(turn.question)}</b></div>'
+        '<div style="border-left:3px solid #c04000;padding-left:0.6em;margin-top:0.8em">'
+        f"<b>{html.escape(turn.question)}</b>{meant}</div>"
     ]
     where = ""
     if turn.answer and turn.answer.chunk:
         where = (
-            f' <span style="opacity:0.75">page {turn.answer.page},'
-            f" {html.escape(turn.answer.chunk.chapter)}</span>"
+            f' <span style="opacity:0.75">'
+            f"{html.escape(_place(turn.answer.chunk, turn.answer.page))}</span>"
         )
     lines.append(
         '<div style="border-left:3px solid'
@@ -289,6 +303,11 @@ def _turn(turn: Turn, threshold: float | None) -> str:
     if turn.answer and turn.hits:
         lines.append(_sources(turn, threshold))
     return "".join([*lines, "</div>"])
+
+
+def _place(chunk: Chunk, page: int | None) -> str:
+    """Name file, page and headings, as far as there are any."""
+    return ", ".join(filter(None, (chunk.file, f"page {page}" if page else "", chunk.chapter)))
 
 
 def _sources(turn: Turn, threshold: float | None) -> str:
@@ -305,8 +324,7 @@ def _sources(turn: Turn, threshold: float | None) -> str:
             )
         )
         rows.append(
-            f"<li>page {hit.chunk.page}, {html.escape(hit.chunk.chapter)} · score {hit.score:.3f} ·"
-            f" {read}"
+            f"<li>{html.escape(_place(hit.chunk, hit.chunk.page))} · score {hit.score:.3f} · {read}"
             "<div"
             f' style="white-space:pre-wrap;opacity:0.75">{html.escape(hit.chunk.text)}</div></li>'
         )

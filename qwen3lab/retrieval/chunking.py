@@ -15,22 +15,34 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+Piece = tuple[str, int | None, str]  # text, page, separator before it
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A document chunk: id, text, first page, chapter, and the positions where a page begins."""
+    """A document chunk: id, text, first page, chapter, and the positions where a page begins.
+
+    `page` is None in documents without pages, `chapter` is the path of headings, and `file` names
+    the document where there is more than one.
+    """
 
     id: int
     text: str
-    page: int
+    page: int | None
     chapter: str
     turns: tuple[
         tuple[int, int], ...
     ] = ()  # (position in the text, page): the text from this position on is on that page
+    file: str = ""
 
-    def page_at(self, position: int) -> int:
+    def where(self, page: int | None = None) -> str:
+        """Name the place for people: "manual.pdf, page 7", or "notes.md, Depots / Tonjax"."""
+        page = page or self.page
+        inside = f"page {page}" if page else self.chapter
+        return ", ".join(part for part in (self.file, inside) if part)
+
+    def page_at(self, position: int) -> int | None:
         """Return the page on which the paragraph at a position of the text begins."""
         return next((page for start, page in reversed(self.turns) if position >= start), self.page)
 
@@ -67,7 +79,7 @@ def chunk(
             for text, page in part.paragraphs
             for piece, glue in _pieces(whole(text), tokenizer, max_tokens)
         ]
-        held: list[tuple[str, int, str]] = []
+        held: list[Piece] = []
         for piece in pieces:
             if held and count(_glue([*held, piece])) > max_tokens:
                 found.append(_chunk(len(found), held, whole(part.title)))
@@ -80,7 +92,7 @@ def chunk(
     return found
 
 
-def _chunk(number: int, pieces: list[tuple[str, int, str]], title: str) -> Chunk:
+def _chunk(number: int, pieces: list[Piece], title: str) -> Chunk:
     turns = [
         (len(_glue(pieces[:i])) + len(pieces[i][2]), pieces[i][1])
         for i in range(1, len(pieces))
@@ -89,7 +101,7 @@ def _chunk(number: int, pieces: list[tuple[str, int, str]], title: str) -> Chunk
     return Chunk(number, _glue(pieces), pieces[0][1], title, tuple(turns))
 
 
-def _glue(pieces: list[tuple[str, int, str]]) -> str:
+def _glue(pieces: list[Piece]) -> str:
     """Join pieces: one paragraph per line, sentences of a paragraph as in the original."""
     text = ""
     for piece, _, glue in pieces:
@@ -97,8 +109,8 @@ def _glue(pieces: list[tuple[str, int, str]]) -> str:
     return text
 
 
-def _tail(pieces: list[tuple[str, int, str]], overlap: int, count) -> list[tuple[str, int, str]]:
-    kept: list[tuple[str, int, str]] = []
+def _tail(pieces: list[Piece], overlap: int, count) -> list[Piece]:
+    kept: list[Piece] = []
     for piece in reversed(pieces):
         if count(_glue([piece, *kept])) > overlap:
             break

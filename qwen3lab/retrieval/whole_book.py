@@ -1,4 +1,4 @@
-"""Answer from long context instead of retrieval, in one prompt or window by window."""
+"""Answer without a search: from the first pages, or from the whole book window by window."""
 
 from __future__ import annotations
 

@@ -20,31 +20,6 @@ def ranked():
     return records.read("rerank")["sets"]
 
 
-def test_recall_curves_draw_the_share_of_questions_up_to_each_k(ranked):
-    searches = ("dense", "dense, 64 numbers", "BM25", "fused")
-    ranks = {name: ranked["harder"]["lines"][name]["ranks"] for name in searches}
-    recall = pd.DataFrame(
-        {
-            k: {
-                name: sum(rank is not None and rank <= k for rank in found) / len(found)
-                for name, found in ranks.items()
-            }
-            for k in (1, 2, 3, 5)
-        }
-    )
-    (ax,) = plots.recall_curves(recall).axes
-    assert legend(ax) == list(searches)
-    for name, line in named(ax).items():
-        assert xs(line) == [1, 2, 3, 5] and ys(line) == recall.loc[name].tolist()
-        recorded = ranked["harder"]["lines"][name]
-        assert ys(line)[::2][:2] == pytest.approx(
-            [recorded["recall@1"], recorded["recall@3"]], abs=1e-4
-        )
-    assert labels(ax) == ("k (chunks that the model may read)", "recall@k")
-    assert ticks(ax.xaxis) == ["1", "2", "3", "5"]
-    assert 0.6 <= ax.get_ylim()[0] < recall.values.min()
-
-
 def test_search_trade_off_has_a_panel_a_size_and_a_line_an_index():
     lines = pd.DataFrame(records.read("indexes")["indexes"])
     figure = plots.search_trade_off(lines)
@@ -86,6 +61,12 @@ def test_ranking_marks_name_the_questions_and_write_each_mark(ranked):
         assert places == sorted(places, reverse=True)  # the first search stands on top
         assert words(ax) == [f"{value:.2f}" for value in table.MRR]
         assert ax.get_xlabel() == "MRR (lines: 95 %)"
+        for point, search in zip(points, table.index):  # filled where a reranker has sorted
+            assert (point.get_markerfacecolor() == "white") == (", " not in search)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "search alone",
+        "reranked",
+    ]
     assert ticks(figure.axes[0].yaxis) == list(panels["harder set"].index)
 
 

@@ -121,11 +121,11 @@ def test_a_control_token_in_question_or_book_stays_text(loaded):
 
 def test_below_the_threshold_the_handbook_does_not_say(loaded):
     chatting = talk(loaded, threshold=0.85)
-    assert list(chatting.stream("台灯多少钱？")) == ["手册中没有提到。"] and not chatting.seen
+    assert list(chatting.stream("台灯多少钱？")) == ["文档中没有提到。"] and not chatting.seen
     assert "below the threshold" in chatting.html() and chatting.turns[0].answer.refused
     said = talk(loaded, ("The text ", "does not say."), threshold=0.8)
     said.ask("Who runs the mill?")
-    assert said.turns[0].text == "The handbook does not say." and len(said.seen) == 1
+    assert said.turns[0].text == "The documents do not say." and len(said.seen) == 1
 
 
 def test_an_error_or_an_empty_question_leaves_the_talk_as_it_was(loaded):
