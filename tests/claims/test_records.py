@@ -204,15 +204,21 @@ def test_the_maths_case_digit_by_digit():
     assert told["kinds"] == [
         " ".join(op for _, op, _, _ in arithmetic.steps(row["thoughts"])) for row in exam
     ]
-    for one, other in zip(short, long, strict=True):
-        wrong = len(exam) - other["problems"].count("1")
-        assert len(other["problems"]) == len(exam) and sum(other["faults"].values()) == wrong
-        assert other["problems"].count("1") > one["problems"].count("1")
-        assert other["problems"].count("1") / len(exam) >= 0.6
-        assert told["before"]["sums"].count("1") - other["sums"].count("1") <= 0.05 * 60
-        # What is left are subtractions: more than half of all faults.
-        borrowed = sum(count for key, count in other["faults"].items() if key.endswith("c -"))
-        assert borrowed > wrong / 2
+    digits = told["runs"]["complements"]
+    for one, other, best in zip(short, long, digits, strict=True):
+        right = [run["problems"].count("1") for run in (one, other, best)]
+        assert right == sorted(right) and right[2] - right[0] >= 0.16 * len(exam)
+        assert right[1] >= 0.6 * len(exam) and right[2] >= 0.75 * len(exam)
+        for run in (one, other, best):
+            assert told["before"]["sums"].count("1") - run["sums"].count("1") <= 0.05 * 60
+            assert len(run["problems"]) == len(exam)
+            assert sum(run["faults"].values()) == run["problems"].count("0")
+        # What is left are differences: more than half of all faults.
+        for run in (other, best):
+            less = sum(count for key, count in run["faults"].items() if key.endswith("c -"))
+            assert less > run["problems"].count("0") / 2
+    (asked,) = told["runs"]["calculator"]
+    assert asked["problems"] == "1" * len(exam) and asked["sums"].count("1") >= 57
 
 
 def test_what_the_notebook_says_of_the_gpu():
