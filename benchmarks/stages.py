@@ -5,9 +5,7 @@ trained, several seeds. Asked are facts that the questions teach (the test wordi
 facts that stand only in the text (`handbook`, as questions and as sentences of the book to
 complete), and the old tasks. The learning rate of the text stage is chosen on the validation rows;
 that of the chat stage was found there too (`training.SMALL_RATES`). The text is that of the
-entries: titles and paragraphs with facts. The control is the chat stage alone for as many steps as
-both stages take. Runs of the committed record are kept where the recipe is the same, each with its
-date; `--again` trains them anew. Continues an interrupted run; writes
+entries: titles and paragraphs with facts. Continues an interrupted run; writes
 `data/benchmarks/stages.json`.
 """
 
@@ -15,20 +13,18 @@ from __future__ import annotations
 
 import argparse
 import json
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import record
 
-from qwen3lab import models, paths, training
+from qwen3lab import evaluation, models, paths, training
 from qwen3lab.data import tasks
 from qwen3lab.training import continued_pretraining
 
 BLOCK = 128
 BATCH = {"text": 8, "chat": 32, "both": 16}
 CHAT = {"passes": 3, "rate": 1e-3}
-LONGER = 7  # passes of the control: 112 steps, where text and chat take 62 and 48
 CANDIDATES = (
     {"passes": 20, "rate": 1e-3},
     {"passes": 20, "rate": 2e-3},
@@ -46,18 +42,16 @@ def train(model: Any, tokenizer: Any, stage: str, settings: dict[str, float], se
         int(settings["passes"]),
         seed,
     )
-    kind, _, how = stage.partition(", ")
-    passes = LONGER if how == "longer" else int(CHAT["passes"])
     rows = continued_pretraining.rows(
-        tokenizer, kind, text, tasks.load("knowledge", "train"), passes
+        tokenizer, stage, text, tasks.load("knowledge", "train"), int(CHAT["passes"])
     )
     return training.fine_tune(
         model,
         rows,
         method="full",
         epochs=1,
-        batch_size=BATCH[kind],
-        learning_rate=(CHAT if kind == "chat" else settings)["rate"],
+        batch_size=BATCH[stage],
+        learning_rate=(CHAT if stage == "chat" else settings)["rate"],
         seed=seed,
         tokenizer=tokenizer,
         train_sampling_strategy="random",
@@ -81,25 +75,15 @@ def measure(
                 ):
                     start.load_state_dict(trained[way[: depth - 1]].state_dict())
                 trained[way[:depth]] = train(start, tokenizer, way[depth - 1], settings, seed)
-        model = trained[way] if way else models.load("chat")[0]
-        scores = continued_pretraining.examine(model, tokenizer, **exam)
-        found[name] = {"date": date.today().isoformat()} | scores
+        found[name] = continued_pretraining.examine(
+            trained[way] if way else models.load("chat")[0], tokenizer, **exam
+        )
     return found
-
-
-def stored(path: Path) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
-    """Read the committed choice of the rate, and the runs by way, each with its date."""
-    told = json.loads(path.read_text(encoding="utf-8"))
-    day = {"date": told["measured"]["date"]}
-    return told["validation"], {
-        row["way"]: [day | run for run in row["runs"]] for row in told["rows"]
-    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--again", action="store_true", help="keep no run of the committed record")
     parser.add_argument("--note", default="", help="for example what else the machine was doing")
     parser.add_argument("--out", type=Path, default=paths.DATA / "benchmarks" / "stages.json")
     args = parser.parse_args()
@@ -115,10 +99,8 @@ def main() -> None:
         "old": [],
         "text": text,
     }
-    tried, known = ([], {}) if args.again else stored(args.out)
-    tried = tried or [
-        settings
-        | parts.once(
+    tried = [
+        parts.once(
             f"validation: {json.dumps(settings)}",
             lambda: measure(settings, 0, small, ("text, then chat",)),
         )["text, then chat"]
@@ -140,16 +122,30 @@ def main() -> None:
         "old": tasks.load("chat", "test"),
         "text": text,
     }
+    base = parts.once("base", lambda: measure(best, 0, exam, ("base",)))["base"]
+    learned = tuple(name for name in continued_pretraining.WAYS if name != "base")
+    runs = [
+        parts.once(f"{json.dumps(best)}, seed {seed}", lambda: measure(best, seed, exam, learned))
+        for seed in range(args.seeds)
+    ]
+    n = {key: len(exam["read" if key == "completed" else key]) for key in COUNTS}
+    lines = []
     for name in continued_pretraining.WAYS:
-        seeds = [0] if name == "base" else range(args.seeds)
-        known[name] = known.get(name) or [
-            parts.once(
-                f"{name}, {json.dumps(best)}, seed {seed}",
-                lambda n=name, s=seed: measure(best, s, exam, (n,))[n],
+        own = [base] if name == "base" else [run[name] for run in runs]
+        line: dict[str, Any] = {
+            "way": name,
+            "runs": own,
+            "perplexity": round(sum(run["perplexity"] for run in own) / len(own), 3),
+        }
+        for key, count in n.items():
+            right, of = sum(run[key] for run in own), count * len(own)
+            line[key] = dict(
+                zip(
+                    ("share", "low", "high"),
+                    (round(value, 4) for value in (right / of, *evaluation.wilson(right, of))),
+                )
             )
-            for seed in seeds
-        ]
-    lines = [{"way": name, "runs": known[name]} for name in continued_pretraining.WAYS]
+        lines.append(line)
     record.write(
         args.out,
         {
@@ -158,11 +154,14 @@ def main() -> None:
                 "chat": CHAT | {"batch_size": BATCH["chat"]},
                 "method": "full",
             },
-            "control": {"passes": LONGER},
-            "validation": tried,
-            "n": {key: len(exam["read" if key == "completed" else key]) for key in COUNTS},
+            "validation": [settings | line for settings, line in zip(CANDIDATES, tried)],
+            "n": n,
             "text tokens": sum(len(block["input_ids"]) for block in text),
             "rows": lines,
+            "interval": (
+                "Wilson, 95 %, all seeds together: how far it lies from endlessly many questions,"
+                " not from other seeds"
+            ),
         },
         "stages.py",
         ("torch", "transformers", "trl"),

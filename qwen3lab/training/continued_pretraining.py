@@ -24,15 +24,13 @@ if TYPE_CHECKING:
     Example = dict[str, list[int]]
 
 
-# Name -> the stages, one after the other. "both" is one stage on text and chat together; "longer"
-# reads the rows more often.
+# Name -> the stages, one after the other. "both" is one stage on text and chat together.
 WAYS: dict[str, tuple[str, ...]] = {
     "base": (),
     "text only": ("text",),
     "chat only": ("chat",),
     "text, then chat": ("text", "chat"),
     "text and chat at once": ("both",),
-    "chat only, as many steps": ("chat, longer",),
 }
 
 

@@ -4,6 +4,7 @@ and the sentences from the numbers.
 
 from __future__ import annotations
 
+import math
 import statistics
 
 import pytest
@@ -114,6 +115,18 @@ def test_what_the_notebook_says_of_the_two_stages():
     assert low[both, sentence] > 0.88 > high[then, sentence]
     assert max(high[way, old] for way in (text, then, both)) < 0.06
     assert min(low[chat, old], low["base", old]) > 0.82
+    # The control: chat alone at the same rate and batch, 60 steps instead of 48.
+    told, control = records.read("stages")["recipe"], records.read("forgetting")
+    assert told["chat"]["rate"] == 1e-3 and control["recipe"]["batch_size"] == 32
+    steps = math.ceil(told["chat"]["passes"] * 510 / told["chat"]["batch_size"])
+    assert (steps, control["recipe"]["steps"]) == (48, 60)
+    longer = tables.forgetting(control).set_index(["setting", "value"])
+    longer = longer.loc["all weights:", "rate 0.001"]
+    assert [round(v, 2) for v in (share[chat, taught], longer.accuracy, share[then, taught])] == [
+        0.62,
+        0.84,
+        0.92,
+    ]
 
 
 def test_what_the_notebook_says_of_the_assistant():
