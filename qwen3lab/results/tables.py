@@ -263,10 +263,10 @@ def forgetting(record: dict[str, Any]) -> pd.DataFrame:
     Args:
         record: the content of data/benchmarks/forgetting.json.
     Returns:
-        Columns setting (method, with old rows or not), value (rate), accuracy of the new facts, old
-        (tasks that no recipe rehearses) and again (the rehearsed tasks): means over seeds, with
-        95 % bootstrap intervals low and high, old_low and old_high, again_low and again_high: of
-        the first over facts, of the others over questions.
+        Columns setting (method, with old rows or not), value (rate), seeds, accuracy of the new
+        facts, old (tasks that no recipe rehearses) and again (the rehearsed tasks): means over
+        seeds, with 95 % bootstrap intervals low and high, old_low and old_high, again_low and
+        again_high: of the first over facts, of the others over questions.
     """
     names = {"full": "all weights", "lora": "LoRA"}
     again = [task in record["rehearsed"] for task in record["tasks"]]
@@ -274,6 +274,7 @@ def forgetting(record: dict[str, Any]) -> pd.DataFrame:
     for row in record["rows"]:
         mixed = ", old rows" if row["rehearsal"] else ""
         line = {"setting": f"{names[row['method']]}{mixed}:", "value": f"rate {row['rate']:g}"}
+        line["seeds"] = len(row["runs"])
         parts = {"": [run["new"] for run in row["runs"]]}
         for key, wanted in (("old_", False), ("again_", True)):
             parts[key] = [
