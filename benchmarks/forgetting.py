@@ -2,17 +2,23 @@
 
 `python benchmarks/forgetting.py`, several seeds each, with the same rows for both. The new rows are
 the company's knowledge, read equally often in every recipe. Scored are its test wordings and ten
-old tasks. The learning rate of full fine-tuning is the best of `RATES` on the validation wordings;
-that of LoRA is notebook 03's, found in the same way; two recipes take half and a quarter of it.
-"rehearsal" mixes in rows of two of the old tasks; none of these rows is asked afterwards. Continues
-an interrupted run; writes `data/benchmarks/forgetting.json`.
+old tasks. Each method has its own best learning rate, chosen on the validation wordings: that of
+full fine-tuning from `RATES`, which grow until the best is not the largest; that of LoRA from the
+rates that `benchmarks/lora.py` tried. Two recipes take half and a quarter of it. "rehearsal" mixes
+in rows of two of the old tasks, at the best rate and at half of it; none of these rows is asked
+afterwards. Runs of the committed record are kept where recipe and rate are the same, each with its
+date; `--again` trains them anew. Continues an interrupted run; writes
+`data/benchmarks/forgetting.json`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import random
+from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +26,15 @@ import record
 
 from qwen3lab import evaluation, paths, training
 from qwen3lab.data import tasks
-from qwen3lab.evaluation import statistics
 
 RATES, RATE_SEEDS = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3), 2
 REHEARSED, OLD_ROWS = ("addition", "word-problem"), 85  # old rows of each: a quarter of all rows
-SLOWER = {", half the rate": 2, ", a quarter of the rate": 4}
+SLOWER = {"": 1, ", half the rate": 2, ", a quarter of the rate": 4}
 RECIPES = {
-    f"{method}{change}": (method, change)
+    f"{method}{mix}{change}": (method, SLOWER[change], bool(mix))
     for method in ("full", "lora")
-    for change in ("", *SLOWER, ", rehearsal")
+    for mix, changes in (("", SLOWER), (", rehearsal", list(SLOWER)[:2]))
+    for change in changes
 }
 
 
@@ -63,56 +69,97 @@ def ask(run: training.Run, rows: list[dict[str, Any]], longest: int) -> str:
     return record.digits(answers.correct)
 
 
-def share(answers: list[str]) -> dict[str, float]:
-    """Average over seeds, with a 95 % bootstrap interval over questions, and the extremes.
-
-    The extremes are the lowest and the highest seed.
-    """
-    shares = [text.count("1") / len(text) for text in answers]
-    by_question = [sum(map(int, digits)) / len(answers) for digits in zip(*answers, strict=True)]
-    low, high = statistics.bootstrap(by_question)
-    return {
-        key: round(value, 4)
-        for key, value in {
-            "share": sum(shares) / len(shares),
-            "low": low,
-            "high": high,
-            "lowest": min(shares),
-            "highest": max(shares),
-        }.items()
+def lora_rates() -> dict[str, list[int]]:
+    """Return how many validation questions LoRA got right at each rate of the ablation."""
+    path = paths.DATA / "benchmarks" / "lora.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    recipe = training.company_recipe()["learning_rate"]
+    tried = {
+        recipe if row["setting"] == "recipe" else float(row["value"]): row["runs"]
+        for row in rows
+        if row["setting"] in ("recipe", "learning rate")
     }
+    return {f"{rate:g}": [run["right"] for run in tried[rate]] for rate in sorted(tried)}
+
+
+def best_of(rates: dict[str, list[int]]) -> float:
+    """Return the rate with the most right answers; of equals the lowest."""
+    return max(map(float, rates), key=lambda rate: (sum(rates[f"{rate:g}"]), -rate))
+
+
+def run_name(method: str, rate: float, rehearsal: bool, seed: int) -> str:
+    """Name a run by all that makes it."""
+    return f"{method}{', rehearsal' if rehearsal else ''}, rate {rate:g}, seed {seed}"
+
+
+def stored(path: Path, recipe: dict[str, Any]) -> tuple[dict[str, list[int]], dict[str, Any]]:
+    """Read the committed rates and runs, if they were made by the same recipe.
+
+    Returns:
+        Right validation answers by rate of full fine-tuning; runs by name, each with its date.
+    """
+    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if told.get("recipe") != recipe:
+        return {}, {}
+    rates = told["rates on validation"]
+    runs = {
+        run_name(row["method"], row["rate"], "rehearsal" in row["recipe"], run["seed"]): {
+            "date": told["measured"]["date"]
+        }
+        | run
+        for row in told["rows"]
+        for run in row["runs"]
+    }
+    return rates.get("full", rates), runs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of each training; default: those of notebook 03")
+    parser.add_argument("--again", action="store_true", help="keep no run of the committed record")
+    parser.add_argument("--as-is", action="store_true", help="train no more: write the runs so far")
     parser.add_argument("--note", default="", help="for example what else the machine was doing")
     parser.add_argument("--out", type=Path, default=paths.DATA / "benchmarks" / "forgetting.json")
     args = parser.parse_args()
-    recipe = training.company_recipe()
-    steps = args.steps or recipe["steps"]
+    company = training.company_recipe()
+    steps = args.steps or company["steps"]
+    recipe = {
+        "steps": steps,
+        "batch_size": company["batch_size"],
+        "r": 16,
+        "lora_alpha": 32,
+        "new rows": len(tasks.load("knowledge", "train")),
+        "old rows": OLD_ROWS * len(REHEARSED),
+    }
     new, validation, test = (
         tasks.load("knowledge", split) for split in ("train", "validation", "test")
     )
     asked = tasks.load("chat", "test")
+    known_rates, known = ({}, {}) if args.again else stored(args.out, recipe)
     parts = record.Parts("forgetting", keep=not args.steps)
 
-    def choosing(rate: float, seed: int) -> int:
-        return ask(train("full", rate, new, [], seed, steps), validation, 16).count("1")
+    def choosing(rate: float) -> list[int]:
+        return known_rates.get(f"{rate:g}") or [
+            parts.once(
+                f"full, rate {rate}, seed {seed}",
+                lambda s=seed: ask(train("full", rate, new, [], s, steps), validation, 16).count(
+                    "1"
+                ),
+            )
+            for seed in range(RATE_SEEDS)
+        ]
 
-    def run_of(method: str, rate: float, change: str, seed: int) -> dict[str, Any]:
-        old = (
-            [
-                row
-                for task in REHEARSED
-                for row in random.Random(seed).sample(tasks.load(task, "train"), OLD_ROWS)
-            ]
-            if change == ", rehearsal"
-            else []
-        )
+    def run_of(method: str, rate: float, rehearsal: bool, seed: int) -> dict[str, Any]:
+        mixed = REHEARSED if rehearsal else ()
+        old = [
+            row
+            for task in mixed
+            for row in random.Random(seed).sample(tasks.load(task, "train"), OLD_ROWS)
+        ]
         run = train(method, rate, new, old, seed, steps)
         return {
+            "date": date.today().isoformat(),
             "seed": seed,
             "steps": run.steps,
             "tokens": run.tokens,
@@ -122,71 +169,49 @@ def main() -> None:
             "old": ask(run, asked, 96),
         }
 
-    rates = {
-        str(rate): [
-            parts.once(f"full, rate {rate}, seed {seed}", lambda: choosing(rate, seed))
-            for seed in range(RATE_SEEDS)
-        ]
-        for rate in RATES
-    }
-    best = max(RATES, key=lambda rate: (sum(rates[str(rate)]), -rate))  # ties: the lower rate
-    print(
-        f"right of {len(validation)} validation questions by rate: {rates}; chosen: {best:g}",
-        flush=True,
-    )
+    # 1. Each method's own rate. The grid of full fine-tuning grows until its best lies inside.
+    rates = {f"{rate:g}": choosing(rate) for rate in RATES}
+    while best_of(rates) == float(list(rates)[-1]):
+        top = 2 * float(list(rates)[-1])
+        rates[f"{top:g}"] = choosing(top)
+    on_validation = {"full": rates, "lora": lora_rates()}
+    best = {method: best_of(found) for method, found in on_validation.items()}
+    print(f"right of {len(validation)} validation questions: {on_validation}; {best}", flush=True)
 
+    # 2. The recipes, several seeds each.
     lines = []
-    for name, (method, change) in RECIPES.items():
-        rate = (best if method == "full" else recipe["learning_rate"]) / SLOWER.get(change, 1)
-        runs = [
-            parts.once(f"{name}, seed {seed}", lambda: run_of(method, rate, change, seed))
-            for seed in range(args.seeds)
-        ]
-        kinds = {
-            "old": range(len(asked)),
-            "old, rehearsed tasks": [i for i, row in enumerate(asked) if row["task"] in REHEARSED],
-            "old, other tasks": [i for i, row in enumerate(asked) if row["task"] not in REHEARSED],
-        }
+    for name, (method, slower, rehearsal) in RECIPES.items():
+        rate, runs = best[method] / slower, []
+        for seed in range(args.seeds):
+            key = run_name(method, rate, rehearsal, seed)
+            if args.as_is and key not in known and key not in parts.found:
+                continue
+            measure = partial(run_of, method, rate, rehearsal, seed)
+            runs.append(known.get(key) or parts.once(key, measure))
         lines.append(
             {
                 "recipe": name,
                 "method": method,
                 "rate": rate,
+                "rehearsal": rehearsal,
                 "trained": runs[0]["trained"],
                 "steps": runs[0]["steps"],
                 "runs": runs,
-                "new": share([run["new"] for run in runs]),
-            }
-            | {
-                kind: share(["".join(run["old"][i] for i in places) for run in runs])
-                for kind, places in kinds.items()
             }
         )
-        print(
-            name,
-            f"rate {rate:g}",
-            [(run["new"].count("1"), run["old"].count("1")) for run in runs],
-            flush=True,
-        )
+        counts = [(run["new"].count("1"), run["old"].count("1")) for run in runs]
+        print(name, f"rate {rate:g}", counts, flush=True)
     record.write(
         args.out,
         {
-            "recipe": {
-                "steps": steps,
-                "batch_size": recipe["batch_size"],
-                "r": 16,
-                "lora_alpha": 32,
-                "new rows": len(new),
-                "old rows": OLD_ROWS * len(REHEARSED),
-            },
+            "recipe": recipe,
             "n": {"new": len(test), "old": len(asked), "validation": len(validation)},
-            "rates on validation": rates,
-            "rate": best,
+            "facts": [row["fact"] for row in test],
+            "tasks": [row["task"] for row in asked],
+            "rehearsed": list(REHEARSED),
+            "rates on validation": on_validation,
+            "rates": best,
             "rows": lines,
-            "interval": (
-                "95 %, bootstrap of the questions on the mean over seeds; lowest and highest:"
-                " single seeds"
-            ),
         },
         "forgetting.py",
         ("torch", "transformers", "trl", "peft"),

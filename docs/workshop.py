@@ -111,8 +111,8 @@ AGENDAS: dict[str, tuple[int, tuple[Block, ...]]] = {  # name: (minutes availabl
             Block(
                 "all weights, and what they forget",
                 "05",
-                "title adam-text formats-text memory-text train-text exam-text forget-text"
-                " survive-text",
+                "title open-text adam-text formats-text memory-text train-text exam-text"
+                " forget-text survive-text own-text",
                 2,
             ),
             Block(

@@ -24,7 +24,7 @@ PACKAGE = paths.ROOT / "qwen3lab"
 SHARED = ("title", "profile")  # the names of cells that a companion has as well
 MUSEUM = (
     ("deeper/03_experts_and_failures", "museum", "museum-table"),
-    ("05_full_fine_tuning", "museum", "museum-table"),
+    ("deeper/05_schedules_failures_speed", "museum", "museum-table"),
 )  # notebook, chart, text
 
 

@@ -1,4 +1,4 @@
-"""The exercises of notebook 05, in the order of its sections."""
+"""The exercises of notebook 05, and from `cosine_schedule` on those of its companions."""
 
 from __future__ import annotations
 
@@ -71,80 +71,6 @@ def _upwards(g, lr, eps=1e-8):
 )
 def _no_eps(g, lr, eps=1e-8):
     return -lr * g / g.abs()
-
-
-@exercise(
-    why="Half a cosine from one to zero over the steps that the warm-up has left.",
-    hints=(
-        "Two pieces: a straight line up to `warmup`, then the cosine.",
-        "After the warm-up the progress is (step - warmup) / (steps - warmup), from 0 to 1.",
-        (
-            "The second piece is rate * 0.5 * (1 + cos(pi * progress)); the first is rate * step /"
-            " warmup."
-        ),
-    ),
-)
-def cosine_schedule(step, steps, warmup, rate):
-    """The learning rate at `step` (from 0): `warmup` steps in a straight line from 0 to `rate`,
-    then half a cosine down to 0 at `steps`.
-    """
-    import math
-
-    if step < warmup:
-        return rate * step / warmup
-    return rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
-
-
-@cosine_schedule.cases
-def _():
-    yield case(0, 100, 10, 1.0, expect=0.0, note="the very first step")
-    yield case(5, 100, 10, 1.0, expect=0.5, note="half of the warm-up")
-    yield case(10, 100, 10, 2.0, expect=2.0, note="the end of the warm-up")
-    yield case(55, 100, 10, 1.0, expect=0.5, note="half of the way down")
-    yield case(40, 100, 10, 1.0, expect=0.75, note="a third of the way down")
-    yield case(100, 100, 10, 1.0, expect=0.0, note="the end")
-    yield case(25, 50, 0, 4.0, expect=2.0, note="no warm-up at all")
-
-
-@cosine_schedule.mistake(
-    "The cosine begins after the warm-up: count its progress from there, over the steps that are"
-    " left."
-)
-def _whole_cosine(step, steps, warmup, rate):
-    import math
-
-    return (
-        rate * step / warmup
-        if step < warmup
-        else rate * 0.5 * (1 + math.cos(math.pi * step / steps))
-    )
-
-
-@cosine_schedule.mistake("The warm-up is missing: the rate has to begin at zero.")
-def _no_warm_up(step, steps, warmup, rate):
-    import math
-
-    return rate * 0.5 * (1 + math.cos(math.pi * max(0, step - warmup) / (steps - warmup)))
-
-
-@cosine_schedule.mistake(
-    "That is the straight line down. The cosine stays high for longer, then falls faster."
-)
-def _linear(step, steps, warmup, rate):
-    return rate * step / warmup if step < warmup else rate * (steps - step) / (steps - warmup)
-
-
-@cosine_schedule.mistake(
-    "A quarter of a cosine: it reaches zero, but with full speed. Use (1 + cos(pi * progress)) / 2."
-)
-def _quarter(step, steps, warmup, rate):
-    import math
-
-    return (
-        rate * step / warmup
-        if step < warmup
-        else rate * math.cos(math.pi / 2 * (step - warmup) / (steps - warmup))
-    )
 
 
 @exercise(
@@ -271,79 +197,6 @@ def _sum_of_norms(gradients, limit):
     return [
         g * min(1.0, limit / sum(float(other.norm()) for other in gradients)) for g in gradients
     ]
-
-
-@exercise(
-    why=(
-        "An overflow costs one step and halves the scale; a long quiet time doubles it, so it stays"
-        " just below the edge."
-    ),
-    hints=(
-        (
-            "Three things may happen: an overflow, a good step, and the good step that makes the"
-            " row complete."
-        ),
-        "An overflow sets the count of good steps to zero and skips the step.",
-        (
-            "Without overflow good + 1; when that reaches `every`, double the scale and begin to"
-            " count anew."
-        ),
-    ),
-    ask=lambda answer, *args: [float(value) for value in answer(*args)],
-)
-def next_scale(scale, good, overflow, every):
-    """Dynamic loss scaling after a backward pass: the new (scale, good steps in a row, whether the
-    weights are changed). Halves after an overflow, doubles after `every` good steps.
-    """
-    if overflow:
-        return scale / 2, 0, False
-    return (scale * 2, 0, True) if good + 1 == every else (scale, good + 1, True)
-
-
-@next_scale.cases
-def _():
-    yield case(
-        65536.0, 5, True, 2000, expect=[32768.0, 0.0, 0.0], note="an overflow after five good steps"
-    )
-    yield case(1024.0, 5, False, 2000, expect=[1024.0, 6.0, 1.0], note="a sixth good step")
-    yield case(
-        1024.0,
-        9,
-        False,
-        10,
-        expect=[2048.0, 0.0, 1.0],
-        note="the tenth good step, when ten double the scale",
-    )
-    yield case(2.0, 0, True, 3, expect=[1.0, 0.0, 0.0], note="a second overflow in a row")
-
-
-@next_scale.mistake(
-    "After an overflow the gradients hold infinities: the weights must not be changed by them."
-)
-def _steps_anyway(scale, good, overflow, every):
-    return next_scale.answer(scale, good, overflow, every)[:2] + (True,)
-
-
-@next_scale.mistake("An overflow breaks the row of good steps: the count begins at zero again.")
-def _keeps_count(scale, good, overflow, every):
-    return (scale / 2, good, False) if overflow else next_scale.answer(scale, good, overflow, every)
-
-
-@next_scale.mistake(
-    "You doubled the scale after every good step. It waits for `every` of them in a row."
-)
-def _doubles_always(scale, good, overflow, every):
-    return (scale / 2, 0, False) if overflow else (scale * 2, good + 1, True)
-
-
-@next_scale.mistake(
-    "After the scale has doubled the count begins at zero again, else it would double at the next"
-    " step too."
-)
-def _no_reset(scale, good, overflow, every):
-    if overflow:
-        return scale / 2, 0, False
-    return (scale * 2 if good + 1 >= every else scale), good + 1, True
 
 
 @exercise(
@@ -507,3 +360,150 @@ def _weights_first(parameters, gpus, stage):
 )
 def _no_gradients(parameters, gpus, stage):
     return parameters * ((8 / gpus if stage > 0 else 8) + (4 / gpus if stage > 2 else 4))
+
+
+@exercise(
+    why="Half a cosine from one to zero over the steps that the warm-up has left.",
+    hints=(
+        "Two pieces: a straight line up to `warmup`, then the cosine.",
+        "After the warm-up the progress is (step - warmup) / (steps - warmup), from 0 to 1.",
+        (
+            "The second piece is rate * 0.5 * (1 + cos(pi * progress)); the first is rate * step /"
+            " warmup."
+        ),
+    ),
+)
+def cosine_schedule(step, steps, warmup, rate):
+    """The learning rate at `step` (from 0): `warmup` steps in a straight line from 0 to `rate`,
+    then half a cosine down to 0 at `steps`.
+    """
+    import math
+
+    if step < warmup:
+        return rate * step / warmup
+    return rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+@cosine_schedule.cases
+def _():
+    yield case(0, 100, 10, 1.0, expect=0.0, note="the very first step")
+    yield case(5, 100, 10, 1.0, expect=0.5, note="half of the warm-up")
+    yield case(10, 100, 10, 2.0, expect=2.0, note="the end of the warm-up")
+    yield case(55, 100, 10, 1.0, expect=0.5, note="half of the way down")
+    yield case(40, 100, 10, 1.0, expect=0.75, note="a third of the way down")
+    yield case(100, 100, 10, 1.0, expect=0.0, note="the end")
+    yield case(25, 50, 0, 4.0, expect=2.0, note="no warm-up at all")
+
+
+@cosine_schedule.mistake(
+    "The cosine begins after the warm-up: count its progress from there, over the steps that are"
+    " left."
+)
+def _whole_cosine(step, steps, warmup, rate):
+    import math
+
+    return (
+        rate * step / warmup
+        if step < warmup
+        else rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+    )
+
+
+@cosine_schedule.mistake("The warm-up is missing: the rate has to begin at zero.")
+def _no_warm_up(step, steps, warmup, rate):
+    import math
+
+    return rate * 0.5 * (1 + math.cos(math.pi * max(0, step - warmup) / (steps - warmup)))
+
+
+@cosine_schedule.mistake(
+    "That is the straight line down. The cosine stays high for longer, then falls faster."
+)
+def _linear(step, steps, warmup, rate):
+    return rate * step / warmup if step < warmup else rate * (steps - step) / (steps - warmup)
+
+
+@cosine_schedule.mistake(
+    "A quarter of a cosine: it reaches zero, but with full speed. Use (1 + cos(pi * progress)) / 2."
+)
+def _quarter(step, steps, warmup, rate):
+    import math
+
+    return (
+        rate * step / warmup
+        if step < warmup
+        else rate * math.cos(math.pi / 2 * (step - warmup) / (steps - warmup))
+    )
+
+
+@exercise(
+    why=(
+        "An overflow costs one step and halves the scale; a long quiet time doubles it, so it stays"
+        " just below the edge."
+    ),
+    hints=(
+        (
+            "Three things may happen: an overflow, a good step, and the good step that makes the"
+            " row complete."
+        ),
+        "An overflow sets the count of good steps to zero and skips the step.",
+        (
+            "Without overflow good + 1; when that reaches `every`, double the scale and begin to"
+            " count anew."
+        ),
+    ),
+    ask=lambda answer, *args: [float(value) for value in answer(*args)],
+)
+def next_scale(scale, good, overflow, every):
+    """Dynamic loss scaling after a backward pass: the new (scale, good steps in a row, whether the
+    weights are changed). Halves after an overflow, doubles after `every` good steps.
+    """
+    if overflow:
+        return scale / 2, 0, False
+    return (scale * 2, 0, True) if good + 1 == every else (scale, good + 1, True)
+
+
+@next_scale.cases
+def _():
+    yield case(
+        65536.0, 5, True, 2000, expect=[32768.0, 0.0, 0.0], note="an overflow after five good steps"
+    )
+    yield case(1024.0, 5, False, 2000, expect=[1024.0, 6.0, 1.0], note="a sixth good step")
+    yield case(
+        1024.0,
+        9,
+        False,
+        10,
+        expect=[2048.0, 0.0, 1.0],
+        note="the tenth good step, when ten double the scale",
+    )
+    yield case(2.0, 0, True, 3, expect=[1.0, 0.0, 0.0], note="a second overflow in a row")
+
+
+@next_scale.mistake(
+    "After an overflow the gradients hold infinities: the weights must not be changed by them."
+)
+def _steps_anyway(scale, good, overflow, every):
+    return next_scale.answer(scale, good, overflow, every)[:2] + (True,)
+
+
+@next_scale.mistake("An overflow breaks the row of good steps: the count begins at zero again.")
+def _keeps_count(scale, good, overflow, every):
+    return (scale / 2, good, False) if overflow else next_scale.answer(scale, good, overflow, every)
+
+
+@next_scale.mistake(
+    "You doubled the scale after every good step. It waits for `every` of them in a row."
+)
+def _doubles_always(scale, good, overflow, every):
+    return (scale / 2, 0, False) if overflow else (scale * 2, good + 1, True)
+
+
+@next_scale.mistake(
+    "After the scale has doubled the count begins at zero again, else it would double at the next"
+    " step too."
+)
+def _no_reset(scale, good, overflow, every):
+    if overflow:
+        return scale / 2, 0, False
+    return (scale * 2 if good + 1 >= every else scale), good + 1, True

@@ -51,7 +51,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "spectra",
             "speed_ratios",
             "time_to_loss",
-            "trade_off",
             "training_curves",
         ],
     },

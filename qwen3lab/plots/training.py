@@ -299,14 +299,14 @@ def spectra(values: Mapping[str, Sequence[float]]) -> Figure:
     return figure
 
 
-def ablation(table: pd.DataFrame, baseline: str = "recipe") -> Figure:
+def ablation(table: pd.DataFrame, baseline: str | None = "recipe") -> Figure:
     """Draw new facts learned (filled) and old tasks kept (open), one line per setting, grouped.
 
     Dotted lines show the baseline.
 
     Args:
         table: columns setting, value, accuracy, low, high, old, old_low, old_high.
-        baseline: the setting that all others change.
+        baseline: the setting that all others change; None: there is none, and no dotted lines.
     """
     places, at, last = [], 0.0, None
     for setting in table.setting:
@@ -342,52 +342,10 @@ def ablation(table: pd.DataFrame, baseline: str = "recipe") -> Figure:
         ],
     )
     ax.invert_yaxis()
-    ax.set(xlabel="share right (lines: 95 % interval; dotted: the recipe)", xlim=(0, 1.02))
+    dotted = "; dotted: the recipe" if (table.setting == baseline).any() else ""
+    ax.set(xlabel=f"share right (lines: 95 % interval{dotted})", xlim=(0, 1.02))
     ax.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside upper right", ncols=2, frameon=False)
-    return figure
-
-
-def trade_off(table: pd.DataFrame) -> Figure:
-    """Draw what was learned against what was kept, one point per value, one marker per setting.
-
-    Args:
-        table: columns setting, value, accuracy, old.
-    """
-    figure, ax = axes_of(height=4.0)
-    marks = MARKERS + "vPX*"
-    for i, setting in enumerate(dict.fromkeys(table.setting)):
-        chosen = table[table.setting == setting]
-        ax.plot(
-            chosen.accuracy,
-            chosen.old,
-            marks[i % len(marks)],
-            color=COLOURS[i % 4],
-            markerfacecolor="white" if i % 2 else COLOURS[i % 4],
-            markersize=8,
-            label=setting,
-        )
-        # A setting of one value is named by the legend.
-        for line in chosen[[len(chosen) > 1] * len(chosen)].itertuples():
-            above = (
-                (table.old - line.old).between(0.001, 0.05)
-                & ((table.accuracy - line.accuracy).abs() < 0.15)
-            ).any()
-            ax.annotate(
-                line.value,
-                (line.accuracy, line.old),
-                xytext=(5, -11 if above else 4),
-                textcoords="offset points",
-                fontsize="small",
-            )
-    ax.set(
-        xlabel="new facts, share right",
-        ylabel="old tasks, share right",
-        xlim=(-0.02, 1.08),
-        ylim=(0, 1),
-    )
-    ax.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", frameon=False, fontsize="small")
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -127,30 +128,54 @@ def thinking_survival(record: dict[str, Any]) -> pd.DataFrame:
     Args:
         record: the content of data/benchmarks/survival.json.
     Returns:
-        Columns recipe, measure, seeds, n (questions of all seeds), right, share, low, high (Wilson,
-        95 %), lowest and highest (a single seed's share).
+        Columns recipe, measure, seeds, n (questions, the same for each seed), share (mean over
+        seeds), low, high (Wilson for n questions, 95 %: a question that is asked of five models is
+        one question), lowest and highest (a single seed's share).
     """
-    lines = []
-    for row in record["rows"]:
-        for key, name in THINKING_MEASURES.items():
-            counts, each = [run[key] for run in row["runs"]], record["n"][key]
-            right, n = sum(counts), each * len(counts)
-            low, high = wilson(right, n)
-            lines.append(
-                {
-                    "recipe": row["recipe"],
-                    "measure": name,
-                    "seeds": len(counts),
-                    "n": n,
-                    "right": right,
-                    "share": right / n,
-                    "low": low,
-                    "high": high,
-                    "lowest": min(counts) / each,
-                    "highest": max(counts) / each,
-                }
-            )
-    return pd.DataFrame(lines)
+    return pd.DataFrame(
+        [
+            {"recipe": row["recipe"], "measure": name, "seeds": len(row["runs"])}
+            | _of_counts([run[key] for run in row["runs"]], record["n"][key])
+            for row in record["rows"]
+            for key, name in THINKING_MEASURES.items()
+        ]
+    )
+
+
+def _of_counts(counts: Sequence[int], n: int) -> dict[str, float]:
+    """Average counts of right answers over seeds, with Wilson's interval for the n questions."""
+    share = sum(counts) / len(counts) / n
+    low, high = wilson(share * n, n)
+    extremes = {"lowest": min(counts) / n, "highest": max(counts) / n}
+    return {"n": n, "share": share, "low": low, "high": high} | extremes
+
+
+STAGE_MEASURES = {
+    "taught": "taught in chat",
+    "read": "only in the text",
+    "completed": "its sentence",
+    "old": "old tasks",
+}
+
+
+def stages(record: dict[str, Any]) -> pd.DataFrame:
+    """Tabulate continued pre-training and its controls, one line per way and measure.
+
+    Args:
+        record: the content of data/benchmarks/stages.json.
+    Returns:
+        Columns way, measure, seeds, n, share, low, high, lowest, highest as `thinking_survival`,
+        and perplexity of the text (mean over seeds).
+    """
+    return pd.DataFrame(
+        [
+            {"way": row["way"], "measure": name, "seeds": len(row["runs"])}
+            | _of_counts([run[key] for run in row["runs"]], record["n"][key])
+            | {"perplexity": sum(run["perplexity"] for run in row["runs"]) / len(row["runs"])}
+            for row in record["rows"]
+            for key, name in STAGE_MEASURES.items()
+        ]
+    )
 
 
 STUDENTS = {"half": "half the layers", "quarter": "a quarter of the weights"}
@@ -230,6 +255,90 @@ def frontier(record: dict[str, Any], split: str | None = None) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(lines)
+
+
+def forgetting(record: dict[str, Any]) -> pd.DataFrame:
+    """Tabulate the forgetting benchmark: new facts and old tasks by method, rate and rehearsal.
+
+    Args:
+        record: the content of data/benchmarks/forgetting.json.
+    Returns:
+        Columns setting (method, with old rows or not), value (rate), seeds, accuracy of the new
+        facts, old (tasks that no recipe rehearses) and again (the rehearsed tasks): means over
+        seeds, with 95 % bootstrap intervals low and high, old_low and old_high, again_low and
+        again_high: of the first over facts, of the others over questions.
+    """
+    names = {"full": "all weights", "lora": "LoRA"}
+    again = [task in record["rehearsed"] for task in record["tasks"]]
+    lines = []
+    for row in record["rows"]:
+        mixed = ", old rows" if row["rehearsal"] else ""
+        line = {"setting": f"{names[row['method']]}{mixed}:", "value": f"rate {row['rate']:g}"}
+        line["seeds"] = len(row["runs"])
+        parts = {"": [run["new"] for run in row["runs"]]}
+        for key, wanted in (("old_", False), ("again_", True)):
+            parts[key] = [
+                "".join(digit for digit, mine in zip(run["old"], again) if mine == wanted)
+                for run in row["runs"]
+            ]
+        for key, digits in parts.items():
+            found = _over_seeds(digits, None if key else record["facts"])
+            line |= {
+                key.rstrip("_") or "accuracy": found["share"],
+                f"{key}low": found["low"],
+                f"{key}high": found["high"],
+            }
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def maths(record: dict[str, Any]) -> pd.DataFrame:
+    """Tabulate the maths case: word problems by kind of operation, and sums, for each way.
+
+    Args:
+        record: the content of data/benchmarks/maths.json.
+    Returns:
+        Indexed by way and part ("all problems", the kinds, "sums"): n questions, share (mean over
+        seeds), low, high (95 %, bootstrap over questions), lowest and highest (single seeds).
+    """
+    kinds, lines = record["kinds"], []
+    for way, runs in {"before": [record["before"]], **record["runs"]}.items():
+        parts = {"all problems": [run["problems"] for run in runs]}
+        for kind in sorted(set(kinds)):
+            parts[kind] = [
+                "".join(digit for digit, own in zip(run["problems"], kinds) if own == kind)
+                for run in runs
+            ]
+        parts["sums"] = [run["sums"] for run in runs]
+        for part, digits in parts.items():
+            seeds = [text.count("1") / len(text) for text in digits]
+            lines.append(
+                {"way": way, "part": part, "n": len(digits[0])}
+                | _over_seeds(digits)
+                | {"lowest": min(seeds), "highest": max(seeds)}
+            )
+    return pd.DataFrame(lines).set_index(["way", "part"])
+
+
+def maths_faults(record: dict[str, Any]) -> pd.DataFrame:
+    """Count the first fault of each wrong word problem: way by fault, the mean over seeds.
+
+    Args:
+        record: the content of data/benchmarks/maths.json.
+    Returns:
+        One row per way, one column per fault (`arithmetic.fault`), the most frequent first; and
+        wrong, their sum.
+    """
+    found = {}
+    for way, runs in {"before": [record["before"]], **record["runs"]}.items():
+        counts = Counter()
+        for run in runs:
+            for key, count in run["faults"].items():
+                counts[key.rpartition(" | ")[2]] += count / len(runs)
+        found[way] = counts
+    table = pd.DataFrame(found).T.fillna(0.0)
+    table = table[table.sum().sort_values(ascending=False).index]
+    return table.assign(wrong=table.sum(axis=1))
 
 
 def tone(record: dict[str, Any]) -> pd.DataFrame:

@@ -54,11 +54,6 @@ def test_charts_show_the_numbers():
     assert filled.lines[0].get_xdata().tolist() == [0.85, 0.1] and open_.lines[
         0
     ].get_xdata().tolist() == [0.5, 1.0]
-    points = [
-        (line.get_xdata().tolist(), line.get_ydata().tolist())
-        for line in plots.trade_off(table).axes[0].lines
-    ]
-    assert points == [([0.85], [0.5]), ([0.1], [1.0])]
 
 
 def test_what_the_notebook_says_of_the_committed_record():

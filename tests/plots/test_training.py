@@ -259,21 +259,6 @@ def test_ablation_shows_what_each_setting_learned_and_kept(dense):
     assert labels(ax) == (xlabel, "")
 
 
-def test_trade_off_has_a_point_a_value(dense):
-    figure = plots.trade_off(dense)
-    (ax,) = figure.axes
-    settings = ["recipe", "rank", "alpha / rank", "layers", "dropout", "learning rate"]
-    assert legend(figure) == settings == list(named(ax))
-    for setting, line in named(ax).items():
-        rows = dense[dense.setting == setting]
-        assert xs(line) == rows.accuracy.tolist() and ys(line) == rows.old.tolist()
-        assert line.get_linestyle() == "None"
-    several = dense[dense.setting != "recipe"]  # the legend names a setting's only value
-    assert words(ax) == several.value.tolist()
-    assert [note.xy for note in ax.texts] == list(zip(several.accuracy, several.old))
-    assert labels(ax) == ("new facts, share right", "old tasks, share right")
-
-
 def test_ablation_of_the_recipes_has_a_line_a_recipe():
     table = tables.frontier(records.read("recipe"))
     (ax,) = plots.ablation(table, baseline="facts alone").axes
@@ -283,6 +268,18 @@ def test_ablation_of_the_recipes_has_a_line_a_recipe():
     assert xs(new.lines[0]) == table.accuracy.tolist() and xs(old.lines[0]) == table.old.tolist()
     dotted = [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"]
     assert dotted == [table.accuracy[0], table.old[0]]
+
+
+def test_ablation_without_a_baseline_has_no_dotted_lines():
+    table = tables.forgetting(records.read("forgetting"))
+    (ax,) = plots.ablation(table, baseline=None).axes
+    names = ticks(ax.yaxis)
+    assert names[0] == "all weights: rate 0.004" and len(names) == len(table)
+    assert "LoRA, old rows: rate 0.01" in names
+    new, old = ax.containers
+    assert xs(new.lines[0]) == table.accuracy.tolist() and xs(old.lines[0]) == table.old.tolist()
+    assert not [line for line in ax.lines if line.get_linestyle() == ":"]
+    assert labels(ax) == ("share right (lines: 95 % interval)", "")
 
 
 def test_block_errors_of_weights_and_outputs():

@@ -7,7 +7,8 @@ import pytest
 from qwen3lab import chat, models
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
-from qwen3lab.results import records
+from qwen3lab.evaluation.statistics import wilson
+from qwen3lab.results import records, tables
 from qwen3lab.training import continued_pretraining
 from qwen3lab.world import company
 
@@ -202,9 +203,12 @@ def test_the_stored_result_is_of_this_data(tokenizer, texts):
         "old": tasks.load("chat", "test"),
     }
     assert measured["n"] == {key: len(rows) for key, rows in sizes.items()}
+    table = tables.stages(measured).set_index(["way", "measure"])
     for row in measured["rows"]:
-        for key, count in measured["n"].items():
-            assert row[key]["share"] == pytest.approx(
-                sum(run[key] for run in row["runs"]) / (count * len(row["runs"])), abs=1e-4
+        for key, name in tables.STAGE_MEASURES.items():
+            line, n = table.loc[row["way"], name], measured["n"][key]
+            assert line.share == pytest.approx(
+                sum(run[key] for run in row["runs"]) / len(row["runs"]) / n
             )
-            assert row[key]["low"] <= row[key]["share"] <= row[key]["high"]
+            assert (line.low, line.high) == pytest.approx(wilson(line.share * n, n))
+            assert line.n == n
