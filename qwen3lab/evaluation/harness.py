@@ -1,7 +1,7 @@
 """Run EleutherAI's lm-evaluation-harness on local task files, and score the same items ourselves.
 
-The task files are in `data/tasks/harness` and name `knowledge`, `choice`, `exact_match` and `ended`
-of this module. Nothing is downloaded: rows and model are on this machine.
+The task files are in `data/tasks/harness` and name `knowledge`, `tone`, `choice`, `exact_match` and
+`ended` of this module. Nothing is downloaded: rows and model are on this machine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 
 FOLDER = paths.TASKS / "harness"
-SCORES = {"wildon_knowledge": "exact_match", "wildon_choice": "acc"}
+SCORES = {"wildon_knowledge": "exact_match", "wildon_tone": "exact_match", "wildon_choice": "acc"}
+WRITTEN = {"wildon_knowledge": ("knowledge", 16), "wildon_tone": ("tone", 48)}  # rows, max_gen_toks
 OPTIONS = 3
 END = "<|im_end|>"
 
@@ -135,12 +136,13 @@ def ours(
         raise Qwen3labError(
             f"There is no task {task!r} for the harness. Choose one of: {', '.join(SCORES)}."
         )
-    if task == "wildon_knowledge":
+    if task in WRITTEN:
+        rows, longest = WRITTEN[task]
         answers = scoring.evaluate_tasks(
             model,
             tokenizer,
-            tasks.load("knowledge", "test")[:limit],
-            max_new_tokens=16,
+            tasks.load(rows, "test")[:limit],
+            max_new_tokens=longest,
             batch_size=batch_size,
         )
         return answers[["id", "correct", "prediction"]]
@@ -187,6 +189,11 @@ def knowledge(**_: Any) -> dict[str, Dataset]:
     return _dataset(tasks.load("knowledge", "test"), ("id", "messages", "answer"))
 
 
+def tone(**_: Any) -> dict[str, Dataset]:
+    """Load the rows for `wildon_tone.yaml`, as `knowledge` does."""
+    return _dataset(tasks.load("tone", "test"), ("id", "messages", "answer"))
+
+
 def choice(**_: Any) -> dict[str, Dataset]:
     """Load the rows for `wildon_choice.yaml`, as `knowledge` does."""
     return _dataset(
@@ -195,7 +202,7 @@ def choice(**_: Any) -> dict[str, Dataset]:
 
 
 def exact_match(doc: dict[str, Any], results: Sequence[str]) -> dict[str, int]:
-    """Score an answer for `wildon_knowledge.yaml`: 1 for an exact match, else 0.
+    """Score an answer that was written: 1 for an exact match, else 0.
 
     The answer without its thoughts is compared with the reference after `evaluation.normalize`.
     """
