@@ -5,16 +5,21 @@ same score, without a network.
 from __future__ import annotations
 
 import importlib.util
+import os
 import random
+import re
+import shlex
 import socket
+import subprocess
 import sys
 
+import nbformat
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from qwen3lab import chat, evaluation, models
+from qwen3lab import chat, evaluation, models, paths
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation import harness
@@ -95,6 +100,51 @@ def test_likelihoods_are_ours_but_for_the_white_space(loaded, offline):
 
 
 @installed
+def commands() -> list[str]:
+    """The lm_eval lines that notebook 06 shows."""
+    (path,) = (paths.ROOT / "notebooks").glob("06_*.ipynb")
+    cells = nbformat.read(path, as_version=4).cells
+    text = next(cell.source for cell in cells if cell.id == "harness-read").replace("\\\n", " ")
+    return re.findall(r"(?m)^lm_eval run .*", text)
+
+
+def test_the_commands_have_the_recommended_sampling():
+    plain, thinking = map(shlex.split, commands())
+    assert {"temperature=0.7", "top_p=0.8", "top_k=20"} < set(plain)
+    assert {"temperature=0.6", "top_p=0.95", "top_k=20"} < set(thinking)
+    for command, thinks in ((plain, "False"), (thinking, "True")):
+        assert f"enable_thinking={thinks}" in command[5] and "do_sample=True" in command
+        assert command[command.index("--tasks") + 1] == "gsm8k_cot_zeroshot,ifeval"
+
+
+@installed
+@pytest.mark.parametrize("which", [0, 1], ids=["not thinking", "thinking"])
+def test_the_commands_run(loaded, tmp_path, which):
+    """On the bundled model and a task of the course, two rows and a few tokens each."""
+    for part in loaded:
+        part.save_pretrained(tmp_path / "model")
+    given = shlex.split(commands()[which])[1:]
+    given[given.index("--tasks") + 1] = "wildon_tone"
+    changes = {
+        "pretrained=Qwen/Qwen3-8B": f"pretrained={tmp_path / 'model'}",
+        "dtype=bfloat16": "dtype=float32",
+    }
+    for place, one in enumerate(given):
+        for old, new in changes.items():
+            one = one.replace(old, new)
+        given[place] = re.sub("max_gen_toks=.*", "max_gen_toks=8", one)
+    more = ["--include_path", str(harness.FOLDER), "--limit", "2", "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lm_eval", *given, *more],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    temperature = ("0.7", "0.6")[which]
+    assert "exact_match" in done.stdout and f"'temperature': {temperature}" in done.stdout
+
+
 def test_task_files_name_what_there_is():
     import lm_eval
 
