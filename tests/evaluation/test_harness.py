@@ -146,7 +146,7 @@ def test_the_commands_run(loaded, tmp_path, which):
 
 
 def test_task_files_name_what_there_is():
-    import lm_eval
+    import lm_eval.tasks
 
     manager = lm_eval.tasks.TaskManager(include_path=harness.FOLDER, include_defaults=False)
     assert manager.all_tasks == sorted(harness.SCORES)
