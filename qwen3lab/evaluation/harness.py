@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import chat, paths
+from qwen3lab import chat, paths, profiles
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation import scoring
@@ -91,6 +91,9 @@ def run(
         loaded = manager.load([task])
         for entry in loaded["tasks"].values():
             entry.set_config(key="num_fewshot", value=0)
+            if task in WRITTEN:  # the task file's limit, or a trial run's, as our own answers have
+                limits = {"max_gen_toks": profiles.smoke_tokens(WRITTEN[task][1])}
+                entry.set_config(key="generation_kwargs", value=limits, update=True)
         lm = HFLM(
             pretrained=model, tokenizer=tokenizer, batch_size=batch_size, enable_thinking=False
         )

@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 
-from qwen3lab import chat, evaluation, models, paths
+from qwen3lab import chat, evaluation, models, paths, training
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation import harness
@@ -69,6 +69,17 @@ def test_exact_match_is_ours_to_the_last_item(loaded, offline, monkeypatch, tmp_
     assert report.stderr == pytest.approx(np.sqrt(report.score * (1 - report.score) / 47)) and str(
         report
     ).startswith("wildon_knowledge: 0.")
+
+
+@installed
+def test_a_trial_run_cuts_both_alike(loaded, offline, monkeypatch):
+    """Replies of the tone are longer than a trial run lets anyone write."""
+    monkeypatch.setenv("QWEN3LAB_SMOKE", "1")
+    crew = training.load_adapter(paths.DATA / "adapters" / "tone", "qwen3-tiny")
+    report = harness.run(*crew, "wildon_tone", limit=2)
+    own = harness.ours(*crew, "wildon_tone", limit=2)
+    assert report.items.prediction.tolist() == own.prediction.tolist()
+    assert not own.correct.any() and all(own.prediction)
 
 
 @installed
@@ -151,7 +162,8 @@ def test_task_files_name_what_there_is():
     manager = lm_eval.tasks.TaskManager(include_path=harness.FOLDER, include_defaults=False)
     assert manager.all_tasks == sorted(harness.SCORES)
     for name, task in manager.load(list(harness.SCORES))["tasks"].items():
-        assert len(task.test_docs()) == {"wildon_knowledge": 235, "wildon_choice": 187}[name]
+        sizes = {"wildon_knowledge": 235, "wildon_tone": 216, "wildon_choice": 187}
+        assert len(task.test_docs()) == sizes[name]
 
 
 def test_task_files_can_be_read_without_the_harness():
@@ -173,8 +185,13 @@ def test_task_files_can_be_read_without_the_harness():
     } == harness.SCORES
     assert [
         len(files[name]["custom_dataset"](**files[name]["metadata"])["test"])
-        for name in ("wildon_knowledge", "wildon_choice")
-    ] == [235, 187]
+        for name in ("wildon_knowledge", "wildon_tone", "wildon_choice")
+    ] == [235, 216, 187]
+    assert {name: longest for name, (_, longest) in harness.WRITTEN.items()} == {
+        name: file["generation_kwargs"]["max_gen_toks"]
+        for name, file in files.items()
+        if file["output_type"] == "generate_until"
+    }
 
 
 def test_options_are_of_one_kind_and_in_no_order():
@@ -208,7 +225,7 @@ def test_the_score_looks_at_the_answer_alone():
 def test_what_cannot_be_run(loaded, monkeypatch):
     with pytest.raises(
         Qwen3labError,
-        match="no task 'arc' for the harness. Choose one of: wildon_knowledge, wildon_choice",
+        match="no task 'arc' for the harness. Choose one of: wildon_knowledge, wildon_tone, wildon_choice",
     ):
         harness.ours(*loaded, "arc")
     monkeypatch.setitem(sys.modules, "lm_eval", None)
