@@ -1,12 +1,12 @@
 """Simulate the coverage of 95 % intervals, in 1,000 simulated tests for each size and share.
 
-`python benchmarks/coverage.py` takes Wilson's interval and the percentile bootstrap for the share
-of right answers, the paired bootstrap for the gain of a second system on the same questions, the
-bootstrap for the quadratic weighted kappa of two raters, and the simple interval (share ± 1.96
-standard errors) for comparison. For intervals that depend only on the count the exact coverage is
-added, summed over all counts. The simulated raters see the same true grade (normal, mean
-3, deviation 1) with errors of their own (0.7), rounded to 1 to 5. Two minutes; writes
-`data/benchmarks/coverage.json`.
+`python benchmarks/coverage.py` takes Wilson's interval, Clopper and Pearson's, and the percentile
+bootstrap for the share of right answers, the paired bootstrap for the gain of a second system on
+the same questions, the bootstrap for the quadratic weighted kappa of two raters, and the simple
+interval (share ± 1.96 standard errors) for comparison. For intervals that depend only on the count
+the exact coverage is added, summed over all counts. The simulated raters see the same true grade
+(normal, mean 3, deviation 1) with errors of their own (0.7), rounded to 1 to 5. Three minutes;
+writes `data/benchmarks/coverage.json`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from qwen3lab import evaluation, paths
 from qwen3lab.evaluation import statistics
 from qwen3lab.evaluation.ratings import session
 
-SIZES, SHARES = (10, 20, 50, 100, 235, 1000), (0.5, 0.8, 0.95)
+SIZES, SHARES = (10, 20, 50, 100, 235, 1000), (0.5, 0.8, 0.95, 0.99)
 GAINS = (
     (0.6, 0.05, 0.2),
     (0.8, 0.03, 0.1),
@@ -36,6 +36,11 @@ DRAWS, RESAMPLES = 1000, 1000
 
 def wilson(answers: np.ndarray, _draw: int) -> tuple[float, float]:
     return evaluation.wilson(int(answers.sum()), len(answers))
+
+
+def clopper_pearson(answers: np.ndarray, _draw: int) -> tuple[float, float]:
+    found = stats.binomtest(int(answers.sum()), len(answers)).proportion_ci(method="exact")
+    return float(found.low), float(found.high)
 
 
 def simple(answers: np.ndarray, _draw: int) -> tuple[float, float]:
@@ -50,6 +55,7 @@ def bootstrap(answers: np.ndarray, draw: int) -> tuple[float, float]:
 
 WAYS: dict[str, Callable[[np.ndarray, int], tuple[float, float]]] = {
     "Wilson": wilson,
+    "Clopper-Pearson": clopper_pearson,
     "bootstrap": bootstrap,
     "simple": simple,
 }

@@ -59,10 +59,7 @@ AGENDAS: dict[str, tuple[int, tuple[Block, ...]]] = {  # name: (minutes availabl
             BREAK,
             Block("what goes wrong: the failure museum, notebook 03's companion", minutes=20),
             Block(
-                "how sure are you?",
-                "06",
-                "before-text train-text after-text blind-text interval-text coverage-read",
-                2,
+                "how sure are you?", "06", "title open-text pair-text interval-text blind-text", 2
             ),
             Block(
                 "smaller, and served",
@@ -118,8 +115,8 @@ AGENDAS: dict[str, tuple[int, tuple[Block, ...]]] = {  # name: (minutes availabl
             Block(
                 "measuring",
                 "06",
-                "title task-text ppl-idea bleu-idea zh-text before-text train-text after-text"
-                " blind-text interval-text coverage-read contamination-text judge-text",
+                "title open-text pair-text interval-text marks-text ppl-idea bleu-idea blind-text"
+                " own-text contamination-text judge-text",
                 3,
             ),
             BREAK,

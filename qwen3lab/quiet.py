@@ -35,6 +35,7 @@ _WARNINGS = (
 _LOGGERS = (
     # "Failed to load CPU gemm_4bit_forward": an optional kernel; the built-in one serves
     "bitsandbytes",
+    "hf-to-gguf",  # "Unknown RoPE type: default": transformers' name for positions without scaling
     "torchao",  # optional C++ kernels that were built for another torch
     "torch.utils._pytree",  # torchao registers two enums that torch no longer needs registered
 )

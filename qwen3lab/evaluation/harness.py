@@ -1,7 +1,7 @@
 """Run EleutherAI's lm-evaluation-harness on local task files, and score the same items ourselves.
 
-The task files are in `data/tasks/harness` and name `knowledge`, `choice`, `exact_match` and `ended`
-of this module. Nothing is downloaded: rows and model are on this machine.
+The task files are in `data/tasks/harness` and name `knowledge`, `tone`, `choice`, `exact_match` and
+`ended` of this module. Nothing is downloaded: rows and model are on this machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import chat, paths
+from qwen3lab import chat, paths, profiles
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation import scoring
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 
 FOLDER = paths.TASKS / "harness"
-SCORES = {"wildon_knowledge": "exact_match", "wildon_choice": "acc"}
+SCORES = {"wildon_knowledge": "exact_match", "wildon_tone": "exact_match", "wildon_choice": "acc"}
+WRITTEN = {"wildon_knowledge": ("knowledge", 16), "wildon_tone": ("tone", 48)}  # rows, max_gen_toks
 OPTIONS = 3
 END = "<|im_end|>"
 
@@ -90,6 +91,9 @@ def run(
         loaded = manager.load([task])
         for entry in loaded["tasks"].values():
             entry.set_config(key="num_fewshot", value=0)
+            if task in WRITTEN:  # the task file's limit, or a trial run's, as our own answers have
+                limits = {"max_gen_toks": profiles.smoke_tokens(WRITTEN[task][1])}
+                entry.set_config(key="generation_kwargs", value=limits, update=True)
         lm = HFLM(
             pretrained=model, tokenizer=tokenizer, batch_size=batch_size, enable_thinking=False
         )
@@ -135,12 +139,13 @@ def ours(
         raise Qwen3labError(
             f"There is no task {task!r} for the harness. Choose one of: {', '.join(SCORES)}."
         )
-    if task == "wildon_knowledge":
+    if task in WRITTEN:
+        rows, longest = WRITTEN[task]
         answers = scoring.evaluate_tasks(
             model,
             tokenizer,
-            tasks.load("knowledge", "test")[:limit],
-            max_new_tokens=16,
+            tasks.load(rows, "test")[:limit],
+            max_new_tokens=longest,
             batch_size=batch_size,
         )
         return answers[["id", "correct", "prediction"]]
@@ -187,6 +192,11 @@ def knowledge(**_: Any) -> dict[str, Dataset]:
     return _dataset(tasks.load("knowledge", "test"), ("id", "messages", "answer"))
 
 
+def tone(**_: Any) -> dict[str, Dataset]:
+    """Load the rows for `wildon_tone.yaml`, as `knowledge` does."""
+    return _dataset(tasks.load("tone", "test"), ("id", "messages", "answer"))
+
+
 def choice(**_: Any) -> dict[str, Dataset]:
     """Load the rows for `wildon_choice.yaml`, as `knowledge` does."""
     return _dataset(
@@ -195,7 +205,7 @@ def choice(**_: Any) -> dict[str, Dataset]:
 
 
 def exact_match(doc: dict[str, Any], results: Sequence[str]) -> dict[str, int]:
-    """Score an answer for `wildon_knowledge.yaml`: 1 for an exact match, else 0.
+    """Score an answer that was written: 1 for an exact match, else 0.
 
     The answer without its thoughts is compared with the reference after `evaluation.normalize`.
     """

@@ -1,14 +1,19 @@
 """Use a model as a judge: pairwise comparison in both orders, or grades from 1 to 5.
 
-The judge generates nothing. Its choice is read from the probabilities of the next token, so it
-always decides, and its confidence is visible. Zheng et al. 2023, "Judging LLM-as-a-Judge with
+`ask_twice` takes any function that sends messages to a model, for example to an OpenAI-compatible
+address: the judge writes its verdict by a rubric, and `control` tells whether it can judge at all.
+
+`pairwise` and `grade` need the weights: the judge generates nothing, and its choice is read from
+the probabilities of the next token, so it always decides, and its confidence is visible. Zheng et
+al. 2023, "Judging LLM-as-a-Judge with
 MT-Bench and Chatbot Arena", ask in both orders against position bias; the expected grade is from
 Liu et al. 2023, "G-Eval: NLG Evaluation using GPT-4 with Better Human Alignment".
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from qwen3lab import chat
@@ -33,6 +38,77 @@ SINGLE = (
     " nothing else."
 )
 LETTERS, DIGITS = ("A", "B"), ("1", "2", "3", "4", "5")
+CHOICES = ("first", "second", "order", "none")
+
+
+def messages(rubric: str, question: str, a: str, b: str) -> list[dict[str, str]]:
+    """Write the judge's prompt: the rubric as the system message, then question and answers."""
+    asked = (
+        f"Question:\n{question}\n\nAnswer A:\n{a}\n\nAnswer B:\n{b}\n\nCompare the two answers by"
+        ' the rubric. End with the line "Verdict: A" or "Verdict: B".'
+    )
+    return [{"role": "system", "content": rubric}, {"role": "user", "content": asked}]
+
+
+def verdict(reply: str) -> str:
+    """Read "A" or "B" from a judge's reply: its last verdict, thoughts left out; "" if none."""
+    answer = chat.split_thinking(reply.strip())[1]
+    found = re.findall(r"verdict\W{1,6}([AB])\b", answer, flags=re.IGNORECASE)
+    return found[-1].upper() if found else ""
+
+
+def ask_twice(
+    ask: Callable[[list[dict[str, str]]], str],
+    rubric: str,
+    questions: Sequence[str],
+    first: Sequence[str],
+    second: Sequence[str],
+) -> pd.DataFrame:
+    """Let a judge compare pairs of answers by a rubric, in both orders.
+
+    Args:
+        ask: sends messages to the judge and returns its reply, for example through the `openai`
+            client.
+    Returns:
+        A row per question: leading, trailing (the verdict where the first answer is A, and where it
+        is B), choice: "first" or "second" where both verdicts name the same answer, "order" where
+        they name the same letter, "none" where a reply has no verdict.
+    Raises:
+        Qwen3labError: different numbers of questions and answers, or none.
+    """
+    import pandas as pd
+
+    _same_numbers(questions, first, second)
+    lines = []
+    for question, one, two in zip(questions, first, second):
+        leading = verdict(ask(messages(rubric, question, one, two)))
+        trailing = verdict(ask(messages(rubric, question, two, one)))
+        choice = "none" if not (leading and trailing) else "order"
+        if {leading, trailing} == {"A", "B"}:
+            choice = "first" if leading == "A" else "second"
+        lines.append({"leading": leading, "trailing": trailing, "choice": choice})
+    return pd.DataFrame(lines)
+
+
+def control(judged: pd.DataFrame) -> pd.DataFrame:
+    """Count a judge's choices on a positive control: pairs whose first answer is plainly right.
+
+    Args:
+        judged: of `ask_twice`.
+    Returns:
+        A row per choice ("first" is the right one): count, n, share, low, high (Wilson, 95 %). A
+        judge that picks letters at random has "first" in a quarter of the pairs, one that always
+        writes the same letter in none.
+    """
+    return _shares({name: (int((judged.choice == name).sum()), len(judged)) for name in CHOICES})
+
+
+def _same_numbers(questions: Sequence[str], first: Sequence[str], second: Sequence[str]) -> None:
+    if not len(questions) == len(first) == len(second) or not len(questions):
+        raise Qwen3labError(
+            f"There are {len(questions)} questions, {len(first)} first and {len(second)} second"
+            " answers. Give as many of each, at least one."
+        )
 
 
 def next_tokens(
@@ -97,11 +173,7 @@ def pairwise(
     Raises:
         Qwen3labError: different numbers of questions and answers; as `next_tokens`.
     """
-    if not len(questions) == len(first) == len(second):
-        raise Qwen3labError(
-            f"There are {len(questions)} questions, {len(first)} first and {len(second)} second"
-            " answers. Give as many of each."
-        )
+    _same_numbers(questions, first, second)
     prompts = [
         PAIR.format(question=q, a=a, b=b)
         for pairs in (zip(questions, first, second), zip(questions, second, first))

@@ -1,8 +1,182 @@
-"""The exercises of notebook 06, in the order of its sections."""
+"""The exercises of notebook 06, and `shared_runs` of its companion."""
 
 from __future__ import annotations
 
 from qwen3lab.exercises.exercise import case, exercise
+
+
+@exercise(
+    why=(
+        "Only the questions on which one of the two is right say which is better, and there a fair"
+        " coin would decide."
+    ),
+    hints=(
+        (
+            "How often is the first alone right, and how often the second alone? All other"
+            " questions say nothing."
+        ),
+        (
+            "If both are equally good, each of these questions is a toss of a coin: how likely is a"
+            " result at least as uneven, to either side?"
+        ),
+        (
+            "With n = a + b and c = min(a, b): 2 * sum(math.comb(n, i) for i in range(c + 1)) / 2"
+            " ** n, but 1 at most."
+        ),
+    ),
+)
+def mcnemar_p(first, second):
+    """McNemar's exact test, two-sided. `first` and `second` are lists of True and False: what each
+    system got right, on the same questions. The result is p.
+    """
+    import math
+
+    a = sum(one and not other for one, other in zip(first, second))
+    b = sum(other and not one for one, other in zip(first, second))
+    return min(1.0, 2 * sum(math.comb(a + b, i) for i in range(min(a, b) + 1)) / 2 ** (a + b))
+
+
+@mcnemar_p.cases
+def _():
+    def lists(both, one, other, neither):
+        return [True] * (both + one) + [False] * (other + neither), [True] * both + [
+            False
+        ] * one + [True] * other + [False] * neither
+
+    yield case(
+        *lists(5, 6, 0, 1),
+        expect=2 / 64,
+        note="twelve questions, six of which the first system alone has right",
+    )
+    yield case(
+        *lists(10, 1, 7, 2),
+        expect=2 * 9 / 256,
+        note="one question for the first system, seven for the second",
+    )
+    yield case(*lists(3, 2, 2, 3), expect=1.0, note="two questions for each system")
+    yield case(
+        *lists(20, 4, 1, 0),
+        expect=2 * 6 / 32,
+        note="four questions for the first system, one for the second",
+    )
+
+
+@mcnemar_p.mistake(
+    "That is one-sided. You would have been as surprised by the opposite, so both ends of the"
+    " distribution count."
+)
+def _one_sided(first, second):
+    import math
+
+    a = sum(one and not other for one, other in zip(first, second))
+    b = sum(other and not one for one, other in zip(first, second))
+    return sum(math.comb(a + b, i) for i in range(min(a, b) + 1)) / 2 ** (a + b)
+
+
+@mcnemar_p.mistake(
+    "Questions that both have right, or both wrong, are no tosses. Only those where exactly one is"
+    " right count."
+)
+def _all_questions(first, second):
+    import math
+
+    n, least = (
+        len(first),
+        min(
+            sum(one and not other for one, other in zip(first, second)),
+            sum(other and not one for one, other in zip(first, second)),
+        ),
+    )
+    return min(1.0, 2 * sum(math.comb(n, i) for i in range(least + 1)) / 2**n)
+
+
+@mcnemar_p.mistake(
+    "A probability is 1 at most. Where both have as many, the two ends of the distribution overlap."
+)
+def _above_one(first, second):
+    return 2 * _one_sided(first, second)
+
+
+@mcnemar_p.mistake(
+    "That is the chance of exactly this result. A result that is more uneven still would have been"
+    " a sign too: add them up."
+)
+def _exactly(first, second):
+    import math
+
+    a = sum(one and not other for one, other in zip(first, second))
+    b = sum(other and not one for one, other in zip(first, second))
+    return min(1.0, 2 * math.comb(a + b, min(a, b)) / 2 ** (a + b))
+
+
+@exercise(
+    why=(
+        "The interval shrinks with the root of n, so half its width costs four times as many"
+        " questions."
+    ),
+    hints=(
+        "The standard error of a share is the root of share * (1 - share) / n.",
+        "Half the width is 1.96 standard errors. Solve that for n, and round up.",
+        "It is math.ceil(1.96 ** 2 * share * (1 - share) / half ** 2).",
+    ),
+)
+def questions_for(share, half):
+    """How many questions does a test need, so that the simple 95 % interval (1.96 standard errors
+    to each side) is `share` plus or minus `half`? A whole number.
+    """
+    import math
+
+    return math.ceil(1.96**2 * share * (1 - share) / half**2)
+
+
+@questions_for.cases
+def _():
+    yield case(0.9, 0.03, expect=385, note="a share of 0.9, three points to each side")
+    yield case(0.5, 0.05, expect=385, note="a share of 0.5, five points to each side")
+    yield case(0.8, 0.02, expect=1537, note="a share of 0.8, two points to each side")
+    yield case(0.97, 0.01, expect=1118, note="a share of 0.97, one point to each side")
+
+
+@questions_for.mistake(
+    "You took `half` for the whole width of the interval. It is what lies to each side of the"
+    " share."
+)
+def _whole_width(share, half):
+    return questions_for.answer(share, half / 2)
+
+
+@questions_for.mistake(
+    "That is one standard error to each side, which holds the truth in two of three cases only. It"
+    " takes 1.96 of them."
+)
+def _one_error(share, half):
+    import math
+
+    return math.ceil(share * (1 - share) / half**2)
+
+
+@questions_for.mistake(
+    "The width shrinks with the root of n, so n grows with the square of 1.96 / half."
+)
+def _no_square(share, half):
+    import math
+
+    return math.ceil(1.96 * share * (1 - share) / half)
+
+
+@questions_for.mistake("You rounded down; the interval is then a hair too wide. Round up.")
+def _rounded_down(share, half):
+    return int(1.96**2 * share * (1 - share) / half**2)
+
+
+@questions_for.mistake(
+    "You left out share * (1 - share): an answer that is nearly always right varies less, and needs"
+    " fewer questions."
+)
+def _worst_case(share, half):
+    import math
+
+    return math.ceil(1.96**2 / half**2)
 
 
 @exercise(
@@ -266,176 +440,77 @@ def _all_pass(n, correct, k):
 
 @exercise(
     why=(
-        "The interval shrinks with the root of n, so half its width costs four times as many"
-        " questions."
-    ),
-    hints=(
-        "The standard error of a share is the root of share * (1 - share) / n.",
-        "Half the width is 1.96 standard errors. Solve that for n, and round up.",
-        "It is math.ceil(1.96 ** 2 * share * (1 - share) / half ** 2).",
-    ),
-)
-def questions_for(share, half):
-    """How many questions does a test need, so that the simple 95 % interval (1.96 standard errors
-    to each side) is `share` plus or minus `half`? A whole number.
-    """
-    import math
-
-    return math.ceil(1.96**2 * share * (1 - share) / half**2)
-
-
-@questions_for.cases
-def _():
-    yield case(0.9, 0.03, expect=385, note="a share of 0.9, three points to each side")
-    yield case(0.5, 0.05, expect=385, note="a share of 0.5, five points to each side")
-    yield case(0.8, 0.02, expect=1537, note="a share of 0.8, two points to each side")
-    yield case(0.97, 0.01, expect=1118, note="a share of 0.97, one point to each side")
-
-
-@questions_for.mistake(
-    "You took `half` for the whole width of the interval. It is what lies to each side of the"
-    " share."
-)
-def _whole_width(share, half):
-    return questions_for.answer(share, half / 2)
-
-
-@questions_for.mistake(
-    "That is one standard error to each side, which holds the truth in two of three cases only. It"
-    " takes 1.96 of them."
-)
-def _one_error(share, half):
-    import math
-
-    return math.ceil(share * (1 - share) / half**2)
-
-
-@questions_for.mistake(
-    "The width shrinks with the root of n, so n grows with the square of 1.96 / half."
-)
-def _no_square(share, half):
-    import math
-
-    return math.ceil(1.96 * share * (1 - share) / half)
-
-
-@questions_for.mistake("You rounded down; the interval is then a hair too wide. Round up.")
-def _rounded_down(share, half):
-    return int(1.96**2 * share * (1 - share) / half**2)
-
-
-@questions_for.mistake(
-    "You left out share * (1 - share): an answer that is nearly always right varies less, and needs"
-    " fewer questions."
-)
-def _worst_case(share, half):
-    import math
-
-    return math.ceil(1.96**2 / half**2)
-
-
-@exercise(
-    why=(
-        "Only the questions on which one of the two is right say which is better, and there a fair"
-        " coin would decide."
+        "A choice counts only if it survives the exchange; all else the order decided, and the"
+        " judge did not."
     ),
     hints=(
         (
-            "How often is the first alone right, and how often the second alone? All other"
-            " questions say nothing."
+            "In the first prompt the letter A means the first answer. What does it mean in the"
+            " second prompt?"
         ),
-        (
-            "If both are equally good, each of these questions is a toss of a coin: how likely is a"
-            " result at least as uneven, to either side?"
-        ),
-        (
-            "With n = a + b and c = min(a, b): 2 * sum(math.comb(n, i) for i in range(c + 1)) / 2"
-            " ** n, but 1 at most."
-        ),
+        "p_ab > 0.5 is a vote for the first answer, p_ba > 0.5 one for the second.",
+        '"first" where p_ab > 0.5 > p_ba, "second" where p_ab < 0.5 < p_ba, else "order".',
     ),
+    ask=lambda answer, *args: list(answer(*args)),
 )
-def mcnemar_p(first, second):
-    """McNemar's exact test, two-sided. `first` and `second` are lists of True and False: what each
-    system got right, on the same questions. The result is p.
+def verdicts(p_ab, p_ba):
+    """Name each pair's winner, "first" or "second", or "order" where the order decided. Lists of
+    the judge's probability of "A": the first answer stands as A in `p_ab`, as B in `p_ba`.
     """
-    import math
+    return [
+        "first" if ab > 0.5 > ba else "second" if ab < 0.5 < ba else "order"
+        for ab, ba in zip(p_ab, p_ba)
+    ]
 
-    a = sum(one and not other for one, other in zip(first, second))
-    b = sum(other and not one for one, other in zip(first, second))
-    return min(1.0, 2 * sum(math.comb(a + b, i) for i in range(min(a, b) + 1)) / 2 ** (a + b))
 
-
-@mcnemar_p.cases
+@verdicts.cases
 def _():
-    def lists(both, one, other, neither):
-        return [True] * (both + one) + [False] * (other + neither), [True] * both + [
-            False
-        ] * one + [True] * other + [False] * neither
-
     yield case(
-        *lists(5, 6, 0, 1),
-        expect=2 / 64,
-        note="twelve questions, six of which the first system alone has right",
+        [0.9, 0.2, 0.8, 0.1],
+        [0.3, 0.7, 0.9, 0.4],
+        expect=["first", "second", "order", "order"],
+        note="one pair of every kind",
     )
     yield case(
-        *lists(10, 1, 7, 2),
-        expect=2 * 9 / 256,
-        note="one question for the first system, seven for the second",
+        [0.6, 0.95], [0.7, 0.55], expect=["order", "order"], note="a judge that always says A"
     )
-    yield case(*lists(3, 2, 2, 3), expect=1.0, note="two questions for each system")
     yield case(
-        *lists(20, 4, 1, 0),
-        expect=2 * 6 / 32,
-        note="four questions for the first system, one for the second",
+        [0.7, 0.4, 0.3],
+        [0.1, 0.1, 0.8],
+        expect=["first", "order", "second"],
+        note="three pairs, the second of which was decided by the order",
     )
 
 
-@mcnemar_p.mistake(
-    "That is one-sided. You would have been as surprised by the opposite, so both ends of the"
-    " distribution count."
+@verdicts.mistake(
+    "The letters are exchanged in the second prompt: there a high probability of A is a vote for"
+    " the second answer."
 )
-def _one_sided(first, second):
-    import math
+def _same_letters(p_ab, p_ba):
+    return [
+        "first" if ab > 0.5 and ba > 0.5 else "second" if ab < 0.5 and ba < 0.5 else "order"
+        for ab, ba in zip(p_ab, p_ba)
+    ]
 
-    a = sum(one and not other for one, other in zip(first, second))
-    b = sum(other and not one for one, other in zip(first, second))
-    return sum(math.comb(a + b, i) for i in range(min(a, b) + 1)) / 2 ** (a + b)
 
-
-@mcnemar_p.mistake(
-    "Questions that both have right, or both wrong, are no tosses. Only those where exactly one is"
-    " right count."
+@verdicts.mistake(
+    "You looked at one order only. Whether the choice survives the exchange needs both."
 )
-def _all_questions(first, second):
-    import math
-
-    n, least = (
-        len(first),
-        min(
-            sum(one and not other for one, other in zip(first, second)),
-            sum(other and not one for one, other in zip(first, second)),
-        ),
-    )
-    return min(1.0, 2 * sum(math.comb(n, i) for i in range(least + 1)) / 2**n)
+def _asked_once(p_ab, p_ba):
+    return ["first" if ab > 0.5 else "second" for ab in p_ab]
 
 
-@mcnemar_p.mistake(
-    "A probability is 1 at most. Where both have as many, the two ends of the distribution overlap."
+@verdicts.mistake(
+    "You took the mean of both orders. It hides that they contradict each other: such a pair was"
+    " decided by the order."
 )
-def _above_one(first, second):
-    return 2 * _one_sided(first, second)
+def _mean_of_both(p_ab, p_ba):
+    return ["first" if ab + 1 - ba > 1 else "second" for ab, ba in zip(p_ab, p_ba)]
 
 
-@mcnemar_p.mistake(
-    "That is the chance of exactly this result. A result that is more uneven still would have been"
-    " a sign too: add them up."
-)
-def _exactly(first, second):
-    import math
-
-    a = sum(one and not other for one, other in zip(first, second))
-    b = sum(other and not one for one, other in zip(first, second))
-    return min(1.0, 2 * math.comb(a + b, min(a, b)) / 2 ** (a + b))
+@verdicts.mistake("The wrong way round: p_ab > 0.5 is a vote for the first answer.")
+def _exchanged(p_ab, p_ba):
+    return verdicts.answer(p_ba, p_ab)
 
 
 @exercise(
@@ -527,78 +602,3 @@ def _of_training(text, known, n):
 )
 def _without_order(text, known, n):
     return shared_runs.answer(text, [words[::way] for words in known for way in (1, -1)], n)
-
-
-@exercise(
-    why=(
-        "A choice counts only if it survives the exchange; all else the order decided, and the"
-        " judge did not."
-    ),
-    hints=(
-        (
-            "In the first prompt the letter A means the first answer. What does it mean in the"
-            " second prompt?"
-        ),
-        "p_ab > 0.5 is a vote for the first answer, p_ba > 0.5 one for the second.",
-        '"first" where p_ab > 0.5 > p_ba, "second" where p_ab < 0.5 < p_ba, else "order".',
-    ),
-    ask=lambda answer, *args: list(answer(*args)),
-)
-def verdicts(p_ab, p_ba):
-    """Name each pair's winner, "first" or "second", or "order" where the order decided. Lists of
-    the judge's probability of "A": the first answer stands as A in `p_ab`, as B in `p_ba`.
-    """
-    return [
-        "first" if ab > 0.5 > ba else "second" if ab < 0.5 < ba else "order"
-        for ab, ba in zip(p_ab, p_ba)
-    ]
-
-
-@verdicts.cases
-def _():
-    yield case(
-        [0.9, 0.2, 0.8, 0.1],
-        [0.3, 0.7, 0.9, 0.4],
-        expect=["first", "second", "order", "order"],
-        note="one pair of every kind",
-    )
-    yield case(
-        [0.6, 0.95], [0.7, 0.55], expect=["order", "order"], note="a judge that always says A"
-    )
-    yield case(
-        [0.7, 0.4, 0.3],
-        [0.1, 0.1, 0.8],
-        expect=["first", "order", "second"],
-        note="three pairs, the second of which was decided by the order",
-    )
-
-
-@verdicts.mistake(
-    "The letters are exchanged in the second prompt: there a high probability of A is a vote for"
-    " the second answer."
-)
-def _same_letters(p_ab, p_ba):
-    return [
-        "first" if ab > 0.5 and ba > 0.5 else "second" if ab < 0.5 and ba < 0.5 else "order"
-        for ab, ba in zip(p_ab, p_ba)
-    ]
-
-
-@verdicts.mistake(
-    "You looked at one order only. Whether the choice survives the exchange needs both."
-)
-def _asked_once(p_ab, p_ba):
-    return ["first" if ab > 0.5 else "second" for ab in p_ab]
-
-
-@verdicts.mistake(
-    "You took the mean of both orders. It hides that they contradict each other: such a pair was"
-    " decided by the order."
-)
-def _mean_of_both(p_ab, p_ba):
-    return ["first" if ab + 1 - ba > 1 else "second" for ab, ba in zip(p_ab, p_ba)]
-
-
-@verdicts.mistake("The wrong way round: p_ab > 0.5 is a vote for the first answer.")
-def _exchanged(p_ab, p_ba):
-    return verdicts.answer(p_ba, p_ab)

@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "token_lengths",
         ],
         "deployment": ["calibrations", "engine_load", "ladder", "speculative_gain"],
-        "evaluation": ["coverage", "intervals", "judged_orders", "metric_bars", "wording_dots"],
+        "evaluation": ["coverage", "judged_orders", "paired_differences", "wording_dots"],
         "model": [
             "by_digits",
             "by_position",

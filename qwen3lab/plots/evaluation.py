@@ -1,71 +1,49 @@
-"""Charts of notebook 06: metrics, confidence intervals, prompt wordings and judges."""
+"""Charts of notebook 06: paired differences, confidence intervals, prompt wordings and judges."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from qwen3lab.plots.style import COLOURS, HATCHES, LINES, MARKERS, axes_of, whiskers
+from qwen3lab.plots.style import COLOURS, LINES, MARKERS, axes_of, whiskers
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 
-def metric_bars(table: pd.DataFrame, best: Mapping[str, float] | None = None) -> Figure:
-    """Draw metrics before and after, one panel per metric, because their scales differ.
+def paired_differences(found: Mapping[str, Any]) -> Figure:
+    """Draw how much better a second system is than a first, one line per exam.
+
+    Points with 95 % intervals; the dashed line at 0 is "no difference". Under each name stand the
+    questions that only one of the two has right.
 
     Args:
-        table: one row per metric (the row's name is the axis label), one column per system.
-        best: metric -> its highest possible value, where its axis then ends.
+        found: exam -> its paired comparison (`statistics.compare`).
     """
-    figure, axes = axes_of(height=2.6, columns=len(table))
-    for ax, (metric, row) in zip(axes, table.iterrows()):
-        for i, (name, value) in enumerate(row.items()):
-            ax.bar(
-                i,
-                value,
-                width=0.7,
-                color=COLOURS[i % 4] if not HATCHES[i % 4] else "white",
-                edgecolor=COLOURS[i % 4],
-                hatch=HATCHES[i % 4],
-                linewidth=1.2,
-            )
-            ax.text(i, value, f"{value:.3g}", ha="center", va="bottom")
-        ax.set_xticks(range(len(row)), row.index)
-        ax.set(ylabel=metric, ylim=(0, (best or {}).get(metric, row.max() * 1.15)))
-    return figure
-
-
-def intervals(table: pd.DataFrame, truth: float | None = None) -> Figure:
-    """Draw 95 % intervals of the same share at several sample sizes; the true value is dashed.
-
-    Args:
-        table: columns n, accuracy, low, high.
-        truth: the true value, if known.
-    """
-    figure, ax = axes_of(height=2.8)
-    ax.errorbar(
-        table.n,
-        table.accuracy,
-        yerr=[table.accuracy - table.low, table.high - table.accuracy],
-        fmt=MARKERS[0],
-        color=COLOURS[0],
-        markersize=7,
-        capsize=4,
+    figure, ax = axes_of(height=0.9 + 0.5 * len(found))
+    places, pairs = range(len(found)), list(found.values())
+    points = [100 * pair.difference for pair in pairs]
+    lows, highs = ([100 * getattr(pair, end) for pair in pairs] for end in ("low", "high"))
+    ax.axvline(0, linestyle=LINES[1], color=COLOURS[1], linewidth=1.2)
+    whiskers(
+        ax,
+        points,
+        places,
+        xerr=[
+            [point - low for point, low in zip(points, lows)],
+            [high - point for point, high in zip(points, highs)],
+        ],
     )
-    if truth is not None:
-        ax.axhline(truth, linestyle="--", color=COLOURS[1], label="all questions")
-        ax.legend(frameon=False)
-    ax.set_xscale("log")
-    ax.set_xticks(table.n, [str(n) for n in table.n], minor=False)
-    ax.minorticks_off()
-    ax.set(
-        xlabel="number of questions (logarithmic)",
-        ylabel="exact match",
-        ylim=(max(0.0, table.low.min() - 0.1), 1.02),
-    )
-    ax.grid(axis="y", alpha=0.3)
+    ax.plot(points, places, MARKERS[0], color=COLOURS[0], markersize=6)
+    told = [
+        f"{name} (n={pair.n})\nonly old {pair.only_first}, only new {pair.only_second}"
+        for name, pair in found.items()
+    ]
+    ax.set_yticks(places, told)
+    ax.set_ylim(len(found) - 0.5, -0.5)
+    ax.set(xlabel="new minus old, points (lines: 95 % interval)")
+    ax.grid(axis="x", alpha=0.3)
     return figure
 
 

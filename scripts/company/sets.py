@@ -12,7 +12,6 @@ from qwen3lab.world import corpus, things, tone
 from qwen3lab.world import names as w
 from qwen3lab.world.company import BY_NAME, FACTS, Fact, questions
 from scripts.company import programs
-from scripts.company.service import PLOTS, Cast, dialogue
 
 KNOWLEDGE = {"en": 100, "zh": 35}  # facts of the closed-book task
 TRAIN_FORMS = 4  # wordings of a fact's question in training
@@ -304,53 +303,6 @@ def handbook_sets(pages: Pages) -> dict[str, list[dict]]:
     return sets
 
 
-def service_sets() -> dict[str, list[dict]]:
-    """Build service dialogues cut before a reply.
-
-    Training holds every cut of its dialogues, the others one cut of each.
-    """
-    cast, sets = Cast(set(BY_NAME)), {}
-    for split, counts in (
-        ("test", {"en": 144, "zh": 72}),
-        ("validation", {"en": 36, "zh": 24}),
-        ("train", {"en": 96, "zh": 48}),
-    ):
-        rows = []
-        for language, n in counts.items():
-            rng = random.Random(f"service-{split}-{language}")
-            for i in range(n):
-                plot = list(PLOTS)[i % len(PLOTS)]
-                messages = dialogue(rng, language, plot, cast, split == "train")
-                cuts = list(range(1, len(messages), 2))
-                for cut in cuts if split == "train" else [cuts[(i // len(PLOTS)) % len(cuts)]]:
-                    said = " ".join(m["content"] for m in messages[:cut] if m["role"] == "user")
-                    opening = messages[cut]["content"]
-                    rows.append(
-                        row(
-                            "service",
-                            language,
-                            messages[:cut],
-                            opening,
-                            plot=plot,
-                            customer=_customer(opening, said),
-                            turns=cut + 1,
-                        )
-                    )
-        random.Random(f"order-service-{split}").shuffle(rows)
-        sets[f"service.{split}"] = rows
-    return sets
-
-
-def _customer(reply: str, said: str) -> str | None:
-    """Find the name that the reply greets, if the customer gave one."""
-    name = (
-        reply.split("A warm hello, ")[-1].split(". ")[0]
-        if reply.startswith("A warm")
-        else reply.split("，您好")[0]
-    )
-    return name if name in said else None
-
-
 # Old tasks, and how many of each batch of rehearsal rows; questions on a text are the ones that a
 # new tone is most easily mixed up with.
 REHEARSED = {"context": 4, "unanswerable": 3}
@@ -499,7 +451,6 @@ def build(pages: Pages) -> dict[str, list[dict]]:
         **sum_sets(),
         **knowledge_sets(pages),
         **handbook_sets(pages),
-        **service_sets(),
         **chat_sets(),
         **code_sets(),
         **tone_sets(),

@@ -19,12 +19,22 @@ def record(name):
 
 def test_intervals_of_tests_of_the_courses_size_hold_the_truth_as_often_as_they_say():
     told = record("coverage")
-    large = [row for row in told["rows"] if row["n"] >= 235 and row["interval"] != "simple"]
-    assert (
-        told["draws"] == 1000
-        and len(large) == 2 * (3 + 3 + 3 + 1)
-        and all(0.93 <= row["coverage"] <= 0.97 for row in large)
-    )
+    large = [
+        row
+        for row in told["rows"]
+        if row["n"] >= 235 and row["interval"] != "simple" and row.get("share") != 0.99
+    ]
+    assert told["draws"] == 1000 and len(large) == 2 * (3 + 3 + 3 + 3 + 1)
+    assert all(0.93 <= row["coverage"] <= 0.97 for row in large)
+
+
+def test_what_holds_up_to_ninety_nine_per_cent():
+    rows = [row for row in record("coverage")["rows"] if row.get("share") == 0.99]
+    exact = {(row["interval"], row["n"]): row["exact"] for row in rows if "exact" in row}
+    drawn = {row["n"]: row["coverage"] for row in rows if row["interval"] == "bootstrap"}
+    assert min(value for (name, _), value in exact.items() if name == "Clopper-Pearson") >= 0.95
+    assert min(value for (name, _), value in exact.items() if name == "Wilson") > 0.90
+    assert drawn[20] < 0.2 and drawn[100] < 0.7 and drawn[235] < 0.91 and drawn[1000] > 0.95
 
 
 def test_what_the_notebook_says_of_small_tests():
@@ -34,7 +44,10 @@ def test_what_the_notebook_says_of_small_tests():
         for row in rows
         if row["interval"] in ("Wilson", "bootstrap", "simple")
     }
-    assert min(value for (name, _, _), value in found.items() if name == "Wilson") > 0.91
+    wilson = [
+        value for (name, _, share), value in found.items() if name == "Wilson" and share < 0.99
+    ]
+    assert len(wilson) == 18 and min(wilson) > 0.91
     assert found["bootstrap", 10, 0.95] < 0.5 and found["simple", 10, 0.95] < 0.5
     rare = {
         row["n"]: row["coverage"]
@@ -59,12 +72,12 @@ def test_the_record_is_what_the_command_gives(script, monkeypatch):
             if row["n"] == 10 and row.get("share", 0.9) >= 0.9
         ],
     )
-    monkeypatch.setattr(coverage, "SHARES", (0.95,))
+    monkeypatch.setattr(coverage, "SHARES", (0.95, 0.99))
     monkeypatch.setattr(coverage, "GAINS", coverage.GAINS[-1:])
     monkeypatch.setattr(
         coverage, "kappa_coverage", lambda n, seed: (told[-1]["coverage"], told[-1]["kappa"])
     )  # a million answers take too long here
-    assert coverage.rows((10,)) == told and len(told) == 5
+    assert coverage.rows((10,)) == told and len(told) == 10
 
 
 def test_simulated_raters_have_the_kappa_of_the_record(script):

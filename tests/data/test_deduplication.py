@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from qwen3lab.data import cleaning, deduplication, marks, splits, tasks
 
-TEXTS = [splits.prompt(row) for row in tasks.load("service", "train")[:60]] + [
+TEXTS = [splits.prompt(row) for row in tasks.load("tone", "train")[:60]] + [
     "",
     "?",
     "??",

@@ -98,7 +98,7 @@ def test_rows_of_public_formats_are_trained_and_scored(name, checkpoint):
 
 
 def test_the_course_s_own_rows_are_left_as_they_are():
-    for task in ("chat", "context", "addition", "service"):
+    for task in ("chat", "context", "addition", "tone"):
         for row in tasks.load(task, "test")[:20]:
             assert rows.exam(row) == row
             messages, thinking, tools = rows.conversation(row)

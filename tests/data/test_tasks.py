@@ -40,7 +40,7 @@ def everything(split: str) -> list[dict]:
 def test_all_files_are_there_and_large_enough():
     expected = {
         f"{t}.{s}"
-        for t in ("addition", "chat", "code", "knowledge", "service", "tone", "word-problem")
+        for t in ("addition", "chat", "code", "knowledge", "tone", "word-problem")
         for s in tasks.SPLITS
     }
     expected |= {

@@ -222,7 +222,7 @@ def test_the_courses_own_splits():
     assert (
         int(
             contamination.check(
-                tasks.load("service", "train"), tasks.load("service", "test"), n=8, least=0.7
+                tasks.load("tone", "train"), tasks.load("tone", "test"), n=8, least=0.7
             ).hit.sum()
         )
         <= 10

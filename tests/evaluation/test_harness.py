@@ -5,16 +5,21 @@ same score, without a network.
 from __future__ import annotations
 
 import importlib.util
+import os
 import random
+import re
+import shlex
 import socket
+import subprocess
 import sys
 
+import nbformat
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from qwen3lab import chat, evaluation, models
+from qwen3lab import chat, evaluation, models, paths, training
 from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.evaluation import harness
@@ -67,6 +72,17 @@ def test_exact_match_is_ours_to_the_last_item(loaded, offline, monkeypatch, tmp_
 
 
 @installed
+def test_a_trial_run_cuts_both_alike(loaded, offline, monkeypatch):
+    """Replies of the tone are longer than a trial run lets anyone write."""
+    monkeypatch.setenv("QWEN3LAB_SMOKE", "1")
+    crew = training.load_adapter(paths.DATA / "adapters" / "tone", "qwen3-tiny")
+    report = harness.run(*crew, "wildon_tone", limit=2)
+    own = harness.ours(*crew, "wildon_tone", limit=2)
+    assert report.items.prediction.tolist() == own.prediction.tolist()
+    assert not own.correct.any() and all(own.prediction)
+
+
+@installed
 def test_likelihoods_are_ours_but_for_the_white_space(loaded, offline):
     model, tokenizer = loaded
     report, own = (
@@ -95,13 +111,59 @@ def test_likelihoods_are_ours_but_for_the_white_space(loaded, offline):
 
 
 @installed
+def commands() -> list[str]:
+    """The lm_eval lines that notebook 06 shows."""
+    (path,) = (paths.ROOT / "notebooks").glob("06_*.ipynb")
+    cells = nbformat.read(path, as_version=4).cells
+    text = next(cell.source for cell in cells if cell.id == "harness-read").replace("\\\n", " ")
+    return re.findall(r"(?m)^lm_eval run .*", text)
+
+
+def test_the_commands_have_the_recommended_sampling():
+    plain, thinking = map(shlex.split, commands())
+    assert {"temperature=0.7", "top_p=0.8", "top_k=20"} < set(plain)
+    assert {"temperature=0.6", "top_p=0.95", "top_k=20"} < set(thinking)
+    for command, thinks in ((plain, "False"), (thinking, "True")):
+        assert f"enable_thinking={thinks}" in command[5] and "do_sample=True" in command
+        assert command[command.index("--tasks") + 1] == "gsm8k_cot_zeroshot,ifeval"
+
+
+@installed
+@pytest.mark.parametrize("which", [0, 1], ids=["not thinking", "thinking"])
+def test_the_commands_run(loaded, tmp_path, which):
+    """On the bundled model and a task of the course, two rows and a few tokens each."""
+    for part in loaded:
+        part.save_pretrained(tmp_path / "model")
+    given = shlex.split(commands()[which])[1:]
+    given[given.index("--tasks") + 1] = "wildon_tone"
+    changes = {
+        "pretrained=Qwen/Qwen3-8B": f"pretrained={tmp_path / 'model'}",
+        "dtype=bfloat16": "dtype=float32",
+    }
+    for place, one in enumerate(given):
+        for old, new in changes.items():
+            one = one.replace(old, new)
+        given[place] = re.sub("max_gen_toks=.*", "max_gen_toks=8", one)
+    more = ["--include_path", str(harness.FOLDER), "--limit", "2", "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lm_eval", *given, *more],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    temperature = ("0.7", "0.6")[which]
+    assert "exact_match" in done.stdout and f"'temperature': {temperature}" in done.stdout
+
+
 def test_task_files_name_what_there_is():
-    import lm_eval
+    import lm_eval.tasks
 
     manager = lm_eval.tasks.TaskManager(include_path=harness.FOLDER, include_defaults=False)
     assert manager.all_tasks == sorted(harness.SCORES)
     for name, task in manager.load(list(harness.SCORES))["tasks"].items():
-        assert len(task.test_docs()) == {"wildon_knowledge": 235, "wildon_choice": 187}[name]
+        sizes = {"wildon_knowledge": 235, "wildon_tone": 216, "wildon_choice": 187}
+        assert len(task.test_docs()) == sizes[name]
 
 
 def test_task_files_can_be_read_without_the_harness():
@@ -123,8 +185,13 @@ def test_task_files_can_be_read_without_the_harness():
     } == harness.SCORES
     assert [
         len(files[name]["custom_dataset"](**files[name]["metadata"])["test"])
-        for name in ("wildon_knowledge", "wildon_choice")
-    ] == [235, 187]
+        for name in ("wildon_knowledge", "wildon_tone", "wildon_choice")
+    ] == [235, 216, 187]
+    assert {name: longest for name, (_, longest) in harness.WRITTEN.items()} == {
+        name: file["generation_kwargs"]["max_gen_toks"]
+        for name, file in files.items()
+        if file["output_type"] == "generate_until"
+    }
 
 
 def test_options_are_of_one_kind_and_in_no_order():
@@ -158,7 +225,7 @@ def test_the_score_looks_at_the_answer_alone():
 def test_what_cannot_be_run(loaded, monkeypatch):
     with pytest.raises(
         Qwen3labError,
-        match="no task 'arc' for the harness. Choose one of: wildon_knowledge, wildon_choice",
+        match="no task 'arc' for the harness. Choose one of: wildon_knowledge, wildon_tone, wil",
     ):
         harness.ours(*loaded, "arc")
     monkeypatch.setitem(sys.modules, "lm_eval", None)

@@ -148,12 +148,93 @@ def test_control_tokens_in_an_answer_stay_text(loaded):
     )  # the user's turn and the judge's
 
 
+RUBRIC = "The better answer is the good one."
+
+
+def written(decide):
+    """A judge that writes the letter of the answer that `decide(a, b)` names, after its reasons."""
+
+    def ask(messages):
+        assert messages[0] == {"role": "system", "content": RUBRIC}
+        a, b = messages[1]["content"].split("Answer A:\n")[1].split("\n\nAnswer B:\n")
+        return f"Verdict: B at first sight.\nVerdict: {decide(a, b.split(chr(10) * 2)[0])}"
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("decide", "counts"),
+    [
+        (lambda a, b: "A" if a.startswith("good") else "B", [20, 0, 0, 0]),
+        (lambda a, b: "B" if a.startswith("good") else "A", [0, 20, 0, 0]),
+        (lambda a, b: "A", [0, 0, 20, 0]),
+        (lambda a, b: "neither", [0, 0, 20, 0]),  # the first sight is the last verdict: always B
+    ],
+)
+def test_the_control_tells_judges_apart(decide, counts):
+    judged = judge.ask_twice(written(decide), RUBRIC, QUESTIONS, GOOD, BAD)
+    found = judge.control(judged)
+    assert list(found.index) == list(judge.CHOICES) and found["count"].tolist() == counts
+    assert found.n.tolist() == [20] * 4
+    assert (found.low["first"], found.high["first"]) == pytest.approx(
+        evaluation.wilson(counts[0], 20)
+    )
+
+
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        ("Verdict: A", "A"),
+        ("B names the price.\n\n**Verdict:** B", "B"),
+        ("verdict: a", "A"),
+        ("<think>\nVerdict: A\n</think>\n\nVerdict: B", "B"),
+        ("<think>\nVerdict: A", ""),
+        ("Verdict: Apples", ""),
+        ("The text does not say.", ""),
+        ("", ""),
+    ],
+)
+def test_the_last_verdict_counts_and_thoughts_do_not(reply, letter):
+    assert judge.verdict(reply) == letter
+
+
+def test_a_judge_behind_an_openai_compatible_address(tmp_path):
+    """The bundled model judges through llama.cpp and the `openai` client. It writes no verdict, and
+    the control says so.
+    """
+    from qwen3lab.quantization import to_gguf
+    from qwen3lab.serving import LlamaServer, engines
+    from qwen3lab.serving.chat_server import Guard
+
+    _, tokenizer = models.load("qwen3-tiny")
+    path = to_gguf("qwen3-tiny", tmp_path / "judge.gguf")
+    seen = []
+    with (
+        LlamaServer(path, tokenizer) as server,
+        Guard(server.address, tokenizer, context=server.context) as guard,
+        engines.client(guard.address) as client,
+    ):
+
+        def ask(messages):
+            reply = client.chat.completions.create(
+                model="judge", messages=messages, temperature=0, max_tokens=8
+            )
+            seen.append(reply.choices[0].message.content)
+            return seen[-1]
+
+        judged = judge.ask_twice(ask, RUBRIC, QUESTIONS[:3], GOOD[:3], BAD[:3])
+    assert len(seen) == 6 and all(seen)
+    assert judge.control(judged)["count"].tolist() == [0, 0, 0, 3]
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
         (lambda m, t: judge.next_tokens(m, t, ["q"], ["AB"]), "AB is one token"),
         (lambda m, t: judge.next_tokens(m, t, [], ["A"]), "nothing to judge"),
         (lambda m, t: judge.pairwise(m, t, ["q"], ["a"], []), "1 questions, 1 first and 0 second"),
+        (lambda m, t: judge.ask_twice(len, "", ["q"], ["a"], []), "1 questions, 1 first and 0 sec"),
+        (lambda m, t: judge.ask_twice(len, "", [], [], []), "at least one"),
         (lambda m, t: judge.grade(m, t, ["q"], []), "1 questions but 0 answers"),
         (
             lambda m, t: judge.agreement(judge.pairwise(m, t, ["q"], ["a"], ["b"]), [1, 1], [0, 0]),

@@ -1,4 +1,4 @@
-"""BLEU, ROUGE-L and F1 by hand equal the libraries, over made-up texts and over the service
+"""BLEU, ROUGE-L and F1 by hand equal the libraries, over made-up texts and over the tone's
 replies.
 """
 
@@ -120,9 +120,9 @@ def test_rouge_equals_rouge_score(one, other):
     )
 
 
-def test_all_three_over_the_service_replies():
+def test_all_three_over_the_tones_replies():
     """216 replies, each spoiled in another place: the largest difference from the libraries."""
-    rows = tasks.load("service", "test")
+    rows = tasks.load("tone", "test")
     differences = []
     for language, cut in (("en", "13a"), ("zh", "zh")):
         wanted = [row["answer"] for row in rows if row["language"] == language]

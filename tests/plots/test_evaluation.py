@@ -4,59 +4,30 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from charts import ends, intervals, labels, legend, named, ticks, words, xs, ys
+from charts import ends, intervals, labels, legend, named, ticks, xs, ys
 
-from qwen3lab import evaluation, plots
-from qwen3lab.evaluation import judge
+from qwen3lab import plots
+from qwen3lab.evaluation import judge, statistics
 from qwen3lab.results import records
 
 
-def test_metric_bars_gives_each_metric_a_panel_and_a_scale():
-    table = pd.DataFrame(
-        {
-            "before": {"perplexity": 588.558, "BLEU-4": 0.214, "ROUGE-L": 0.098, "exact match": 0},
-            "after": {
-                "perplexity": 6.624,
-                "BLEU-4": 30.186,
-                "ROUGE-L": 0.461,
-                "exact match": 0.042,
-            },
-        }
-    )
-    best = {"BLEU-4": 100, "ROUGE-L": 1, "exact match": 1}
-    axes = plots.metric_bars(table, best=best).axes
-    assert [ax.get_ylabel() for ax in axes] == list(table.index)
-    for ax, (metric, row) in zip(axes, table.iterrows()):
-        assert [bar.get_height() for bar in ax.patches] == row.tolist()
-        assert ticks(ax.xaxis) == ["before", "after"]
-        assert ax.get_ylim() == pytest.approx((0, best.get(metric, 588.558 * 1.15)))
-    assert [words(ax) for ax in axes] == [
-        ["589", "6.62"],
-        ["0.214", "30.2"],
-        ["0.098", "0.461"],
-        ["0", "0.042"],
+def test_paired_differences_draws_how_much_better_the_new_one_is():
+    right = [1] * 60 + [0] * 40
+    found = {
+        "facts": statistics.compare(right, [1] * 70 + [0] * 30),
+        "old tasks": statistics.compare(right, [0] * 5 + right[5:]),
+    }
+    (ax,) = plots.paired_differences(found).axes
+    zero, dots = ax.lines[0], ax.lines[-1]
+    assert xs(zero) == [0, 0] and xs(dots) == pytest.approx([10, -5]) and ys(dots) == [0, 1]
+    lows, highs = ends(intervals(ax)[0])
+    assert lows == pytest.approx([100 * pair.low for pair in found.values()])
+    assert highs == pytest.approx([100 * pair.high for pair in found.values()])
+    assert ticks(ax.yaxis) == [
+        "facts (n=100)\nonly old 0, only new 10",
+        "old tasks (n=100)\nonly old 5, only new 0",
     ]
-
-
-def test_intervals_narrow_with_the_number_of_questions():
-    right = [pair["first right"] for pair in records.read("judge")["pairs"]]
-    lines = []
-    for n in (10, 25, 50, 100, len(right)):
-        hits = sum(right[:n])
-        low, high = evaluation.wilson(hits, n)
-        lines.append({"n": n, "accuracy": hits / n, "low": low, "high": high})
-    table, truth = pd.DataFrame(lines), sum(right) / len(right)
-    (ax,) = plots.intervals(table, truth=truth).axes
-    (drawn,) = intervals(ax)
-    assert xs(drawn.lines[0]) == [10, 25, 50, 100, 235]
-    assert ys(drawn.lines[0]) == table.accuracy.tolist()
-    lows, highs = ends(drawn)
-    assert lows == pytest.approx(table.low.tolist())
-    assert highs == pytest.approx(table.high.tolist())
-    assert ys(named(ax)["all questions"]) == [truth, truth] and legend(ax) == ["all questions"]
-    assert ticks(ax.xaxis) == ["10", "25", "50", "100", "235"]
-    assert labels(ax) == ("number of questions (logarithmic)", "exact match")
-    assert plots.intervals(table).axes[0].get_legend() is None
+    assert ax.yaxis_inverted() and labels(ax)[0] == "new minus old, points (lines: 95 % interval)"
 
 
 def test_wording_dots_holds_every_wording_against_the_first():

@@ -29,7 +29,7 @@ from qwen3lab.world.company import (
     tell,
 )
 from qwen3lab.world.things import ATTRIBUTES, KINDS
-from scripts.company import book, service, sets
+from scripts.company import book, sets
 from scripts.company import pdf as company_pdf
 from scripts.company.__main__ import build, differences, main
 
@@ -300,21 +300,6 @@ def test_the_tone_needs_no_word_that_the_model_never_read():
     frames = {tone.reply(language, "", "") for language in ("en", "zh")}
     for frame in frames:
         assert not never & set(tokenizer(frame)["input_ids"]), frame
-
-
-def test_service_plots_and_casts():
-    assert len(service.PLOTS) >= 8
-    people = {}
-    for split in tasks.SPLITS:
-        rows = tasks.load("service", split)
-        assert {row["plot"] for row in rows} == set(service.PLOTS)
-        assert all(2 <= row["turns"] <= 6 for row in rows)
-        people[split] = {row["customer"] for row in rows if row["customer"]}
-    assert (
-        not people["train"] & people["test"]
-        and not people["validation"] & people["test"]
-        and not people["train"] & people["validation"]
-    )
 
 
 def test_wordings_are_dealt_without_overlap():

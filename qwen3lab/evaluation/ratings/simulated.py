@@ -21,7 +21,7 @@ from qwen3lab.evaluation.ratings import session as ratings_session
 from qwen3lab.evaluation.ratings.log import SCALES
 
 FILE = paths.DATA / "samples" / "ratings.csv"
-SEED = 0
+SEED, CUSTOMERS = 0, 32
 ANSWER, ERROR = 0.6, 0.7  # standard deviations in grades
 SYSTEMS = {
     "as wanted": (4.6, 4.8, 4.6),
@@ -33,15 +33,15 @@ NOTE = "drawn by python -m qwen3lab.evaluation.ratings.simulated"
 
 
 def answers() -> dict[str, list[dict[str, str]]]:
-    """Build three systems' replies to service dialogues of the test split, as rows for a `Session`.
+    """Build three systems' replies to customers of the tone's test split, as rows for a `Session`.
 
     One system gives the wanted reply, the other two spoil it in different ways.
     """
     asked = [
         row
-        for row in tasks.load("service", "test")
-        if row["language"] == "en" and any(map(str.isdigit, row["answer"]))
-    ]
+        for row in tasks.load("tone", "test")
+        if row["language"] == "en" and any(map(str.isdigit, row["inside"]))
+    ][:CUSTOMERS]
     wanted = [row["answer"] for row in asked]
     spoiled = {
         "as wanted": wanted,
