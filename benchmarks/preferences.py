@@ -3,8 +3,8 @@
 `python benchmarks/preferences.py`. First, the company's model invents an answer to nearly every
 question that its handbook leaves open. SFT with refusals mixed into the facts, and DPO on the
 company's merged model, in about the same seconds. Second, a company whose staff put stock phrases
-behind their answers by the toss of a coin: a model fine-tuned on such replies draws two for each
-training question, and where both are right the briefer is preferred. DPO learns from both replies,
+behind their answers by the toss of a coin: the company's model, trained on such replies, draws two
+for each training question, and where both are right the briefer is preferred. DPO learns from both replies,
 SFT from the preferred ones alone, in about the same seconds. The win rate is over the test
 questions, against a draw of the model before. Third, the model with refusals is trained on by GRPO
 with +1 for a right answer, 0 for a refusal and -1 for a wrong one, until it declines everything.
@@ -16,7 +16,6 @@ seed each; then three seeds. Continues an interrupted run; writes
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import time
 from pathlib import Path
@@ -27,14 +26,16 @@ from recipe import kept
 
 from qwen3lab import evaluation, models, paths, prompts, training
 from qwen3lab.data import tasks
+from qwen3lab.models import loading
 from qwen3lab.training import preferences, rewards
 
 REFUSALS = 199
 MIXED_STEPS, MIXED = 84, {"method": "lora", "batch_size": 32, "learning_rate": 1e-2}
+WORDY = {"method": "full", "batch_size": 16, "learning_rate": 5e-4, "steps": 60}
 INVENTION = {"steps": 90, "batch_size": 16}
 BRIEF = {"steps": 30, "batch_size": 16}
 COLLAPSE = {"steps": 30, "learning_rate": 1e-4}
-DPO_RATES, SFT_RATES = (3e-5, 1e-4, 3e-4), (1e-4, 3e-4, 1e-3)
+RATES = {"DPO": (1e-4, 3e-4), "SFT": (3e-4, 1e-3)}
 LONGEST = 64
 
 
@@ -50,19 +51,16 @@ def open_rows(split: str) -> list[dict[str, Any]]:
 
 
 def examined(model, tokenizer, split: str) -> dict[str, Any]:
-    """Score facts, invented answers and (test only) old tasks: a digit a question."""
+    """Score facts and invented answers: a digit a question."""
     facts = evaluation.evaluate_tasks(
         model, tokenizer, tasks.load("knowledge", split), max_new_tokens=16
     )
     unanswerable = evaluation.evaluate_tasks(model, tokenizer, open_rows(split), max_new_tokens=16)
-    found = {
+    return {
         "facts": record.digits(facts.correct),
         "facts refused": record.digits(facts.refused),
         "invented": record.digits(~unanswerable.refused),
     }
-    if split == "test":
-        found["old"] = kept(model, tokenizer, tasks.load("chat", split))
-    return found
 
 
 def mixed(seed: int, split: str, steps: int) -> dict[str, Any]:
@@ -137,15 +135,16 @@ def preferring_refusals(rate: float, seed: int, split: str, steps: int) -> dict[
 
 
 def wordy_model(steps: int) -> Path:
-    """Train and save the model whose replies are brief or long by the toss of a coin."""
+    """Train and save the company's model whose replies are brief or long by the toss of a coin."""
     folder = paths.BUILD / "wordy"
     rng = random.Random(0)
     rows = [
         preferences.wordy(row, rng) for _ in range(2) for row in tasks.load("knowledge", "train")
     ]
-    run = training.fine_tune("chat", rows, **MIXED, steps=steps, seed=0)
-    run.model.merge_and_unload().save_pretrained(folder)
-    run.tokenizer.save_pretrained(folder)
+    model, tokenizer = company()
+    training.fine_tune(model, rows, tokenizer=tokenizer, **WORDY | {"steps": steps}, seed=0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -164,21 +163,24 @@ def replies(model, tokenizer, rows: list[dict[str, Any]], draws: int, seed: int)
     return said
 
 
-def preferred(model, tokenizer, seed: int) -> list[tuple[dict[str, Any], str, str]]:
-    """Draw two replies to each training question: (row, briefer, longer) where both are right."""
+def preferred(folder: Path, seed: int) -> list[tuple[int, str, str]]:
+    """Draw two replies to each training question: (place of the row, briefer, longer).
+
+    Only where both are right and differ in length.
+    """
     rows = tasks.load("knowledge", "train")
-    said = replies(model, tokenizer, rows, 2, seed)
+    said = replies(*models.load(folder, dtype="float32"), rows, 2, seed)
     found = []
-    for row, first, second in zip(rows, said[::2], said[1::2]):
+    for place, (row, first, second) in enumerate(zip(rows, said[::2], said[1::2])):
         sizes = preferences.padding(first, row), preferences.padding(second, row)
         if None not in sizes and sizes[0] != sizes[1]:
             order = (first, second) if sizes[0] < sizes[1] else (second, first)
-            found.append((row, *order))
+            found.append((place, *order))
     return found
 
 
 def judged(model, tokenizer, split: str, before: list[int | None] | None) -> dict[str, Any]:
-    """Score one draw a question: stock phrases (None where wrong), wins, and the old tasks."""
+    """Score one draw a question: stock phrases (None where wrong), wins, and old tasks (test)."""
     rows = tasks.load("knowledge", split)
     said = replies(model, tokenizer, rows, 1, 1000)
     sizes = [preferences.padding(text, row) for text, row in zip(said, rows)]
@@ -186,17 +188,27 @@ def judged(model, tokenizer, split: str, before: list[int | None] | None) -> dic
     if before is not None:
         found["wins"] = [preferences.wins(*both) for both in zip(sizes, before)]
     if split == "test":
-        found |= {"old": kept(model, tokenizer, tasks.load("chat", split)), "replies": said[:12]}
+        old = kept(model, tokenizer, tasks.load("chat", "validation"))
+        found |= {"old": old, "replies": said[:12]}
     return found
 
 
 def briefer(
-    way: str, rate: float, folder: Path, seed: int, split: str, before: list, steps: int
+    way: str,
+    rate: float,
+    folder: Path,
+    drawn: list[tuple[int, str, str]],
+    seed: int,
+    split: str,
+    before: list,
+    steps: int,
 ) -> dict[str, Any]:
     """Train on the preferred replies, alone (SFT) or against the others (DPO), and judge."""
     model, tokenizer = models.load(folder, dtype="float32")
+    model.requires_grad_(True)
+    rows = tasks.load("knowledge", "train")
+    triples = [(rows[place], better, worse) for place, better, worse in drawn]
     start = time.process_time()
-    triples = preferred(model, tokenizer, seed)
     if way == "DPO":
         preferences.dpo(
             model,
@@ -236,15 +248,22 @@ def main() -> None:
     parser.add_argument("--note", default="", help="for example what else the machine was doing")
     parser.add_argument("--out", type=Path, default=paths.DATA / "benchmarks" / "preferences.json")
     args = parser.parse_args()
-    if hasattr(os, "sched_setaffinity"):  # one processor: a second thread would only wait for it
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    loading.cpus = lambda: 1  # one thread: a second would wait for the other work
     parts = record.Parts("preferences", keep=not args.steps)
     once = parts.once
+    seeds = range(args.seeds)
+    steps = {
+        "SFT": args.steps or MIXED_STEPS,
+        "DPO": args.steps or INVENTION["steps"],
+        "brief": args.steps or BRIEF["steps"],
+        "collapse": args.steps or COLLAPSE["steps"],
+    }
 
-    # 1. A choice between two right replies.
+    # 1. Before: the company's model, and the one that writes stock phrases.
+    started = once("company, test", lambda: examined(*company(), "test"))
     folder = paths.BUILD / "wordy"
-    if "wordy, test" not in parts.found:
-        wordy_model(args.steps or 60)
+    if not (folder / "model.safetensors").is_file():
+        wordy_model(args.steps or WORDY["steps"])
     before = {
         split: once(
             f"wordy, {split}",
@@ -254,39 +273,24 @@ def main() -> None:
     }
 
     def brief(way: str, rate: float, seed: int, split: str) -> dict[str, Any]:
+        drawn = once(f"pairs, seed {seed}", lambda: preferred(folder, seed))
+        given = (folder, drawn, seed, split, before[split]["phrases"], steps["brief"])
         return once(
-            f"brief, {way}, rate {rate:g}, seed {seed}, {split}",
-            lambda: briefer(
-                way,
-                rate,
-                folder,
-                seed,
-                split,
-                before[split]["phrases"],
-                args.steps or BRIEF["steps"],
-            ),
+            f"brief, {way}, rate {rate:g}, seed {seed}, {split}", lambda: briefer(way, rate, *given)
         )
 
+    # 2. Rates, on the validation rows.
     tried = {
         way: {f"{rate:g}": brief(way, rate, 0, "validation") for rate in rates}
-        for way, rates in (("DPO", DPO_RATES), ("SFT", SFT_RATES))
+        for way, rates in RATES.items()
     }
     best = {way: max(runs, key=lambda rate: sum(runs[rate]["wins"])) for way, runs in tried.items()}
-    taste = {
-        way: [brief(way, float(rate), seed, "test") for seed in range(args.seeds)]
-        for way, rate in best.items()
-    }
-
-    # 2. Against invention.
-    started = once("company, test", lambda: examined(*company(), "test"))
     against = {
         f"{rate:g}": once(
             f"invention, DPO, rate {rate:g}, validation",
-            lambda rate=rate: preferring_refusals(
-                rate, 0, "validation", args.steps or INVENTION["steps"]
-            ),
+            lambda rate=rate: preferring_refusals(rate, 0, "validation", steps["DPO"]),
         )
-        for rate in DPO_RATES
+        for rate in RATES["DPO"]
     }
 
     def told(run: dict[str, Any]) -> float:
@@ -294,31 +298,28 @@ def main() -> None:
         return facts.count("1") / len(facts) + invented.count("0") / len(invented)
 
     dpo_rate = max(against, key=lambda rate: told(against[rate]))
-    invention = {
-        "SFT with refusals": [
+
+    # 3. All that is told, seed by seed.
+    taste: dict[str, list] = {way: [] for way in RATES}
+    invention: dict[str, list] = {"SFT with refusals": [], "DPO": []}
+    collapse = []
+    for seed in seeds:
+        invention["SFT with refusals"].append(
             once(
-                f"invention, SFT, seed {seed}",
-                lambda seed=seed: mixed(seed, "test", args.steps or MIXED_STEPS),
+                f"invention, SFT, seed {seed}", lambda seed=seed: mixed(seed, "test", steps["SFT"])
             )
-            for seed in range(args.seeds)
-        ],
-        "DPO": [
+        )
+        collapse.append(
+            once(f"collapse, seed {seed}", lambda seed=seed: collapsed(seed, steps["collapse"]))
+        )
+        for way in RATES:
+            taste[way].append(brief(way, float(best[way]), seed, "test"))
+        invention["DPO"].append(
             once(
                 f"invention, DPO, seed {seed}",
-                lambda seed=seed: preferring_refusals(
-                    float(dpo_rate), seed, "test", args.steps or INVENTION["steps"]
-                ),
+                lambda seed=seed: preferring_refusals(float(dpo_rate), seed, "test", steps["DPO"]),
             )
-            for seed in range(args.seeds)
-        ],
-    }
-    collapse = [
-        once(
-            f"collapse, seed {seed}",
-            lambda seed=seed: collapsed(seed, args.steps or COLLAPSE["steps"]),
         )
-        for seed in range(args.seeds)
-    ]
     record.write(
         args.out,
         {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import tempfile
@@ -9,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qwen3lab import prompts
+from qwen3lab import profiles, prompts
 from qwen3lab.data import tasks
 from qwen3lab.evaluation.scoring import exact_match
 from qwen3lab.quiet import importing, quiet
@@ -76,7 +77,7 @@ def dpo(
     on_cpu = model.device.type == "cpu"
     settings = {
         "output_dir": folder,
-        "max_steps": steps,
+        "max_steps": profiles.smoke_steps(steps),
         "learning_rate": learning_rate,
         "per_device_train_batch_size": batch_size,
         "beta": beta,
@@ -92,6 +93,8 @@ def dpo(
         "dataloader_pin_memory": not on_cpu,
     }
     model.requires_grad_(True)
+    bars = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"  # TRL shows one for the reference whatever its settings say
     try:
         trainer = DPOTrainer(
             model,
@@ -103,6 +106,7 @@ def dpo(
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     finally:
+        os.environ["TQDM_DISABLE"] = bars or ""
         shutil.rmtree(folder, ignore_errors=True)
     model.eval()
     lines = [line for line in trainer.state.log_history if "rewards/margins" in line]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from qwen3lab import profiles
 from qwen3lab.data import tasks
 from qwen3lab.data.rows import ask
 from qwen3lab.evaluation.scoring import exact_match, is_refusal
@@ -185,6 +186,7 @@ def grpo(
     import torch
 
     torch.manual_seed(seed)
+    steps = profiles.smoke_steps(steps)
     order, queue = random.Random(seed), []
     model.requires_grad_(True).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)

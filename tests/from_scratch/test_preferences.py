@@ -63,6 +63,7 @@ def test_loss_rewards_and_gradient_are_trls(same, tmp_path):
     theirs = trainer(model, reference, tokenizer, tmp_path)
     batch = next(iter(theirs.get_train_dataloader()))
     weight = model.model.layers[1].mlp.up_proj.weight
+    model.train()  # else TRL logs it as an evaluation
     loss = theirs.compute_loss(model, batch)
     gradient = torch.autograd.grad(loss, weight)[0]
     theirs.log({})
