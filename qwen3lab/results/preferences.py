@@ -129,7 +129,7 @@ def _declining(record: dict[str, Any], ways: dict[str, list[dict[str, Any]]]) ->
 
 
 def brevity(record: dict[str, Any]) -> pd.DataFrame:
-    """Tabulate the taste for brief replies: win rate, facts, old tasks, stock phrases a reply.
+    """Tabulate the taste for brief replies: win rate, facts, stock phrases a reply.
 
     Args:
         record: the content of data/benchmarks/preferences.json.
@@ -142,11 +142,10 @@ def brevity(record: dict[str, Any]) -> pd.DataFrame:
     lines = []
     for recipe, runs in ({"before": [before]} | part["runs"]).items():
         phrases = [one for run in runs for one in run["phrases"] if one is not None]
-        for measure, values, groups in (
-            ("win rate", [run.get("wins", [0.5] * len(run["phrases"])) for run in runs], True),
-            ("fact right", [[one is not None for one in run["phrases"]] for run in runs], True),
-            ("old tasks", [run["old"] for run in runs], False),
+        for measure, values in (
+            ("win rate", [run.get("wins", [0.5] * len(run["phrases"])) for run in runs]),
+            ("fact right", [[one is not None for one in run["phrases"]] for run in runs]),
         ):
-            line = _line(recipe, measure, values, record["facts"] if groups else None)
+            line = _line(recipe, measure, values, record["facts"])
             lines.append(line | {"phrases": float(np.mean(phrases)), "seconds": _seconds(runs)})
     return pd.DataFrame(lines)

@@ -50,20 +50,16 @@ def test_values_of_several_seeds_are_averaged_by_question():
 
 
 def test_wins_and_phrases_are_those_of_the_record():
-    before = {"phrases": [2, None, 1], "old": "11"}
-    runs = [{"seed": 0, "seconds": 1, "phrases": [0, 1, None], "wins": [1, 1, 0], "old": "10"}]
+    before = {"phrases": [2, None, 1]}
+    runs = [{"seed": 0, "seconds": 1, "phrases": [0, 1, None], "wins": [1, 1, 0]}]
     record = {
         "facts": ["f", "g", "h"],
         "brief": {"before": {"test": before}, "runs": {"DPO": runs}},
     }
     table = tables.brevity(record)
-    assert shares(table, "before") == {
-        "win rate": 0.5,
-        "fact right": pytest.approx(2 / 3),
-        "old tasks": 1.0,
-    }
+    assert shares(table, "before") == {"win rate": 0.5, "fact right": pytest.approx(2 / 3)}
     assert shares(table, "DPO")["win rate"] == pytest.approx(2 / 3)
-    assert table[table.recipe == "DPO"].phrases.tolist() == [0.5] * 3
+    assert table[table.recipe == "DPO"].phrases.tolist() == [0.5] * 2
 
 
 def test_reading_is_repaired_in_every_seed(rewarded):

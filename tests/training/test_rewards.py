@@ -69,16 +69,16 @@ def test_draws_follow_the_models_distribution(loaded):
 
 def test_a_rewarded_answer_becomes_likelier():
     model, tokenizer = models.load("qwen3-tiny", dtype="float32")
-    rows = [row for row in tasks.load("chat", "train") if row["task"] == "context"][:4]
+    rows = tasks.load("knowledge", "train")[:4]  # which it does not know: its draws differ
 
     def short(completions, answer):
-        return [float(len(text) < 3) for text in completions]
+        return [-float(len(text)) for text in completions]
 
     history = rewards.grpo(
         model, tokenizer, rows, short, steps=12, prompts=4, draws=8, learning_rate=3e-4
     )
     assert list(history.columns) == ["step", "reward", "refused", "agreed", "loss", "seconds"]
-    assert history.reward[-3:].mean() > history.reward[:3].mean() + 0.15
+    assert history.reward[-3:].mean() > history.reward[:3].mean() + 2
 
 
 def test_accepted_rows_are_right_and_each_stands_once(loaded):
