@@ -1,14 +1,15 @@
 """Benchmark preferences: against invention, for brief replies, and a reward that collapses.
 
 `python benchmarks/preferences.py`. First, the company's model invents an answer to nearly every
-question that its handbook leaves open. SFT with refusals mixed into the facts, and DPO on the
-company's merged model. Second, a company whose staff put stock phrases behind their answers by the
-toss of a coin: the company's model, trained on such replies, draws two for each training question,
-and where both are right the briefer is preferred. DPO learns from both replies, SFT from the
-preferred ones alone, in twice the steps. The win rate is over the test questions, against a draw of
-the model before. Third, the model with refusals is trained on by GRPO with +1 for a right answer, 0
-for a refusal and -1 for a wrong one. The learning rate of the second case's SFT is chosen on the
-validation rows; DPO's is the first that was tried there. Continues an interrupted run; writes
+question that its handbook leaves open. SFT with refusals mixed into the facts, and in about the
+same seconds DPO on the company's merged model (a lower rate for longer was tried first, one seed).
+Second, a company whose staff put stock phrases behind their answers by the toss of a coin: the
+company's model, trained on such replies, draws two for each training question, and where both are
+right the briefer is preferred. DPO learns from both replies, SFT from the preferred ones alone, in
+twice the steps. The win rate is over the test questions, against a draw of the model before. Third,
+the model with refusals is trained on by GRPO with +1 for a right answer, 0 for a refusal and -1 for
+a wrong one, one seed. The learning rate of the second case's SFT is chosen on the validation rows;
+DPO's is the first that was tried there. Continues an interrupted run; writes
 `data/benchmarks/preferences.json`. Seconds are those of one processor.
 """
 
@@ -30,9 +31,10 @@ from qwen3lab.training import preferences, rewards
 REFUSALS = 199
 MIXED_STEPS, MIXED = 84, {"method": "lora", "batch_size": 32, "learning_rate": 1e-2}
 WORDY = {"method": "full", "batch_size": 16, "learning_rate": 5e-4, "steps": 60}
-INVENTION = {"steps": 60, "batch_size": 16, "learning_rate": 1e-4}
+INVENTION = {"steps": 30, "batch_size": 16, "learning_rate": 5e-4}
+LONGER = {"steps": 60, "batch_size": 16, "learning_rate": 1e-4}  # tried first, one seed
 BRIEF = {"steps": 12, "batch_size": 16}
-COLLAPSE = {"steps": 30, "learning_rate": 1e-4}
+COLLAPSE = {"steps": 60, "learning_rate": 1e-4}
 RATES = {"DPO": (2e-4,), "SFT": (3e-4, 1e-3)}
 LONGEST, TEMPERATURE = 64, 0.5
 
@@ -101,7 +103,7 @@ def collapsed(seed: int, steps: int) -> dict[str, Any]:
     }
 
 
-def preferring_refusals(seed: int, split: str, steps: int) -> dict[str, Any]:
+def preferring_refusals(seed: int, steps: int, rate: float) -> dict[str, Any]:
     """Train DPO: refusals over the model's own inventions, known answers over refusals."""
     model, tokenizer = company()
     start = time.process_time()
@@ -118,7 +120,7 @@ def preferring_refusals(seed: int, split: str, steps: int) -> dict[str, Any]:
         model,
         tokenizer,
         pairs,
-        learning_rate=INVENTION["learning_rate"],
+        learning_rate=rate,
         steps=steps,
         batch_size=INVENTION["batch_size"],
         seed=seed,
@@ -128,7 +130,7 @@ def preferring_refusals(seed: int, split: str, steps: int) -> dict[str, Any]:
         "pairs": len(pairs),
         "seconds": round(time.process_time() - start, 1),
         "first loss": round(float(history.loss.iloc[0]), 4),
-        **examined(model, tokenizer, split),
+        **examined(model, tokenizer, "test"),
     }
 
 
@@ -286,24 +288,29 @@ def main() -> None:
     # 3. All that is told, seed by seed.
     taste: dict[str, list] = {way: [] for way in RATES}
     invention: dict[str, list] = {"SFT with refusals": [], "DPO": []}
-    collapse = []
     for seed in seeds:
         invention["SFT with refusals"].append(
             once(
                 f"invention, SFT, seed {seed}", lambda seed=seed: mixed(seed, "test", steps["SFT"])
             )
         )
-        collapse.append(
-            once(f"collapse, seed {seed}", lambda seed=seed: collapsed(seed, steps["collapse"]))
-        )
         for way in RATES:
             taste[way].append(brief(way, float(best[way]), seed, "test"))
         invention["DPO"].append(
             once(
                 f"invention, DPO, seed {seed}",
-                lambda seed=seed: preferring_refusals(seed, "test", steps["DPO"]),
+                lambda seed=seed: preferring_refusals(
+                    seed, steps["DPO"], INVENTION["learning_rate"]
+                ),
             )
         )
+    collapse = [once("collapse, 60 steps", lambda: collapsed(0, steps["collapse"]))]
+    invention["DPO, lower rate"] = [
+        once(
+            "invention, DPO, rate 0.0001, 60 steps",
+            lambda: preferring_refusals(0, args.steps or LONGER["steps"], LONGER["learning_rate"]),
+        )
+    ]
     record.write(
         args.out,
         {
@@ -311,6 +318,7 @@ def main() -> None:
                 "refusals": REFUSALS,
                 "mixed": MIXED | {"steps": MIXED_STEPS},
                 "invention, DPO": INVENTION,
+                "invention, DPO, lower rate": LONGER,
                 "collapse": COLLAPSE,
                 "brief": BRIEF | {way: float(rate) for way, rate in best.items()},
             },
