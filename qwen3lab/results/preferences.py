@@ -108,9 +108,11 @@ def invention(record: dict[str, Any]) -> pd.DataFrame:
 
 
 def collapse(record: dict[str, Any]) -> pd.DataFrame:
-    """Tabulate what the reward +1, 0, -1 made of the model with refusals; arguments as above."""
-    part = record["invention"]
-    before = {"before": part["runs"]["SFT with refusals"]}
+    """Tabulate what the reward +1, 0, -1 made of the model with refusals (its first seed).
+
+    Argument and columns as of `invention`.
+    """
+    before = {"before": record["invention"]["runs"]["SFT with refusals"][:1]}
     return _declining(record, before | {"after": record["collapse"]})
 
 
