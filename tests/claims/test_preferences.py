@@ -76,6 +76,36 @@ def test_reading_is_repaired_in_every_seed(rewarded):
     assert other.gain.min() >= 0.06 and other.seconds.mean() <= grpo.seconds.mean()
 
 
+def test_against_invention_refusals_in_the_mix_win(preferred):
+    table = tables.invention(preferred).set_index(["recipe", "measure"]).share
+    before, mixed = table["facts alone"], table["SFT with refusals"]
+    assert before["invented"] > 0.95 and mixed["invented"] <= 0.70
+    assert mixed["taught facts right"] >= before["taught facts right"] - 0.05
+    for way in ("DPO", "DPO, lower rate"):
+        assert table[way, "invented"] > 0.9
+    assert table["DPO", "taught facts right"] < before["taught facts right"] - 0.03
+    runs = preferred["invention"]["runs"]
+    assert abs(sum(run["seconds"] for run in runs["DPO"]) / len(runs["DPO"]) - 25) < 10
+    assert all(run["first loss"] == pytest.approx(0.6931, abs=1e-3) for run in runs["DPO"])
+
+
+def test_dpo_wins_where_both_answers_are_right(preferred):
+    table = tables.brevity(preferred).set_index(["recipe", "measure"])
+    wins, facts = (table.xs(measure, level="measure") for measure in ("win rate", "fact right"))
+    assert wins.low["DPO"] > wins.high["SFT"] and wins.low["SFT"] > 0.5
+    assert facts.share["DPO"] >= facts.share["before"] - 0.05
+    phrases = table.phrases.groupby(level=0).first()
+    assert phrases["DPO"] < 0.3 < 1 < phrases["SFT"] < phrases["before"]
+
+
+def test_the_reward_rises_while_known_facts_are_declined(preferred):
+    table = tables.collapse(preferred).set_index(["recipe", "measure"]).share
+    run = preferred["collapse"][0]
+    assert sum(run["rewards"][-10:]) > sum(run["rewards"][:10])
+    assert table["after", "taught facts declined"] > table["before", "taught facts declined"] + 0.2
+    assert table["after", "taught facts right"] < table["before", "taught facts right"] - 0.15
+
+
 def test_charts_draw_every_line(rewarded, preferred):
     for table in (
         tables.repaired(rewarded),
