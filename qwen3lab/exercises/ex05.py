@@ -507,3 +507,224 @@ def _no_reset(scale, good, overflow, every):
     if overflow:
         return scale / 2, 0, False
     return (scale * 2 if good + 1 >= every else scale), good + 1, True
+
+
+@exercise(
+    why=(
+        "An answer is compared with the other answers to the same question, so an easy question"
+        " does not count more than a hard one."
+    ),
+    hints=(
+        "How far is each reward from the mean of its group, in standard deviations?",
+        "The standard deviation is that of a sample: squares are divided by len(rewards) - 1.",
+        "It is [(r - mean) / (spread + 1e-4) for r in rewards], with statistics.stdev as spread.",
+    ),
+)
+def group_advantages(rewards):
+    """The advantages of the answers to one question, by their rewards. 1e-4 is added to the
+    standard deviation, as in TRL, so that a group that agrees gets zeros.
+    """
+    import statistics
+
+    mean, spread = statistics.mean(rewards), statistics.stdev(rewards)
+    return [(reward - mean) / (spread + 1e-4) for reward in rewards]
+
+
+@group_advantages.cases
+def _():
+    import torch
+
+    from qwen3lab.from_scratch import grpo
+
+    for rewards, note in (
+        ([1.0, 0.0, 0.0, 0.0], "one right answer of four"),
+        ([1.0, 1.0, -1.0, 0.0, -1.0], "a reward of three values"),
+        ([1.0, 1.0, 1.0], "a group that agrees"),
+    ):
+        wanted = grpo.group_advantages(torch.tensor(rewards), len(rewards)).tolist()
+        yield case(rewards, expect=wanted, note=note)
+
+
+@group_advantages.mistake(
+    "You divided the squares by the number of answers. TRL takes the deviation of a sample, with"
+    " one less."
+)
+def _population(rewards):
+    import statistics
+
+    mean, spread = statistics.mean(rewards), statistics.pstdev(rewards)
+    return [(reward - mean) / (spread + 1e-4) for reward in rewards]
+
+
+@group_advantages.mistake("You took the mean away, and did not divide by the standard deviation.")
+def _centred(rewards):
+    return [reward - sum(rewards) / len(rewards) for reward in rewards]
+
+
+@group_advantages.mistake(
+    "You divided the rewards and left their mean in. Then every answer with a reward is pushed up,"
+    " also the worst of its group."
+)
+def _not_centred(rewards):
+    import statistics
+
+    return [reward / (statistics.stdev(rewards) + 1e-4) for reward in rewards]
+
+
+@exercise(
+    why=(
+        "The smaller of the two is kept: a move in the wanted direction stops counting beyond the"
+        " clip, a move in the wrong one never does."
+    ),
+    hints=(
+        "There are two candidates: the ratio times the advantage, and the same with a ratio that"
+        " stays between 1 - clip and 1 + clip.",
+        "Which of them does the paper keep, for a positive and for a negative advantage?",
+        "It is min(ratio * advantage, min(max(ratio, 1 - clip), 1 + clip) * advantage).",
+    ),
+)
+def clipped_gain(ratio, advantage, clip=0.2):
+    """What one token contributes to the gain that GRPO maximises. `ratio` is its new probability
+    divided by its old one.
+    """
+    inside = min(max(ratio, 1 - clip), 1 + clip)
+    return min(ratio * advantage, inside * advantage)
+
+
+@clipped_gain.cases
+def _():
+    for ratio, advantage, note in (
+        (1.5, 2.0, "a good answer that has become much likelier"),
+        (0.5, 2.0, "a good answer that has become much less likely"),
+        (1.5, -1.0, "a bad answer that has become much likelier"),
+        (0.5, -1.0, "a bad answer that has become much less likely"),
+        (1.0, 0.7, "a ratio of 1"),
+    ):
+        inside = min(max(ratio, 0.8), 1.2)
+        yield case(ratio, advantage, expect=min(ratio * advantage, inside * advantage), note=note)
+
+
+@clipped_gain.mistake(
+    "You clipped the ratio and forgot the other candidate. Then a token that moved the wrong way"
+    " has no gradient either and never comes back."
+)
+def _only_clipped(ratio, advantage, clip=0.2):
+    return min(max(ratio, 1 - clip), 1 + clip) * advantage
+
+
+@clipped_gain.mistake("Nothing is clipped: far from the old policy the gain must stop growing.")
+def _unclipped(ratio, advantage, clip=0.2):
+    return ratio * advantage
+
+
+@clipped_gain.mistake("You kept the larger of the two candidates. The paper keeps the smaller.")
+def _larger(ratio, advantage, clip=0.2):
+    inside = min(max(ratio, 1 - clip), 1 + clip)
+    return max(ratio * advantage, inside * advantage)
+
+
+@exercise(
+    why=(
+        "Only differences from the reference count. So the first loss of every run is ln 2,"
+        " whatever the model and the pairs are."
+    ),
+    hints=(
+        "The implicit reward of an answer is beta times its log probability minus the reference's.",
+        "The loss is -ln of the sigmoid of chosen reward minus rejected reward.",
+        "-ln sigmoid(x) is math.log(1 + math.exp(-x)).",
+    ),
+)
+def dpo_loss(chosen, rejected, reference_chosen, reference_rejected, beta=0.1):
+    """The DPO loss of one pair. The first four arguments are log probabilities of whole answers,
+    numbers.
+    """
+    import math
+
+    margin = beta * ((chosen - reference_chosen) - (rejected - reference_rejected))
+    return math.log(1 + math.exp(-margin))
+
+
+@dpo_loss.cases
+def _():
+    import torch
+
+    from qwen3lab.from_scratch import preferences
+
+    for given, beta, note in (
+        ((-5.0, -5.0, -5.0, -5.0), 0.1, "a model that equals its reference"),
+        ((-3.0, -9.0, -5.0, -6.0), 0.1, "a model that has moved towards the chosen answer"),
+        ((-9.0, -3.0, -5.0, -6.0), 0.5, "one that has moved away from it, with a beta of 0.5"),
+    ):
+        wanted = preferences.dpo_loss(*(torch.tensor([one]) for one in given), beta=beta)
+        yield case(*given, beta, expect=wanted.item(), note=note)
+
+
+@dpo_loss.mistake(
+    "The reference is missing: what counts is how far each answer has moved from it, not how"
+    " likely it is."
+)
+def _no_reference(chosen, rejected, reference_chosen, reference_rejected, beta=0.1):
+    import math
+
+    return math.log(1 + math.exp(-beta * (chosen - rejected)))
+
+
+@dpo_loss.mistake("You left out beta, the factor of both rewards.")
+def _no_beta(chosen, rejected, reference_chosen, reference_rejected, beta=0.1):
+    import math
+
+    margin = (chosen - reference_chosen) - (rejected - reference_rejected)
+    return math.log(1 + math.exp(-margin))
+
+
+@dpo_loss.mistake(
+    "The sign is the wrong way round: this loss falls as the rejected answer becomes likelier."
+)
+def _swapped_pair(chosen, rejected, reference_chosen, reference_rejected, beta=0.1):
+    import math
+
+    margin = beta * ((chosen - reference_chosen) - (rejected - reference_rejected))
+    return math.log(1 + math.exp(margin))
+
+
+@exercise(
+    why=(
+        "A tie says that neither is better, so it counts half. Two equal models then get 0.5, and"
+        " the two win rates of a comparison add up to 1."
+    ),
+    hints=(
+        "How much should a model win against itself?",
+        "A win counts 1, a tie 0.5, a defeat 0; the rate is their mean.",
+        "Go through zip(mine, theirs) and add up (a < b) + 0.5 * (a == b).",
+    ),
+)
+def win_rate(mine, theirs):
+    """The win rate of one model over another. Both lists hold the length of a right reply to each
+    question, in the same order, and the shorter reply is preferred.
+    """
+    return sum((a < b) + 0.5 * (a == b) for a, b in zip(mine, theirs)) / len(mine)
+
+
+@win_rate.cases
+def _():
+    yield case([1, 5, 2, 2], [3, 4, 2, 9], expect=0.625, note="two wins, a tie and a defeat")
+    yield case([2, 2], [2, 2], expect=0.5, note="two models that reply alike")
+    yield case([4, 4, 1, 6], [1, 2, 3, 6], expect=0.375, note="a win, a tie and two defeats")
+
+
+@win_rate.mistake(
+    "You left the ties out of the count. Then one win and a hundred ties look like a win rate of 1."
+)
+def _without_ties(mine, theirs):
+    decided = [(a, b) for a, b in zip(mine, theirs) if a != b]
+    return sum(a < b for a, b in decided) / max(1, len(decided))
+
+
+@win_rate.mistake("You counted a tie as a defeat. Against itself a model would win 0 of all.")
+def _ties_lost(mine, theirs):
+    return sum(a < b for a, b in zip(mine, theirs)) / len(mine)
+
+
+@win_rate.mistake("Here the longer reply wins. Asked is how often the shorter one does.")
+def _longer(mine, theirs):
+    return sum((a > b) + 0.5 * (a == b) for a, b in zip(mine, theirs)) / len(mine)

@@ -1,0 +1,153 @@
+"""Tabulate the benchmarks of rewards and preferences, in the form that `plots.share_dots` draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from qwen3lab.evaluation.statistics import bootstrap_groups, wilson
+
+Digits = str | Sequence[float]
+
+
+def _line(
+    recipe: str, measure: str, runs: Sequence[Digits], groups: Sequence[Any] | None = None
+) -> dict[str, Any]:
+    """Average one value a question over seeds, with a 95 % interval over questions or groups."""
+    values = np.array([[float(one) for one in run] for run in runs])
+    by_question, seeds = values.mean(axis=0), values.mean(axis=1)
+    n = len(by_question)
+    if by_question.min() == by_question.max():  # nothing to resample
+        low, high = wilson(float(by_question[0] * n), n)
+    else:
+        low, high = bootstrap_groups(by_question, groups or range(n))
+    return {
+        "recipe": recipe,
+        "measure": measure,
+        "n": n,
+        "share": float(by_question.mean()),
+        "low": low,
+        "high": high,
+        "lowest": float(seeds.min()),
+        "highest": float(seeds.max()),
+    }
+
+
+def _seconds(runs: Sequence[dict[str, Any]]) -> float:
+    return float(np.mean([run.get("seconds", 0) for run in runs]))
+
+
+def repaired(record: dict[str, Any]) -> pd.DataFrame:
+    """Tabulate what GRPO and rejection sampling repaired.
+
+    Args:
+        record: the content of data/benchmarks/rewards.json.
+    Returns:
+        One line a recipe and measure (reading, of it answered in the text and open, company facts):
+        n, share (mean over seeds), low and high (95 %, bootstrap over questions, for facts over
+        facts), lowest and highest seed, seconds of training (mean).
+    """
+    half = len(record["questions"]) // 2
+    lines = []
+    for recipe, runs in ({"before": [record["before"]]} | record["runs"]).items():
+        reading = [run["reading"]["right"] for run in runs]
+        facts = [run["facts"]["right"] for run in runs]
+        for measure, digits, groups in (
+            ("reading", reading, None),
+            ("with an answer", [one[:half] for one in reading], None),
+            ("without an answer", [one[half:] for one in reading], None),
+            ("company facts", facts, record["facts"]),
+        ):
+            line = _line(recipe, measure, digits, groups)
+            lines.append(line | {"seconds": _seconds(runs)})
+    return pd.DataFrame(lines)
+
+
+def gains(record: dict[str, Any]) -> pd.DataFrame:
+    """Tabulate each seed's reading and facts against before, on the same questions.
+
+    Args:
+        record: the content of data/benchmarks/rewards.json.
+    """
+
+    def share(digits: str) -> float:
+        return digits.count("1") / len(digits)
+
+    before, lines = record["before"], []
+    for recipe, runs in record["runs"].items():
+        for run in runs:
+            first, second = ([int(one) for one in way["reading"]["right"]] for way in (before, run))
+            low, high = bootstrap_groups(np.subtract(second, first), range(len(first)))
+            lines.append(
+                {
+                    "recipe": recipe,
+                    "seed": run["seed"],
+                    "reading": share(run["reading"]["right"]),
+                    "gain": float(np.mean(second) - np.mean(first)),
+                    "low": low,
+                    "high": high,
+                    "facts": share(run["facts"]["right"]) - share(before["facts"]["right"]),
+                    "seconds": run["seconds"],
+                }
+            )
+    return pd.DataFrame(lines)
+
+
+def invention(record: dict[str, Any]) -> pd.DataFrame:
+    """Tabulate invented answers and taught facts: before, SFT with refusals, DPO.
+
+    Args:
+        record: the content of data/benchmarks/preferences.json.
+    Returns: columns as `repaired`.
+    """
+    part = record["invention"]
+    return _declining(record, {"facts alone": [part["before"]]} | part["runs"])
+
+
+def collapse(record: dict[str, Any]) -> pd.DataFrame:
+    """Tabulate what the reward +1, 0, -1 made of the model with refusals (its first seed).
+
+    Argument and columns as of `invention`.
+    """
+    before = {"before": record["invention"]["runs"]["SFT with refusals"][:1]}
+    return _declining(record, before | {"after": record["collapse"]})
+
+
+def _declining(record: dict[str, Any], ways: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
+    lines = []
+    for recipe, runs in ways.items():
+        for measure, key in (
+            ("invented", "invented"),
+            ("taught facts right", "facts"),
+            ("taught facts declined", "facts refused"),
+        ):
+            groups = record["facts"] if key.startswith("facts") else None
+            line = _line(recipe, measure, [run[key] for run in runs], groups)
+            lines.append(line | {"seconds": _seconds(runs)})
+    return pd.DataFrame(lines)
+
+
+def brevity(record: dict[str, Any]) -> pd.DataFrame:
+    """Tabulate the taste for brief replies: win rate, facts, stock phrases a reply.
+
+    Args:
+        record: the content of data/benchmarks/preferences.json.
+    Returns:
+        Columns as `repaired`, and phrases (a right reply's, mean). The model before has no win rate
+        but that against itself, 0.5.
+    """
+    part = record["brief"]
+    before = part["before"]["test"]
+    lines = []
+    for recipe, runs in ({"before": [before]} | part["runs"]).items():
+        phrases = [one for run in runs for one in run["phrases"] if one is not None]
+        for measure, values in (
+            ("win rate", [run.get("wins", [0.5] * len(run["phrases"])) for run in runs]),
+            ("fact right", [[one is not None for one in run["phrases"]] for run in runs]),
+        ):
+            line = _line(recipe, measure, values, record["facts"])
+            lines.append(line | {"phrases": float(np.mean(phrases)), "seconds": _seconds(runs)})
+    return pd.DataFrame(lines)

@@ -1,0 +1,118 @@
+"""What the companion of notebook 05 says of the committed records of rewards and preferences."""
+
+from __future__ import annotations
+
+import pytest
+
+from qwen3lab import plots
+from qwen3lab.results import preferences as tables
+from qwen3lab.results import records
+
+
+@pytest.fixture(scope="module")
+def rewarded():
+    return records.read("rewards")
+
+
+@pytest.fixture(scope="module")
+def preferred():
+    return records.read("preferences")
+
+
+def shares(table, recipe):
+    return table[table.recipe == recipe].set_index("measure").share.to_dict()
+
+
+def test_values_of_several_seeds_are_averaged_by_question():
+    record = {
+        "questions": ["a", "b", "c", "d"],
+        "facts": ["f", "f", "g"],
+        "before": {"reading": {"right": "1000"}, "facts": {"right": "111"}},
+        "runs": {
+            "GRPO": [
+                {"seed": 0, "seconds": 2, "reading": {"right": "1110"}, "facts": {"right": "110"}},
+                {"seed": 1, "seconds": 4, "reading": {"right": "1010"}, "facts": {"right": "111"}},
+            ]
+        },
+    }
+    table = tables.repaired(record)
+    assert shares(table, "before") == {
+        "reading": 0.25,
+        "with an answer": 0.5,
+        "without an answer": 0.0,
+        "company facts": 1.0,
+    }
+    line = table[(table.recipe == "GRPO") & (table.measure == "reading")].iloc[0]
+    assert (line.n, line.share, line.lowest, line.highest, line.seconds) == (4, 0.625, 0.5, 0.75, 3)
+    assert line.low < line.share < line.high
+    gains = tables.gains(record)
+    assert gains.gain.tolist() == [0.5, 0.25] and gains.facts.round(3).tolist() == [-0.333, 0]
+
+
+def test_wins_and_phrases_are_those_of_the_record():
+    before = {"phrases": [2, None, 1]}
+    runs = [{"seed": 0, "seconds": 1, "phrases": [0, 1, None], "wins": [1, 1, 0]}]
+    record = {
+        "facts": ["f", "g", "h"],
+        "brief": {"before": {"test": before}, "runs": {"DPO": runs}},
+    }
+    table = tables.brevity(record)
+    assert shares(table, "before") == {"win rate": 0.5, "fact right": pytest.approx(2 / 3)}
+    assert shares(table, "DPO")["win rate"] == pytest.approx(2 / 3)
+    assert table[table.recipe == "DPO"].phrases.tolist() == [0.5] * 2
+
+
+def test_reading_is_repaired_in_every_seed(rewarded):
+    gains = tables.gains(rewarded)
+    grpo = gains[gains.recipe == "GRPO"]
+    assert len(grpo) == 3 and len(rewarded["questions"]) == 200
+    assert grpo.gain.min() >= 0.06 and grpo.low.min() > 0
+    assert grpo.seconds.max() <= 120 and grpo.facts.min() >= -0.05
+    table = tables.repaired(rewarded).set_index(["recipe", "measure"])
+    before = table.share["before", "with an answer"]
+    assert table.lowest["GRPO", "with an answer"] >= before
+    # Rejection sampling, in no more seconds: it repairs too.
+    other = gains[gains.recipe == "rejection sampling"]
+    assert other.gain.min() >= 0.06 and other.seconds.mean() <= grpo.seconds.mean()
+
+
+def test_against_invention_refusals_in_the_mix_win(preferred):
+    table = tables.invention(preferred).set_index(["recipe", "measure"]).share
+    before, mixed = table["facts alone"], table["SFT with refusals"]
+    assert before["invented"] > 0.95 and mixed["invented"] <= 0.70
+    assert mixed["taught facts right"] >= before["taught facts right"] - 0.05
+    for way in ("DPO", "DPO, lower rate"):
+        assert table[way, "invented"] > 0.9
+    assert table["DPO", "taught facts right"] < before["taught facts right"] - 0.03
+    runs = preferred["invention"]["runs"]
+    assert abs(sum(run["seconds"] for run in runs["DPO"]) / len(runs["DPO"]) - 25) < 10
+    assert all(run["first loss"] == pytest.approx(0.6931, abs=1e-3) for run in runs["DPO"])
+
+
+def test_dpo_wins_where_both_answers_are_right(preferred):
+    table = tables.brevity(preferred).set_index(["recipe", "measure"])
+    wins, facts = (table.xs(measure, level="measure") for measure in ("win rate", "fact right"))
+    assert wins.low["DPO"] > wins.high["SFT"] and wins.low["SFT"] > 0.5
+    assert facts.share["DPO"] >= facts.share["before"] - 0.05
+    phrases = table.phrases.groupby(level=0).first()
+    assert phrases["DPO"] < 0.3 < 1 < phrases["SFT"] < phrases["before"]
+
+
+def test_the_reward_rises_while_known_facts_are_declined(preferred):
+    table = tables.collapse(preferred).set_index(["recipe", "measure"]).share
+    run = preferred["collapse"][0]
+    assert sum(run["rewards"][-10:]) > sum(run["rewards"][:10])
+    assert table["after", "taught facts declined"] > table["before", "taught facts declined"] + 0.2
+    assert table["after", "taught facts right"] < table["before", "taught facts right"] - 0.15
+
+
+def test_charts_draw_every_line(rewarded, preferred):
+    for table in (
+        tables.repaired(rewarded),
+        tables.invention(preferred),
+        tables.collapse(preferred),
+        tables.brevity(preferred),
+    ):
+        ax = plots.share_dots(table).axes[0]
+        names = [label.get_text() for label in ax.get_yticklabels()]
+        assert names == list(dict.fromkeys(table.recipe))
