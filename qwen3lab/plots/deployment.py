@@ -66,7 +66,7 @@ def ladder(table: pd.DataFrame) -> Figure:
 
 
 def low_bits(table: pd.DataFrame, group: int = 128) -> Figure:
-    """Draw right answers against bits per weight, a panel for each task, a line for each method.
+    """Draw right answers against nominal bits, a panel for each task, a line for each method.
 
     The last panel has the KL divergence of the first method of `METHODS`, a line for each task.
 
@@ -110,6 +110,7 @@ def low_bits(table: pd.DataFrame, group: int = 128) -> Figure:
             LINES[place % len(LINES)],
             color=COLOURS[place % len(COLOURS)],
             marker=MARKERS[place % len(MARKERS)],
+            markerfacecolor=COLOURS[place] if place < len(COLOURS) else "white",
             label=task,
         )
     last.set(title=f"KL, nats per token, {METHODS[method]}", yscale="log")
@@ -117,7 +118,7 @@ def low_bits(table: pd.DataFrame, group: int = 128) -> Figure:
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.set_xticks(range(len(levels)), levels)
-        ax.set_xlabel("bits per weight")
+        ax.set_xlabel("bits, by name")
         ax.grid(axis="y", alpha=0.3)
     for ax in axes[len(found) + 1 :]:
         ax.set_visible(False)

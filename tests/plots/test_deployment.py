@@ -43,7 +43,7 @@ def test_low_bits_draws_a_panel_for_each_task_and_the_divergence():
     found = list(dict.fromkeys(table.task))
     *panels, last = [ax for ax in figure.axes if ax.get_visible()]
     assert [ax.get_title() for ax in panels] == found
-    assert legend(figure) == ["GPTQ", "rounded to nearest", "llama.cpp's mix", "float32"]
+    assert legend(figure) == ["float32", "GPTQ", "rounded to nearest", "llama.cpp's mix"]
     for ax, task in zip(panels, found):
         assert ticks(ax.xaxis) == ["8", "4", "3", "2"]
         for drawn, method in zip(intervals(ax), ("GPTQ", "nearest", "GGUF"), strict=True):
