@@ -65,7 +65,7 @@ AGENDAS: dict[str, tuple[int, tuple[Block, ...]]] = {  # name: (minutes availabl
                 "smaller, and served",
                 "07",
                 "title adapter-text merge-idea merge-use-text ruler-text gguf-text ladder-text"
-                " choose",
+                " serve-client-text commands-text choose own",
                 1,
             ),
             Block("look it up instead", "08", exercises=1),
@@ -124,7 +124,8 @@ AGENDAS: dict[str, tuple[int, tuple[Block, ...]]] = {  # name: (minutes availabl
                 "smaller, and served",
                 "07",
                 "title adapter-text merge-idea merge-use-text ruler-text traps-text rtn-text"
-                " gptq-text gguf-text ladder-text size-text choose",
+                " gptq-text cliff-text gguf-text ladder-text serve-client-text commands-text choose"
+                " own",
                 2,
             ),
             Block("the knowledge base", "08", exercises=2),

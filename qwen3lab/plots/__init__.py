@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "row_funnel",
             "token_lengths",
         ],
-        "deployment": ["calibrations", "engine_load", "ladder", "speculative_gain"],
+        "deployment": ["calibrations", "engine_load", "ladder", "low_bits", "speculative_gain"],
         "evaluation": ["coverage", "judged_orders", "paired_differences", "wording_dots"],
         "model": [
             "by_digits",

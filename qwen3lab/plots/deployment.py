@@ -5,30 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from qwen3lab.plots.style import COLOURS, HATCHES, LINES, MARKERS, axes_of, chart_class
+from qwen3lab.plots.style import COLOURS, LINES, MARKERS, axes_of, chart_class
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+METHODS = {"GPTQ": "GPTQ", "nearest": "rounded to nearest", "GGUF": "llama.cpp's mix"}
+
 
 def ladder(table: pd.DataFrame) -> Figure:
-    """Draw variants of one model: bytes, KL divergence from the first, accuracy and speed.
+    """Draw variants of one model: bytes, and KL divergence from the first.
 
-    One panel for each of the four measures, the variants from top to bottom.
+    One panel for each of the two measures, the variants from top to bottom.
 
     Args:
         table: one row per variant, by name; columns disk and memory (bytes), kl, kl_low, kl_high
-            (nats per token), agreement, accuracy, low, high, speed (tokens per second)
-            (`qwen3lab.serving.ladder.table`). The divergence has a logarithmic axis; a variant at
-            divergence 0 has no marker there.
+            (nats per token) (`qwen3lab.serving.ladder.table`). The divergence has a logarithmic
+            axis; a variant at divergence 0 has no marker there.
     """
-    # 1. Four panels with the variants as common rows.
-    figure = chart_class()(figsize=(7.4, 1.4 + 0.56 * len(table)), layout="constrained")
-    grid = figure.subplots(2, 2, sharey=True)
-    (size, distance), (answers, speed) = grid
+    # 1. Two panels with the variants as common rows.
+    figure = chart_class()(figsize=(7.4, 0.9 + 0.3 * len(table)), layout="constrained")
+    size, distance = figure.subplots(1, 2, sharey=True)
     places = list(range(len(table)))
-    # 2. Upper left: bytes, with the names of the variants.
+    # 2. Left: bytes, with the names of the variants.
     for shift, column, label, fill in (
         (-0.19, "disk", "on disk", COLOURS[0]),
         (0.19, "memory", "in memory", "white"),
@@ -45,7 +45,7 @@ def ladder(table: pd.DataFrame) -> Figure:
     size.set_yticks(places, table.index)
     size.invert_yaxis()
     size.legend(frameon=False, loc="lower right")
-    # 3. Upper right: the divergence. A logarithmic axis has no place for 0.
+    # 3. Right: the divergence. A logarithmic axis has no place for 0.
     known = [place for place in places if table.kl_low.iloc[place] > 0]
     kl = table.iloc[known]
     distance.errorbar(
@@ -57,41 +57,73 @@ def ladder(table: pd.DataFrame) -> Figure:
         markersize=6,
         capsize=3,
     )
-    distance.set(xlabel="KL to the first form, nats a token", xscale="log")
-    # 4. Lower left: right answers and equal next tokens.
-    answers.errorbar(
-        table.accuracy,
-        places,
-        xerr=[table.accuracy - table.low, table.high - table.accuracy],
-        fmt=MARKERS[0],
-        color=COLOURS[0],
-        markersize=7,
-        capsize=3,
-        label="exact match, 95 % interval",
-    )
-    answers.plot(
-        table.agreement,
-        places,
-        MARKERS[2],
-        color=COLOURS[1],
-        markersize=8,
-        markerfacecolor="white",
-        markeredgewidth=1.8,
-        label="same next token",
-    )
-    answers.set(xlabel="share", xlim=(max(0.0, int(table.low.min() * 10) / 10), 1.02))
-    # 5. Lower right: speed.
-    speed.barh(
-        places, table.speed, height=0.6, color="white", edgecolor=COLOURS[2], hatch=HATCHES[1]
-    )
-    speed.set(xlabel="answer tokens a second, one at a time")
-    # 6. What all panels share, and the legend of the third.
-    for ax in grid.flat:
+    distance.set(xlabel="KL to the first form, nats per token", xscale="log")
+    for ax in (size, distance):
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(axis="x", alpha=0.3)
         ax.set_axisbelow(True)
+    return figure
+
+
+def low_bits(table: pd.DataFrame, group: int = 128) -> Figure:
+    """Draw right answers against nominal bits, a panel for each task, a line for each method.
+
+    The last panel has the KL divergence of the first method of `METHODS`, a line for each task.
+
+    Args:
+        table: `tables.low_bits` of a record; the method "float32" is the dotted line.
+        group: the forms of this group size are drawn, and GGUF files.
+    """
+    # 1. A panel for each task, and one more.
+    found = list(dict.fromkeys(table.task))
+    columns = -(-(len(found) + 1) // 2)
+    figure = chart_class()(figsize=(2.6 * columns, 5.4), layout="constrained")
+    axes = figure.subplots(2, columns).flat
+    chosen = table[(table.group == group) | (table.method == "GGUF")]
+    levels = sorted(chosen.bits.unique(), reverse=True)
+    # 2. Right answers, with their intervals; the methods stand side by side.
+    for number, (ax, task) in enumerate(zip(axes, found)):
+        for place, method in enumerate(METHODS):
+            rows = chosen[(chosen.task == task) & (chosen.method == method)]
+            ax.errorbar(
+                [levels.index(bits) + 0.08 * (place - 1) for bits in rows.bits],
+                rows.accuracy,
+                yerr=[rows.accuracy - rows.low, rows.high - rows.accuracy],
+                color=COLOURS[place],
+                marker=MARKERS[place],
+                linestyle=LINES[place],
+                capsize=2,
+                elinewidth=1,
+                label=METHODS[method],
+            )
+        whole = table[(table.task == task) & (table.method == "float32")].accuracy
+        ax.axhline(whole.item(), color="grey", linestyle=":", label="float32")
+        ax.set(title=task, ylim=(-0.03, 1.03), ylabel="" if number % columns else "share right")
+    # 3. The divergence of one method.
+    last = axes[len(found)]
+    method = next(iter(METHODS))
+    for place, task in enumerate(found):
+        rows = chosen[(chosen.task == task) & (chosen.method == method)]
+        last.plot(
+            [levels.index(bits) for bits in rows.bits],
+            rows.kl,
+            LINES[place % len(LINES)],
+            color=COLOURS[place % len(COLOURS)],
+            marker=MARKERS[place % len(MARKERS)],
+            markerfacecolor=COLOURS[place] if place < len(COLOURS) else "white",
+            label=task,
+        )
+    last.set(title=f"KL, nats per token, {METHODS[method]}", yscale="log")
+    last.legend(frameon=False, fontsize="x-small")
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.set_xticks(range(len(levels)), levels)
+        ax.set_xlabel("bits, by name")
+        ax.grid(axis="y", alpha=0.3)
+    for ax in axes[len(found) + 1 :]:
+        ax.set_visible(False)
     figure.legend(
-        *answers.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False
+        *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False
     )
     return figure
 

@@ -1,4 +1,4 @@
-"""Convert checkpoints to GGUF with llama.cpp's converter, and to 4 bits with ggml's code."""
+"""Convert checkpoints to GGUF with llama.cpp's converter, and to few bits with ggml's code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ WRITTEN_HERE = (
     "tokenizer.chat_template",
     *(f"tokenizer.ggml.{kind}_token_id" for kind in (*generation.GGUF_ENDS, "padding")),
 )
-GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m")
+REQUANTIZED = {  # by ggml's own code: type -> llama.cpp's name of the mix
+    "q4_0": "MOSTLY_Q4_0",
+    "q4_k_m": "MOSTLY_Q4_K_M",
+    "q3_k_m": "MOSTLY_Q3_K_M",
+    "q2_k": "MOSTLY_Q2_K",
+}
+GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", *REQUANTIZED)
 
 
 def to_gguf(src: str | Path, dst: str | Path, outtype: str = "f16") -> Path:
@@ -35,9 +41,9 @@ def to_gguf(src: str | Path, dst: str | Path, outtype: str = "f16") -> Path:
     Args:
         src: checkpoint folder, role or name (16 or 32 bits).
         dst: file to write, ending in .gguf.
-        outtype: "f32", "f16", "bf16", "q8_0", "q4_0" or "q4_k_m". K-quants need rows of a multiple
-            of 256 weights; other rows get q8_0, or f16 if not even 32 divides them, and how many
-            matrices did is printed.
+        outtype: "f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m", "q3_k_m" or "q2_k". K-quants need
+            rows of a multiple of 256 weights; other rows get q8_0, or f16 if not even 32 divides
+            them, and how many matrices did is printed.
     Raises:
         Qwen3labError: unknown type, a model that is not of a Qwen3 architecture or quantised
             already, tokens without embeddings, or a place that cannot be written.
@@ -60,7 +66,7 @@ def to_gguf(src: str | Path, dst: str | Path, outtype: str = "f16") -> Path:
     # Under another name first: whoever finds the file finds all of it.
     with tempfile.TemporaryDirectory(prefix=".draft-", dir=dst.parent) as scratch:
         draft = Path(scratch) / dst.name
-        if outtype in ("q4_0", "q4_k_m"):
+        if outtype in REQUANTIZED:
             _requantize(_convert(source, Path(scratch) / "whole.gguf", "f32"), draft, outtype)
         else:
             _convert(source, draft, outtype)
@@ -157,7 +163,7 @@ def _write_vocabulary(writer, tokenizer: PreTrainedTokenizerBase, ends: list[int
 
 
 def _requantize(src: Path, dst: Path, outtype: str) -> Path:
-    """Copy a GGUF file with its matrices quantised to 4 bits."""
+    """Copy a GGUF file with its matrices quantised to 4 bits or fewer."""
     import gguf
 
     reader = gguf.GGUFReader(src)
@@ -175,10 +181,7 @@ def _requantize(src: Path, dst: Path, outtype: str) -> Path:
             field.types[0],
             field.types[-1] if len(field.types) > 1 else None,
         )
-    kind = {"q4_0": gguf.LlamaFileType.MOSTLY_Q4_0, "q4_k_m": gguf.LlamaFileType.MOSTLY_Q4_K_M}[
-        outtype
-    ]
-    writer.add_file_type(kind)
+    writer.add_file_type(gguf.LlamaFileType[REQUANTIZED[outtype]])
     layers = reader.get_field(f"{architecture}.block_count").contents()
     tied = not any(tensor.name == "output.weight" for tensor in reader.tensors)
     other: dict[str, int] = {}
@@ -209,8 +212,8 @@ def _tensor_type(name: str, dimensions: int, row: int, outtype: str, layers: int
     """Choose a tensor's type by llama.cpp's rule for the mix, simplified to Qwen3's tensors.
 
     None keeps float32. Q4_K_M spends six bits on the output matrix and, in about half of the
-    layers, on the value and down projections, whose errors hurt most (llama.cpp,
-    `src/llama-quant.cpp`).
+    layers, on the value and down projections, whose errors hurt most; Q3_K_M and Q2_K spend a bit
+    or two more on the value, output and down projections (llama.cpp, `src/llama-quant.cpp`).
     """
     from gguf import GGMLQuantizationType as T
 
@@ -218,20 +221,21 @@ def _tensor_type(name: str, dimensions: int, row: int, outtype: str, layers: int
         "ffn_gate_inp.weight"
     ):  # norms; the router of a mixture of experts
         return None
-    k_quant, base, better = (
-        (True, T.Q4_K, T.Q6_K) if outtype == "q4_k_m" else (False, T.Q4_0, T.Q6_K)
-    )
-    is_output = name == "output.weight" or (tied and name == "token_embd.weight")
-    wanted = better if is_output else base
-    if (
-        k_quant
-        and name.startswith("blk.")
-        and any(part in name for part in (".attn_v.", ".ffn_down"))
-    ):
+    wanted = {"q4_0": T.Q4_0, "q4_k_m": T.Q4_K, "q3_k_m": T.Q3_K, "q2_k": T.Q2_K}[outtype]
+    part = next((part for part in ("attn_v", "attn_output", "ffn_down") if f".{part}" in name), "")
+    if name == "output.weight" or (tied and name == "token_embd.weight"):
+        wanted = T.Q6_K
+    elif name.startswith("blk.") and part:
         layer = int(name.split(".")[1])
-        if layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2:
-            wanted = better
-    if wanted in (T.Q4_K, T.Q6_K) and row % 256:
+        if outtype == "q4_k_m" and part != "attn_output":
+            ends = layer < layers // 8 or layer >= 7 * layers // 8
+            wanted = T.Q6_K if ends or (layer - layers // 8) % 3 == 2 else wanted
+        elif outtype == "q3_k_m":
+            first = {"attn_v": 2, "ffn_down": layers // 16}.get(part, 0)
+            wanted = T.Q5_K if layer < first else T.Q4_K
+        elif outtype == "q2_k":
+            wanted = T.Q3_K
+    if wanted not in (T.Q4_0, T.Q8_0) and row % 256:
         wanted = T.Q8_0
     return wanted if row % 32 == 0 else T.F16
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from qwen3lab.data import tasks
 from qwen3lab.evaluation.statistics import bootstrap_groups, wilson
 
 WHEN_TO_USE = {
@@ -187,25 +188,66 @@ def distillation(record: dict[str, Any]) -> pd.DataFrame:
     Args:
         record: the content of data/benchmarks/distillation.json.
     Returns:
-        Columns student, way, seeds, n and right (test questions of all seeds), share, low, high
-        (Wilson, 95 %), lowest and highest (a single seed's share), kept (the share divided by the
-        teacher's), old (share of the old tasks).
+        Columns student, way, seeds, n (test questions, the same for each seed), share (mean over
+        seeds), low, high (Wilson for as many facts as the test asks about, 95 %: neither a second
+        seed nor a second wording is another fact), lowest and highest (a single seed's share), kept
+        (the share divided by the teacher's), old (share of the old tasks).
     """
     lines = []
+    facts = len({row["fact"] for row in tasks.load("knowledge", "test")})
     for row in record["rows"]:
         counts, each = [run["new"] for run in row["runs"]], record["n"]["new"]
+        low, high = wilson(row["new"]["share"] * facts, facts)
         lines.append(
             {
                 "student": STUDENTS[row["student"]],
                 "way": row["way"],
                 "seeds": len(counts),
-                "n": each * len(counts),
-                "right": sum(counts),
-                **row["new"],
+                "n": each,
+                "share": row["new"]["share"],
+                "low": low,
+                "high": high,
                 "lowest": min(counts) / each,
                 "highest": max(counts) / each,
                 "kept": row["kept"],
                 "old": row["old"]["share"],
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def low_bits(record: dict[str, Any]) -> pd.DataFrame:
+    """Tabulate the low-bit benchmark, one line per form and task.
+
+    Args:
+        record: the content of data/benchmarks/low_bits.json.
+    Returns:
+        Columns task, form, method, bits, group (weights a scale; of GGUF files none), MB, kl
+        (nats per token, with kl_low and kl_high), n, accuracy with its 95 % bootstrap interval low
+        and high over questions (for the company over facts), and lost: the share lost against the
+        model in float32 on the same questions.
+    """
+    facts = [row["fact"] for row in tasks.load("knowledge", "test")]
+    before = {line["task"]: line["right"] for line in record["lines"] if line["bits"] == 32}
+    lines = []
+    for line in record["lines"]:
+        task, groups = line["task"], facts if line["task"] == "company facts" else None
+        told = _over_seeds([line["right"]], groups)
+        whole = before[task].count("1") / len(before[task])
+        lines.append(
+            {
+                "task": task,
+                "form": line["form"],
+                "method": line["method"],
+                "bits": line["bits"],
+                "group": line.get("group"),
+                "MB": line["bytes"] / 1e6,
+                **{name: line[name] for name in ("kl", "kl_low", "kl_high")},
+                "n": len(line["right"]),
+                "accuracy": told["share"],
+                "low": told["low"],
+                "high": told["high"],
+                "lost": whole - told["share"],
             }
         )
     return pd.DataFrame(lines)

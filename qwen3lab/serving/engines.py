@@ -55,13 +55,17 @@ def over_http(
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_new_tokens: int = 64,
+    model: str | None = None,
 ) -> list[list[int]]:
     """Generate greedy answers over /v1/completions, as token ids without the end token.
 
     llama.cpp and vLLM return the ids in different fields (see `ids_of`).
+
+    Args:
+        model: the model or adapter to ask; default: the first that the server lists.
     """
     with client(address) as asking:
-        name = asking.models.list().data[0].id
+        name = model or asking.models.list().data[0].id
         replies = [
             asking.completions.create(
                 model=name,

@@ -9,11 +9,13 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from qwen3lab import paths
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.models import beside
 from qwen3lab.serving import llama_cpp
 
 VLLM = paths.ROOT / ".venv-vllm" / "bin" / "python"  # `make vllm`
@@ -29,6 +31,9 @@ class Vllm:
         context: tokens of prompt and answer together.
         concurrent: answers generated in parallel.
         cache: GiB reserved for the KV cache.
+        name: of the model in a request; default: the folder's.
+        adapters: LoRA adapters served beside the model: name of the model in a request -> folder.
+        options: more of vLLM's options, as one would type them.
         log: file for vLLM's output; default: it is not kept.
         python: interpreter of the environment that has vLLM.
     Raises:
@@ -42,6 +47,9 @@ class Vllm:
         context: int = 512,
         concurrent: int = 32,
         cache: int = 1,
+        name: str | None = None,
+        adapters: Mapping[str, str | Path] | None = None,
+        options: Sequence[str] = (),
         log: Path | None = None,
         python: Path = VLLM,
     ):
@@ -53,6 +61,8 @@ class Vllm:
             log,
             python,
         )
+        self.name = name or self.folder.name
+        self.adapters, self.options = dict(adapters or {}), list(options)
         self.process: subprocess.Popen | None = None
         self.address = ""
 
@@ -98,7 +108,7 @@ class Vllm:
         # Prefix caching is off, so that a repeated prompt is read again, as by the other engines.
         options = {
             "model": self.folder,
-            "served-model-name": self.folder.name,
+            "served-model-name": self.name,
             "dtype": "float32",
             "max-model-len": self.context,
             "max-num-seqs": self.concurrent,
@@ -111,7 +121,17 @@ class Vllm:
             "vllm.entrypoints.openai.api_server",
             "--no-enable-prefix-caching",
             *(word for name, value in options.items() for word in (f"--{name}", str(value))),
+            *self._lora(),
+            *self.options,
         ]
+
+    def _lora(self) -> list[str]:
+        if not self.adapters:
+            return []
+        ranks = [beside.adapter_config(Path(folder))["r"] for folder in self.adapters.values()]
+        modules = [f"{name}={folder}" for name, folder in self.adapters.items()]
+        # 8 is the lowest that vLLM takes
+        return ["--enable-lora", "--max-lora-rank", str(max(8, *ranks)), "--lora-modules", *modules]
 
     def _environment(self) -> dict[str, str]:
         cpus = (

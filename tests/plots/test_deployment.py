@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from charts import bars, ends, intervals, labels, legend, named, ticks, widths, words, xs, ys
+from charts import bars, ends, intervals, labels, legend, ticks, widths, words, xs, ys
 
 from qwen3lab import plots
 from qwen3lab.from_scratch import speculative
@@ -14,10 +14,10 @@ from qwen3lab.serving import ladder
 ENGINES = ["transformers generate", "llama.cpp in process", "llama.cpp over HTTP", "vLLM"]
 
 
-def test_ladder_shows_each_form_s_size_distance_answers_and_speed():
+def test_ladder_shows_each_form_s_size_and_distance():
     table = ladder.table(records.read("ladder")["ladder"])
     figure = plots.ladder(table)
-    size, distance, answers, speed = figure.axes
+    size, distance = figure.axes
     disk, memory = bars(size)
     assert widths(disk) == pytest.approx((table.disk / 1e6).tolist())
     assert widths(memory) == pytest.approx((table.memory / 1e6).tolist())
@@ -34,23 +34,32 @@ def test_ladder_shows_each_form_s_size_distance_answers_and_speed():
     assert lows == pytest.approx(apart.kl_low.tolist())
     assert highs == pytest.approx(apart.kl_high.tolist())
     assert distance.get_xscale() == "log"
+    assert [ax.get_xlabel() for ax in figure.axes] == ["MB", "KL to the first form, nats per token"]
 
-    (exact,) = intervals(answers)
-    assert xs(exact.lines[0]) == table.accuracy.tolist()
-    lows, highs = ends(exact)
-    assert lows == pytest.approx(table.low.tolist())
-    assert highs == pytest.approx(table.high.tolist())
-    assert xs(named(answers)["same next token"]) == table.agreement.tolist()
-    assert answers.get_xlim() == (0.8, 1.02)
-    assert sorted(legend(figure)) == ["exact match, 95 % interval", "same next token"]
 
-    assert widths(bars(speed)[0]) == table.speed.tolist()
-    assert [ax.get_xlabel() for ax in figure.axes] == [
-        "MB",
-        "KL to the first form, nats a token",
-        "share",
-        "answer tokens a second, one at a time",
-    ]
+def test_low_bits_draws_a_panel_for_each_task_and_the_divergence():
+    table = tables.low_bits(records.read("low_bits"))
+    figure = plots.low_bits(table)
+    found = list(dict.fromkeys(table.task))
+    *panels, last = [ax for ax in figure.axes if ax.get_visible()]
+    assert [ax.get_title() for ax in panels] == found
+    assert legend(figure) == ["float32", "GPTQ", "rounded to nearest", "llama.cpp's mix"]
+    for ax, task in zip(panels, found):
+        assert ticks(ax.xaxis) == ["8", "4", "3", "2"]
+        for drawn, method in zip(intervals(ax), ("GPTQ", "nearest", "GGUF"), strict=True):
+            rows = table[(table.task == task) & (table.method == method)]
+            rows = rows[(rows.group == 128) | (method == "GGUF")]
+            assert ys(drawn.lines[0]) == rows.accuracy.tolist() and len(rows) == 4
+            lows, highs = ends(drawn)
+            assert lows == pytest.approx(rows.low.tolist())
+            assert highs == pytest.approx(rows.high.tolist())
+        (whole,) = [line for line in ax.lines if line.get_linestyle() == ":"]
+        rows = table[(table.task == task) & (table.method == "float32")]
+        assert set(ys(whole)) == {rows.accuracy.item()}
+    assert last.get_yscale() == "log" and legend(last) == found
+    for line, task in zip(last.lines, found):
+        rows = table[(table.task == task) & (table.method == "GPTQ") & (table.group == 128)]
+        assert ys(line) == rows.kl.tolist()
 
 
 def test_calibrations_draws_the_mean_of_each_kind_and_every_draw():

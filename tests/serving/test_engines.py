@@ -9,7 +9,8 @@ from itertools import product
 import pytest
 from helpers import ended
 
-from qwen3lab import models, paths, quantization, serving
+from qwen3lab import chat, models, paths, quantization, serving, training
+from qwen3lab.data import tasks
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models.generation import generate_ids
 from qwen3lab.results import records, tables
@@ -96,6 +97,61 @@ def test_vllm(fifty, tmp_path):
     tokenizer, prompts, answers = fifty
     with vllm.Vllm(TINY, log=tmp_path / "log") as server:
         assert engines.over_http(server.address, prompts, tokenizer) == answers
+
+
+def test_vllm_serves_an_adapter_beside_its_base(tmp_path):
+    """The command of notebook 07, by `make vllm`: base and adapter give transformers' token ids,
+    thoughts and tool calls have fields of their own.
+    """
+    if not vllm.VLLM.is_file():
+        pytest.skip("vLLM is not installed; `make vllm` gives it an environment of its own")
+    folder = tmp_path / "adapter"
+    shutil.copytree(paths.DATA / "adapters" / "qlora", folder)
+    model, tokenizer = models.load(TINY, dtype="float32")
+    tokenizer.save_pretrained(folder)  # the template of the training
+    company = [
+        chat.encode(tokenizer, row["messages"]) for row in tasks.load("knowledge", "test")[:12]
+    ]
+    wanted = {"base": generate_ids(model, tokenizer, company, max_new_tokens=24)}
+    adapted = training.load_adapter(folder, model)[0].eval()
+    wanted["wildon"] = generate_ids(adapted, tokenizer, company, max_new_tokens=24)
+    parsers = ["--reasoning-parser", "qwen3", "--tool-call-parser", "hermes"]
+    options = ["--tokenizer", str(folder), "--enable-auto-tool-choice", *parsers]
+    adapters = {"wildon": folder}
+    with vllm.Vllm(
+        TINY, name="base", adapters=adapters, options=options, log=tmp_path / "log"
+    ) as server:
+        for name, ids in wanted.items():
+            found = engines.over_http(
+                server.address, company, tokenizer, max_new_tokens=24, model=name
+            )
+            assert found == ids
+        assert wanted["base"] != wanted["wildon"]
+        with engines.client(server.address) as client:
+            row = tasks.load("addition", "test")[0]
+            ask = {"model": "base", "temperature": 0, "max_tokens": 200}
+            reply = client.chat.completions.create(messages=row["messages"], **ask)
+            assert reply.choices[0].message.content.strip() == row["answer"]
+            assert "carry" in reply.choices[0].message.reasoning
+            row = next(row for row in tasks.load("chat", "test") if row["task"] == "tool")
+            off = {"chat_template_kwargs": {"enable_thinking": False}}
+            reply = client.chat.completions.create(
+                messages=row["messages"], tools=row["tools"], extra_body=off, **ask
+            )
+            (call,) = reply.choices[0].message.tool_calls
+            assert json.loads(call.function.arguments) and call.function.name in row["answer"]
+
+
+def test_vllm_gets_the_adapters_and_options_that_were_asked_for():
+    one, two = (paths.DATA / "adapters" / name for name in ("qlora", "tone"))  # both of rank 16
+    server = vllm.Vllm(TINY, name="base", adapters={"a": one, "b": two}, options=["--x", "1"])
+    words = server._command(8000)
+    assert words[words.index("--served-model-name") + 1] == "base"
+    assert words[words.index("--enable-lora") :] == (
+        ["--enable-lora", "--max-lora-rank", "16", "--lora-modules", f"a={one}", f"b={two}"]
+        + ["--x", "1"]
+    )
+    assert "--enable-lora" not in vllm.Vllm(TINY)._command(8000)
 
 
 def test_vllm_that_is_not_there_or_does_not_start(tmp_path):
