@@ -118,7 +118,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of each training; default: those of notebook 03")
     parser.add_argument("--again", action="store_true", help="keep no run of the committed record")
-    parser.add_argument("--as-is", action="store_true", help="train no more: write the runs so far")
     parser.add_argument("--note", default="", help="for example what else the machine was doing")
     parser.add_argument("--out", type=Path, default=paths.DATA / "benchmarks" / "forgetting.json")
     args = parser.parse_args()
@@ -184,8 +183,6 @@ def main() -> None:
         rate, runs = best[method] / slower, []
         for seed in range(args.seeds):
             key = run_name(method, rate, rehearsal, seed)
-            if args.as_is and key not in known and key not in parts.found:
-                continue
             measure = partial(run_of, method, rate, rehearsal, seed)
             runs.append(known.get(key) or parts.once(key, measure))
         lines.append(
