@@ -173,12 +173,17 @@ def test_gguf_types_get_smaller_and_stay_near(tmp_path):
         and errors["q8_0"] < 0.01
     )
     assert 0.01 < errors["q4_k_m"] < errors["q4_0"] < 0.1
+    assert sizes["q4_k_m"] > sizes["q3_k_m"] > sizes["q2_k"]
+    assert 1.3 * errors["q4_k_m"] < errors["q3_k_m"] < errors["q2_k"] < 0.4
     kinds = {
         tensor.name: tensor.tensor_type.name
         for tensor in gguf.GGUFReader(tmp_path / "q4_k_m.gguf").tensors
     }
     assert kinds["token_embd.weight"] == "Q6_K" and kinds["blk.0.attn_q.weight"] == "Q4_K"
     assert kinds["blk.0.ffn_down.weight"] == "Q8_0"  # rows of 96
+    low = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "q2_k.gguf").tensors}
+    found = {name: low[f"blk.1.attn_{name}.weight"].tensor_type.name for name in ("q", "v")}
+    assert found == {"q": "Q2_K", "v": "Q3_K"}  # a bit more for the values
 
 
 def test_gguf_refuses(checkpoint, tmp_path):
