@@ -8,6 +8,7 @@ import json
 import os
 import re
 import time
+from collections import Counter
 from pathlib import Path
 
 import dial
@@ -21,7 +22,9 @@ from qwen3lab import chat, exercises, family, models, paths, profiles
 from qwen3lab.course import kernels, notebooks
 
 PROFILES = ("small", "medium", "large")
-NUMBERS = [notebooks.short(path).partition("_")[0] for path in notebooks.every()]
+NAMES = [notebooks.short(path) for path in notebooks.every()]
+FIRST = Counter(name.partition("_")[0] for name in NAMES)
+NUMBERS = [name if FIRST[number := name.partition("_")[0]] > 1 else number for name in NAMES]
 
 
 @pytest.fixture(scope="session")
