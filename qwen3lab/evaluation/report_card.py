@@ -348,7 +348,7 @@ def _examples(answers: pd.DataFrame, rows: Sequence[dict[str, Any]], count: int)
         ]
         sections.append(
             Section(
-                f"{heading}: {len(places)} of {int((answers.correct == wanted).sum())}",
+                f"{heading}: {len(places)} of {int((answers.correct == wanted).sum())} shown",
                 examples=[(label, shorten(text)) for label, text in texts],
             )
         )

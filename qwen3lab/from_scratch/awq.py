@@ -81,8 +81,8 @@ def candidate(alpha: float, active: torch.Tensor, sizes: torch.Tensor) -> torch.
 
     Args:
         active: mean |input| of each channel. Active channels get finer steps.
-        sizes: see `weight_size`. Columns of small weights get finer steps, too (the paper's code
-            calls this duo scaling).
+        sizes: see `weight_size`. Columns of small weights get finer steps, too (AutoAWQ calls
+            this duo scaling).
     """
     scales = (active.pow(alpha) / (sizes.pow(1 - alpha) + 1e-4)).clamp(min=1e-4)
     return scales / (scales.max() * scales.min()).sqrt()

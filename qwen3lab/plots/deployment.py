@@ -57,7 +57,7 @@ def ladder(table: pd.DataFrame) -> Figure:
         markersize=6,
         capsize=3,
     )
-    distance.set(xlabel="KL to the first form, nats per token", xscale="log")
+    distance.set(xlabel="KL from the first form, nats per token", xscale="log")
     for ax in (size, distance):
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(axis="x", alpha=0.3)

@@ -108,11 +108,11 @@ def invention(record: dict[str, Any]) -> pd.DataFrame:
 
 
 def collapse(record: dict[str, Any]) -> pd.DataFrame:
-    """Tabulate what the reward +1, 0, -1 made of the model with refusals (its first seed).
+    """Tabulate what the reward +1, 0, -1 made of the models with refusals, seed by seed.
 
     Argument and columns as of `invention`.
     """
-    before = {"before": record["invention"]["runs"]["SFT with refusals"][:1]}
+    before = {"before": record["invention"]["runs"]["SFT with refusals"]}
     return _declining(record, before | {"after": record["collapse"]})
 
 

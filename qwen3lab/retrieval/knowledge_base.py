@@ -130,6 +130,8 @@ class KnowledgeBase:
         self.folder = Path(folder) if folder is not None else self.folder
         if self.folder is None:
             raise Qwen3labError("No folder of documents is known yet. Give one.")
+        if self.folder.is_file():
+            raise Qwen3labError(f"{self.folder.name!r} is a file. Name the folder it is in.")
         if not self.folder.is_dir():
             raise Qwen3labError(f"There is no folder {self.folder.name!r}. Check its path.")
         files = {

@@ -77,16 +77,34 @@ def test_reading_is_repaired_in_every_seed(rewarded):
 
 
 def test_against_invention_refusals_in_the_mix_win(preferred):
-    table = tables.invention(preferred).set_index(["recipe", "measure"]).share
-    before, mixed = table["facts alone"], table["SFT with refusals"]
-    assert before["invented"] > 0.95 and mixed["invented"] <= 0.70
-    assert mixed["taught facts right"] >= before["taught facts right"] - 0.05
-    for way in ("DPO", "DPO, lower rate"):
-        assert table[way, "invented"] > 0.9
-    assert table["DPO", "taught facts right"] < before["taught facts right"] - 0.03
+    table = tables.invention(preferred).set_index(["recipe", "measure"])
+    share, before = table.share, table.share["facts alone"]
+    assert before["invented"] > 0.95 and table.highest["SFT with refusals", "invented"] <= 0.70
+    right = "taught facts right"
+    assert table.lowest["SFT with refusals", right] >= before[right] - 0.05
+    assert share["DPO", "invented"] > 0.95 and abs(share["DPO", right] - before[right]) < 0.02
     runs = preferred["invention"]["runs"]
-    assert abs(sum(run["seconds"] for run in runs["DPO"]) / len(runs["DPO"]) - 25) < 10
+    seconds = {way: sum(run["seconds"] for run in runs[way]) / 3 for way in runs}
+    assert seconds["SFT with refusals"] < seconds["DPO"]
     assert all(run["first loss"] == pytest.approx(0.6931, abs=1e-3) for run in runs["DPO"])
+
+
+def test_the_settings_against_invention_are_the_best_on_validation(preferred):
+    part, recipe = preferred["invention"]["chosen on validation"], preferred["recipe"]
+
+    def score(run):
+        facts, invented = run["facts"], run["invented"]
+        return facts.count("1") / len(facts) + invented.count("0") / len(invented)
+
+    best = {
+        way: max(tried, key=lambda name, t=tried: score(t[name])) for way, tried in part.items()
+    }
+    assert best["SFT"].startswith(f"{recipe['mixed']['steps']} steps")
+    chosen = recipe["invention, DPO"]
+    assert best["DPO"] == f"{chosen['steps']} steps, rate {chosen['learning_rate']:g}"
+    # At every rate but the lowest DPO knows fewer facts than before.
+    known = [run["facts"].count("1") for run in part["DPO"].values()]
+    assert known == sorted(known, reverse=True)
 
 
 def test_dpo_wins_where_both_answers_are_right(preferred):
@@ -98,12 +116,18 @@ def test_dpo_wins_where_both_answers_are_right(preferred):
     assert phrases["DPO"] < 0.3 < 1 < phrases["SFT"] < phrases["before"]
 
 
-def test_the_reward_rises_while_known_facts_are_declined(preferred):
-    table = tables.collapse(preferred).set_index(["recipe", "measure"]).share
-    run = preferred["collapse"][0]
-    assert sum(run["rewards"][-10:]) > sum(run["rewards"][:10])
-    assert table["after", "taught facts declined"] > table["before", "taught facts declined"] + 0.2
-    assert table["after", "taught facts right"] < table["before", "taught facts right"] - 0.15
+def test_known_facts_are_declined_under_a_sensible_reward(preferred):
+    table = tables.collapse(preferred).set_index(["recipe", "measure"])
+    assert table.lowest["after", "taught facts declined"] > 0.4
+    assert table.share["after", "taught facts declined"] > 0.5
+    assert table.share["before", "taught facts declined"] < 0.05
+    assert table.highest["after", "taught facts right"] < 0.5
+    assert table.lowest["before", "taught facts right"] > 0.95
+    assert table.highest["after", "invented"] < table.lowest["before", "invented"]
+    for run in preferred["collapse"]:  # and the reward has not even risen
+        assert len(run["rewards"]) == 40
+        assert sum(run["rewards"][-10:]) < sum(run["rewards"][:10])
+        assert sum(run["refused while training"][-10:]) / 10 > 0.7
 
 
 def test_charts_draw_every_line(rewarded, preferred):

@@ -239,7 +239,7 @@ def test_the_numbers_are_the_modules_own(trained):
         f"| answer | {by_part.tokens['answer']:,} | {by_part.loss['answer']:.3f} |"
         f" {by_part.perplexity['answer']:,.2f} |" in text
     )
-    assert "Right: 2 of 30" in page.texts["h2"] and "Wrong: 2 of 30" in page.texts["h2"]
+    assert "Right: 2 of 30 shown" in page.texts["h2"] and "Wrong: 2 of 30 shown" in page.texts["h2"]
     some = report_card.card(run, rows=rows, answers=answers, scored=5, cost=False).markdown
     assert (
         f"| answer | {perplexities.by_part(run.model, run.tokenizer, rows[:5]).tokens['answer']} |"

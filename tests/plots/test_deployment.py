@@ -34,7 +34,10 @@ def test_ladder_shows_each_form_s_size_and_distance():
     assert lows == pytest.approx(apart.kl_low.tolist())
     assert highs == pytest.approx(apart.kl_high.tolist())
     assert distance.get_xscale() == "log"
-    assert [ax.get_xlabel() for ax in figure.axes] == ["MB", "KL to the first form, nats per token"]
+    assert [ax.get_xlabel() for ax in figure.axes] == [
+        "MB",
+        "KL from the first form, nats per token",
+    ]
 
 
 def test_low_bits_draws_a_panel_for_each_task_and_the_divergence():
