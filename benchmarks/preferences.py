@@ -1,16 +1,17 @@
 """Benchmark preferences: against invention, for brief replies, and a reward that collapses.
 
 `python benchmarks/preferences.py`. First, the company's model invents an answer to nearly every
-question that its handbook leaves open. SFT with refusals mixed into the facts, and in about the
-same seconds DPO on the company's merged model (a lower rate for longer was tried first, one seed).
-Second, a company whose staff put stock phrases behind their answers by the toss of a coin: the
-company's model, trained on such replies, draws two for each training question, and where both are
-right the briefer is preferred. DPO learns from both replies, SFT from the preferred ones alone, in
-twice the steps. The win rate is over the test questions, against a draw of the model before. Third,
-the model with refusals is trained on by GRPO with +1 for a right answer, 0 for a refusal and -1 for
-a wrong one; lower rates for longer (1e-4 and 3e-4, 60 steps) declined fewer of the known facts. The learning rate of the second case's SFT is chosen on the validation rows; DPO's is the
-first that was tried there. Continues an interrupted run; writes `data/benchmarks/preferences.json`.
-Seconds are those of one processor.
+question that its handbook leaves open: SFT with refusals mixed into the facts, and DPO on the
+company's merged model, each with the setting that is best on the validation rows. Second, a company
+whose staff put stock phrases behind their answers by the toss of a coin: the company's model,
+trained on such replies, draws two for each training question, and where both are right the briefer
+is preferred. DPO learns from both replies, SFT from the preferred ones alone, in twice the steps.
+The win rate is over the test questions, against a draw of the model before. Third, the model with
+refusals is trained on by GRPO with +1 for a right answer, 0 for a refusal and -1 for a wrong one;
+lower rates for longer (1e-4 and 3e-4, 60 steps) declined fewer of the known facts. The learning
+rate of the second case's SFT is chosen on the validation rows; DPO's is the first that was tried
+there. Continues an interrupted run; writes `data/benchmarks/preferences.json`. Seconds are those of
+one processor.
 """
 
 from __future__ import annotations
