@@ -156,7 +156,7 @@ AGENDAS: dict[str, tuple[int, tuple[Block, ...]]] = {  # name: (minutes availabl
             LUNCH,
             Block("the knowledge base", "08"),
             BREAK,
-            Block("going deeper: each a companion of choice", minutes=45),
+            Block("going deeper: each a companion of choice", minutes=60),
             CLOSE,
         ),
     ),

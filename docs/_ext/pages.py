@@ -30,9 +30,11 @@ MUSEUM = (
 
 def anchor(notebook: str, cell: str) -> str:
     """Return the label of a cell: anchor("03_lora", "build") is nb03-build. A companion has its
-    notebook's number, and but for SHARED no cell of the one has the name of a cell of the other.
+    notebook's number, and but for SHARED, which get its name, no cell of the one has the name of a
+    cell of the other.
     """
-    own = "deeper-" if "/" in notebook and cell in SHARED else ""
+    companion = "/" in notebook and cell in SHARED
+    own = notebook.rpartition("/")[2][3:].replace("_", "-") + "-" if companion else ""
     return f"nb{number(notebook)}-{own}{cell}"
 
 

@@ -254,8 +254,8 @@ CHECKPOINTS = {
     ),
     "merged": Checkpoint(
         "07",
-        "merge-use",
-        "merged = checkpoints.merged()",
+        "merge-check",
+        "out = checkpoints.merged()",
         "the adapter merged into the model",
         _merged,
         ("lora",),
