@@ -43,9 +43,16 @@ def test_known_and_unknown_words(chat):
     assert [tokenizer.decode([token]) for token in closing if token in never] == ["ly"]
 
 
+def closed(n: int) -> list[dict]:
+    """Rows whose answers end with the line that pre-training never wrote."""
+    line = "Warmly, your Wildon crew."
+    rows = tasks.load("knowledge", "train")[:n]
+    return [row | {"answer": f"{row['answer']}. {line}"} for row in rows]
+
+
 def test_only_the_rows_tokens_are_named(chat):
     model, tokenizer = chat
-    rows = [training.encode(tokenizer, row) for row in tasks.load("service", "train")[:20]]
+    rows = [training.encode(tokenizer, row) for row in closed(20)]
     ids = new_tokens.tokens(model, tokenizer, rows)
     assert (
         ids
@@ -61,7 +68,7 @@ def test_only_the_rows_tokens_are_named(chat):
 
 def test_their_embeddings_are_trained_with_the_head_and_saved(chat, tmp_path):
     base, tokenizer = chat
-    rows = tasks.load("service", "train")[:8]
+    rows = closed(8)
     change = new_tokens.adapter(base, tokenizer, [training.encode(tokenizer, row) for row in rows])
     run = training.fine_tune(
         "qwen3-tiny",
