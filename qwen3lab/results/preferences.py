@@ -8,32 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from qwen3lab.evaluation.statistics import bootstrap_groups, wilson
-
-Digits = str | Sequence[float]
-
-
-def _line(
-    recipe: str, measure: str, runs: Sequence[Digits], groups: Sequence[Any] | None = None
-) -> dict[str, Any]:
-    """Average one value a question over seeds, with a 95 % interval over questions or groups."""
-    values = np.array([[float(one) for one in run] for run in runs])
-    by_question, seeds = values.mean(axis=0), values.mean(axis=1)
-    n = len(by_question)
-    if by_question.min() == by_question.max():  # nothing to resample
-        low, high = wilson(float(by_question[0] * n), n)
-    else:
-        low, high = bootstrap_groups(by_question, groups or range(n))
-    return {
-        "recipe": recipe,
-        "measure": measure,
-        "n": n,
-        "share": float(by_question.mean()),
-        "low": low,
-        "high": high,
-        "lowest": float(seeds.min()),
-        "highest": float(seeds.max()),
-    }
+from qwen3lab.evaluation.statistics import bootstrap_groups
+from qwen3lab.results.tables import over_seeds
 
 
 def _seconds(runs: Sequence[dict[str, Any]]) -> float:
@@ -61,7 +37,7 @@ def repaired(record: dict[str, Any]) -> pd.DataFrame:
             ("without an answer", [one[half:] for one in reading], None),
             ("company facts", facts, record["facts"]),
         ):
-            line = _line(recipe, measure, digits, groups)
+            line = {"recipe": recipe, "measure": measure} | over_seeds(digits, groups)
             lines.append(line | {"seconds": _seconds(runs)})
     return pd.DataFrame(lines)
 
@@ -125,7 +101,8 @@ def _declining(record: dict[str, Any], ways: dict[str, list[dict[str, Any]]]) ->
             ("taught facts declined", "facts refused"),
         ):
             groups = record["facts"] if key.startswith("facts") else None
-            line = _line(recipe, measure, [run[key] for run in runs], groups)
+            told = over_seeds([run[key] for run in runs], groups)
+            line = {"recipe": recipe, "measure": measure} | told
             lines.append(line | {"seconds": _seconds(runs)})
     return pd.DataFrame(lines)
 
@@ -148,6 +125,7 @@ def brevity(record: dict[str, Any]) -> pd.DataFrame:
             ("win rate", [run.get("wins", [0.5] * len(run["phrases"])) for run in runs]),
             ("fact right", [[one is not None for one in run["phrases"]] for run in runs]),
         ):
-            line = _line(recipe, measure, values, record["facts"])
+            told = over_seeds(values, record["facts"])
+            line = {"recipe": recipe, "measure": measure} | told
             lines.append(line | {"phrases": float(np.mean(phrases)), "seconds": _seconds(runs)})
     return pd.DataFrame(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -232,7 +233,7 @@ def low_bits(record: dict[str, Any]) -> pd.DataFrame:
     lines = []
     for line in record["lines"]:
         task, groups = line["task"], facts if line["task"] == "company facts" else None
-        told = _over_seeds([line["right"]], groups)
+        told = over_seeds([line["right"]], groups)
         whole = before[task].count("1") / len(before[task])
         lines.append(
             {
@@ -243,7 +244,7 @@ def low_bits(record: dict[str, Any]) -> pd.DataFrame:
                 "group": line.get("group"),
                 "MB": line["bytes"] / 1e6,
                 **{name: line[name] for name in ("kl", "kl_low", "kl_high")},
-                "n": len(line["right"]),
+                "n": told["n"],
                 "accuracy": told["share"],
                 "low": told["low"],
                 "high": told["high"],
@@ -253,18 +254,36 @@ def low_bits(record: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _over_seeds(digits: Sequence[str], groups: Sequence[Any] | None = None) -> dict[str, float]:
-    """Average digit strings of several seeds, with a 95 % interval over the questions.
+def over_seeds(
+    runs: Sequence[Sequence[Any]], groups: Sequence[Any] | None = None
+) -> dict[str, float]:
+    """Average one value a question over seeds, with a 95 % bootstrap interval over the questions.
 
-    Where all answers are alike there is nothing to resample, and the interval is Wilson's.
+    Where all values are alike there is nothing to resample, and the interval is Wilson's.
+
+    Args:
+        runs: for each seed the values of all questions, in the same order; digits of a text will
+            do.
+        groups: what each question is about, if it is that which is resampled (its fact).
+    Returns:
+        n (questions), share (mean over seeds), low, high, lowest and highest (a single seed's).
     """
-    by_question = np.mean([[int(digit) for digit in text] for text in digits], axis=0)
-    n = len(set(groups or range(len(by_question))))
+    values = np.array([[float(one) for one in run] for run in runs])
+    by_question, seeds = values.mean(axis=0), values.mean(axis=1)
+    units = groups or range(len(by_question))
     if by_question.min() == by_question.max():
+        n = len(set(units))
         low, high = wilson(float(by_question[0] * n), n)
     else:
-        low, high = bootstrap_groups(by_question, groups or range(len(by_question)))
-    return {"share": float(by_question.mean()), "low": low, "high": high}
+        low, high = bootstrap_groups(by_question, units)
+    return {
+        "n": len(by_question),
+        "share": float(by_question.mean()),
+        "low": low,
+        "high": high,
+        "lowest": float(seeds.min()),
+        "highest": float(seeds.max()),
+    }
 
 
 def frontier(record: dict[str, Any], split: str | None = None) -> pd.DataFrame:
@@ -282,8 +301,8 @@ def frontier(record: dict[str, Any], split: str | None = None) -> pd.DataFrame:
     lines = []
     for line in record["lines"]:
         scored = [run[split] for run in line["runs"]]
-        new = _over_seeds([run["new"] for run in scored], record["facts"][split])
-        old = _over_seeds([run["old"] for run in scored])
+        new = over_seeds([run["new"] for run in scored], record["facts"][split])
+        old = over_seeds([run["old"] for run in scored])
         lines.append(
             {
                 "setting": "with old rows:" if line["rehearsal"] else "facts alone",
@@ -319,12 +338,10 @@ def forgetting(record: dict[str, Any]) -> pd.DataFrame:
         line["seeds"] = len(row["runs"])
         parts = {"": [run["new"] for run in row["runs"]]}
         for key, wanted in (("old_", False), ("again_", True)):
-            parts[key] = [
-                "".join(digit for digit, mine in zip(run["old"], again) if mine == wanted)
-                for run in row["runs"]
-            ]
+            kept = [mine == wanted for mine in again]
+            parts[key] = [list(compress(run["old"], kept)) for run in row["runs"]]
         for key, digits in parts.items():
-            found = _over_seeds(digits, None if key else record["facts"])
+            found = over_seeds(digits, None if key else record["facts"])
             line |= {
                 key.rstrip("_") or "accuracy": found["share"],
                 f"{key}low": found["low"],
@@ -347,18 +364,10 @@ def maths(record: dict[str, Any]) -> pd.DataFrame:
     for way, runs in {"before": [record["before"]], **record["runs"]}.items():
         parts = {"all problems": [run["problems"] for run in runs]}
         for kind in sorted(set(kinds)):
-            parts[kind] = [
-                "".join(digit for digit, own in zip(run["problems"], kinds) if own == kind)
-                for run in runs
-            ]
+            own = [one == kind for one in kinds]
+            parts[kind] = [list(compress(run["problems"], own)) for run in runs]
         parts["sums"] = [run["sums"] for run in runs]
-        for part, digits in parts.items():
-            seeds = [text.count("1") / len(text) for text in digits]
-            lines.append(
-                {"way": way, "part": part, "n": len(digits[0])}
-                | _over_seeds(digits)
-                | {"lowest": min(seeds), "highest": max(seeds)}
-            )
+        lines += [{"way": way, "part": part} | over_seeds(digits) for part, digits in parts.items()]
     return pd.DataFrame(lines).set_index(["way", "part"])
 
 
@@ -402,14 +411,10 @@ def tone(record: dict[str, Any]) -> pd.DataFrame:
     ways = {"before": [record["before"]["test"]], **record["runs"]}
     lines = []
     for way, runs in ways.items():
-        for key, name in names.items():
-            told = _over_seeds([run[key] for run in runs])
-            seeds = [run[key].count("1") / len(run[key]) for run in runs]
-            lines.append(
-                {"way": way, "measure": name, "n": len(runs[0][key])}
-                | told
-                | {"lowest": min(seeds), "highest": max(seeds)}
-            )
+        lines += [
+            {"way": way, "measure": name} | over_seeds([run[key] for run in runs])
+            for key, name in names.items()
+        ]
     return pd.DataFrame(lines).set_index(["way", "measure"])
 
 
