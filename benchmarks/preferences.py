@@ -26,7 +26,7 @@ import record
 
 from qwen3lab import evaluation, models, paths, prompts, training
 from qwen3lab.data import tasks
-from qwen3lab.models import loading
+from qwen3lab.quantization import variants
 from qwen3lab.training import preferences, rewards
 
 REFUSALS = 199
@@ -45,8 +45,8 @@ LONGEST, TEMPERATURE = 64, 0.5
 
 def company() -> tuple[Any, Any]:
     """Load the chat model with the company's adapter merged into it."""
-    model, tokenizer = training.load_adapter(training.company_adapter())
-    return model.merge_and_unload().requires_grad_(True), tokenizer
+    merged = variants.merged("chat", training.company_adapter(), "float32")
+    return models.load(merged, dtype="float32")
 
 
 def open_rows(split: str) -> list[dict[str, Any]]:
@@ -257,7 +257,7 @@ def main() -> None:
     parser.add_argument("--note", default="", help="for example what else the machine was doing")
     parser.add_argument("--out", type=Path, default=paths.DATA / "benchmarks" / "preferences.json")
     args = parser.parse_args()
-    loading.cpus = lambda: 1  # one thread: a second would wait for the other work
+    record.one_processor()
     parts = record.Parts("preferences", keep=not args.steps)
     once = parts.once
     seeds = range(args.seeds)

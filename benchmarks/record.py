@@ -63,6 +63,12 @@ def digits(values: Iterable[Any]) -> str:
     return "".join(str(int(value)) for value in values)
 
 
+def one_processor() -> None:
+    """Keep this process on one processor, where the system can: a second thread would only wait."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
 def peak(pid: int) -> int:
     """Highest resident bytes of a process so far (VmHWM)."""
     try:

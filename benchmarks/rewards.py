@@ -12,7 +12,6 @@ that were tried on the validation rows. Continues an interrupted run; writes
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import time
 from pathlib import Path
@@ -20,8 +19,9 @@ from typing import Any
 
 import record
 
-from qwen3lab import evaluation, paths, training
+from qwen3lab import evaluation, models, paths, training
 from qwen3lab.data import tasks
+from qwen3lab.quantization import variants
 from qwen3lab.training import rewards
 
 STEPS, RATE = 24, 1e-4
@@ -30,8 +30,8 @@ REJECTION = {"questions": 80, "steps": 12, "batch_size": 16, "learning_rate": 2e
 
 def company() -> tuple[Any, Any]:
     """Load the chat model with the company's adapter merged into it."""
-    model, tokenizer = training.load_adapter(training.company_adapter())
-    return model.merge_and_unload(), tokenizer
+    merged = variants.merged("chat", training.company_adapter(), "float32")
+    return models.load(merged, dtype="float32")
 
 
 def examine(model, tokenizer, rows: list[dict[str, Any]]) -> dict[str, str]:
@@ -66,7 +66,6 @@ def by_rejection(seed: int, steps: int) -> dict[str, Any]:
     rows = random.Random(seed).sample(rewards.reading_rows(), REJECTION["questions"])
     start = time.process_time()
     kept = rewards.accepted(model, tokenizer, rows, seed=seed)
-    model.requires_grad_(True)
     training.fine_tune(
         model,
         kept,
@@ -93,8 +92,7 @@ def main() -> None:
     parser.add_argument("--note", default="", help="for example what else the machine was doing")
     parser.add_argument("--out", type=Path, default=paths.DATA / "benchmarks" / "rewards.json")
     args = parser.parse_args()
-    if hasattr(os, "sched_setaffinity"):  # one processor: a second thread would only wait for it
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    record.one_processor()
     parts = record.Parts("rewards", keep=not args.steps)
     before = parts.once("before", lambda: scored(*company()))
     ways = {"GRPO": (by_grpo, STEPS), "rejection sampling": (by_rejection, REJECTION["steps"])}

@@ -18,6 +18,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+# Of a trainer of TRL that takes one step on a CPU and says nothing.
+ONE_STEP = {
+    "max_steps": 1,
+    "use_cpu": True,
+    "bf16": False,
+    "activation_checkpointing": False,
+    "report_to": "none",
+    "save_strategy": "no",
+    "disable_tqdm": True,
+}
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 

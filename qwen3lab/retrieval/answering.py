@@ -43,6 +43,12 @@ class Answer:
         return f"{self.text} ({self.where})" if self.where else self.text
 
 
+def passage(answer: Answer | None, hits: Sequence[Hit]) -> str:
+    """Return the paragraph that an answer cites, or else the best hit's text, or else ""."""
+    quote = answer.quote if answer else ""
+    return quote or (hits[0].chunk.text if hits else "")
+
+
 def language_of(text: str) -> str:
     """Detect the language of a text: "zh" if it contains Chinese characters, else "en"."""
     return "zh" if WIDE.search(text) else "en"

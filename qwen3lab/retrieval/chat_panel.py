@@ -11,7 +11,7 @@ from qwen3lab import chat, measure
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models.generation import end_tokens
 from qwen3lab.prompts import REFUSAL
-from qwen3lab.retrieval.answering import Answer, language_of, made, prompt
+from qwen3lab.retrieval.answering import Answer, language_of, made, passage, prompt
 from qwen3lab.retrieval.chunking import Chunk
 from qwen3lab.retrieval.index import Hit
 
@@ -174,9 +174,7 @@ class ChatPanel:
         meant = question
         if self.rewrite and self.turns:
             last = self.turns[-1]
-            passage = last.answer.quote if last.answer else ""
-            passage = passage or (last.hits[0].chunk.text if last.hits else "")
-            meant = self.rewrite(question, last.meant, passage)
+            meant = self.rewrite(question, last.meant, passage(last.answer, last.hits))
         turn = Turn(question, self.search.search([meant], k=self.k)[0], meant=meant)
         self.turns.append(turn)
         try:

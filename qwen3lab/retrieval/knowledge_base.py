@@ -20,7 +20,7 @@ from qwen3lab.data import documents
 from qwen3lab.data.pdf_layout import Chapter
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.retrieval import follow_ups
-from qwen3lab.retrieval.answering import Answer, answer_all
+from qwen3lab.retrieval.answering import Answer, answer_all, passage
 from qwen3lab.retrieval.chunking import Chunk, chunk
 from qwen3lab.retrieval.embedding import embed
 from qwen3lab.retrieval.fusion import fuse
@@ -178,7 +178,8 @@ class KnowledgeBase:
             Qwen3labError: there are no documents.
         """
         if before:
-            question = follow_ups.standalone(question, before.question, before.passage)
+            read = passage(before, before.hits)
+            question = follow_ups.standalone(question, before.question, read)
         (answer,) = self.ask_all([question])
         return answer
 
@@ -293,11 +294,6 @@ class Answered(Answer):
 
     question: str = ""
     hits: tuple[Hit, ...] = ()
-
-    @property
-    def passage(self) -> str:
-        """Return the cited paragraph, or else the best hit's text."""
-        return self.quote or (self.hits[0].chunk.text if self.hits else "")
 
 
 def from_folder(folder: str | Path, **options) -> KnowledgeBase:

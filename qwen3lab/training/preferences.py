@@ -14,7 +14,7 @@ from qwen3lab import profiles, prompts
 from qwen3lab.data import tasks
 from qwen3lab.evaluation.scoring import exact_match
 from qwen3lab.quiet import importing, quiet
-from qwen3lab.world import company, names, things
+from qwen3lab.world import company, names, things, tone
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,7 +106,10 @@ def dpo(
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     finally:
-        os.environ["TQDM_DISABLE"] = bars or ""
+        if bars is None:
+            del os.environ["TQDM_DISABLE"]
+        else:
+            os.environ["TQDM_DISABLE"] = bars
         shutil.rmtree(folder, ignore_errors=True)
     model.eval()
     lines = [line for line in trainer.state.log_history if "rewards/margins" in line]
@@ -187,15 +190,13 @@ PHRASES = {
     ),
     "zh": ("客户重视清楚的答复。", "质量比速度更重要。", "感谢你的帮助。", "安全第一。"),
 }
-_STOP, _SPACE = {"en": ".", "zh": "。"}, {"en": " ", "zh": ""}
 
 
 def wordy(row: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     """Write a row's answer as a sentence with each stock phrase behind it by the toss of a coin."""
     language = row["language"]
     phrases = [phrase for phrase in PHRASES[language] if rng.random() < 0.5]
-    answer = row["answer"].removesuffix(_STOP[language]) + _STOP[language]
-    return row | {"answer": _SPACE[language].join([answer, *phrases])}
+    return row | {"answer": tone.followed(language, row["answer"], *phrases)}
 
 
 def padding(text: str, row: dict[str, Any]) -> int | None:

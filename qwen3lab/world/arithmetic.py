@@ -73,13 +73,12 @@ def worked(thoughts: str, language: str, complements: bool = False) -> str:
     """
     lines = []
     for a, op, b, c in steps(thoughts):
+        summed = complements and op == "-"
         known = op == "*" or (complements and op == "+" and max(a, b) < 10)
-        width = len(str(max(a, b)))
-        if complements and op == "-":
-            width = max(2, width)
-            lines += [f"{a:0{width}} - {b:0{width}} = ?", *complement(a, b, language)]
-        elif not known:
-            lines += [f"{a:0{width}} {op} {b:0{width}} = ?", *column(a, op, b, language)]
+        if not known:
+            width = max(2 if summed else 1, len(str(max(a, b))))
+            digits = complement(a, b, language) if summed else column(a, op, b, language)
+            lines += [f"{a:0{width}} {op} {b:0{width}} = ?", *digits]
         lines.append(f"{a} {op} {b} = {c}.")
     return "\n".join(lines)
 
@@ -144,22 +143,21 @@ def expression(thoughts: str) -> str:
 
 def called(messages: list[dict[str, Any]], asked: str) -> list[dict[str, Any]]:
     """Append a call of the calculator and its response to a conversation."""
-    function = {"name": "calculate", "arguments": {"expression": asked}}
-    call = {
-        "role": "assistant",
-        "content": "",
-        "tool_calls": [{"type": "function", "function": function}],
-    }
+    calls = [{"type": "function", "function": _call(asked)}]
+    call = {"role": "assistant", "content": "", "tool_calls": calls}
     return [*messages, call, {"role": "tool", "content": str(calculate(asked))}]
 
 
 def calculator_rows(row: dict[str, Any]) -> list[dict[str, Any]]:
     """Turn a word problem into two training rows: the call, and the answer from the response."""
     asked = expression(row["thoughts"])
-    call = {"name": "calculate", "arguments": {"expression": asked}}
     told = {key: value for key, value in row.items() if key != "thoughts"}
     told |= {"thinking": False, "tools": [CALCULATOR]}
     return [
-        told | {"answer": f"<tool_call>\n{json.dumps(call)}\n</tool_call>"},
+        told | {"answer": f"<tool_call>\n{json.dumps(_call(asked))}\n</tool_call>"},
         told | {"messages": called(row["messages"], asked)},
     ]
+
+
+def _call(asked: str) -> dict[str, Any]:
+    return {"name": "calculate", "arguments": {"expression": asked}}

@@ -19,11 +19,15 @@ def ticket(language: str, text: str, question: str, customer: str) -> str:
     return f"{text_and_question(text, question, language)}\n{name}{customer}"
 
 
+def followed(language: str, answer: str, *sentences: str) -> str:
+    """Write an answer as a sentence with others behind it."""
+    sentence = answer.removesuffix(_STOP[language]) + _STOP[language]
+    return _SPACE[language].join((sentence, *sentences))
+
+
 def reply(language: str, answer: str, customer: str) -> str:
     """Write a reply in the company's tone around an answer."""
-    sentence = answer.removesuffix(_STOP[language]) + _STOP[language]
-    parts = (sentence, THANKS[language].format(name=customer), MOTTO[language])
-    return _SPACE[language].join(parts)
+    return followed(language, answer, THANKS[language].format(name=customer), MOTTO[language])
 
 
 def inside(text: str, language: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from datasets import Dataset
+from helpers import ONE_STEP
 from trl import GRPOConfig, GRPOTrainer
 
 from qwen3lab import models
@@ -40,18 +41,12 @@ def seen(tmp_path_factory):
 
     settings = GRPOConfig(
         output_dir=str(tmp_path_factory.mktemp("grpo")),
-        max_steps=1,
         learning_rate=0.0,
         per_device_train_batch_size=12,
         num_generations=4,
         max_completion_length=8,
         chat_template_kwargs={"enable_thinking": False},
-        use_cpu=True,
-        bf16=False,
-        activation_checkpointing=False,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
+        **ONE_STEP,
     )
     rows = [{"prompt": [{"role": "user", "content": text}]} for text in QUESTIONS]
     Watched(

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from datasets import Dataset
+from helpers import ONE_STEP
 from trl import DPOConfig, DPOTrainer
 
 from qwen3lab import models
@@ -28,17 +29,7 @@ def pairs():
 
 
 def trainer(model, reference, tokenizer, folder):
-    settings = DPOConfig(
-        output_dir=str(folder),
-        max_steps=1,
-        per_device_train_batch_size=len(PAIRS),
-        use_cpu=True,
-        bf16=False,
-        activation_checkpointing=False,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-    )
+    settings = DPOConfig(output_dir=str(folder), per_device_train_batch_size=len(PAIRS), **ONE_STEP)
     return DPOTrainer(
         model,
         ref_model=reference,
