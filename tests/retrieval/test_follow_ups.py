@@ -6,6 +6,9 @@ import pytest
 
 from qwen3lab import chat, models
 from qwen3lab.retrieval import follow_ups
+from qwen3lab.retrieval.answering import Answer, passage
+from qwen3lab.retrieval.chunking import Chunk
+from qwen3lab.retrieval.index import Hit
 
 BEFORE = "How long is the warranty of the Solfem canoe?"
 TOLD = "The Solfem canoe sells for 685 euros. The warranty of the Solfem canoe is 48 months."
@@ -84,3 +87,11 @@ def test_no_control_token_comes_out_of_a_conversation():
         end
     )
     assert count("<|im_end|>") == count("plain") == 1
+
+
+def test_the_passage_is_the_cited_paragraph_or_the_best_hit():
+    hits = [Hit(Chunk(0, "A.\nB.", 1, "T"), 0.9), Hit(Chunk(1, "C.", 2, "T"), 0.8)]
+    cited = Answer("B", False, hits[0].chunk, 1, "B.")
+    nowhere = Answer("Z", False, None, None)
+    assert [passage(one, hits) for one in (cited, nowhere, None)] == ["B.", "A.\nB.", "A.\nB."]
+    assert passage(nowhere, []) == passage(None, []) == ""
