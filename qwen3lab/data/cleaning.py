@@ -9,20 +9,22 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab.data import deduplication
-from qwen3lab.data.pii import mask_call, mask_personal
+from qwen3lab.data.pii import find_personal, mask_call, mask_personal
 from qwen3lab.data.rows import course, records
-from qwen3lab.data.splits import prompt
+from qwen3lab.data.splits import joined, prompt
+from qwen3lab.data.token_counts import by_pieces, count_tokens
 from qwen3lab.data.validation import short
 from qwen3lab.errors import Qwen3labError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from transformers import PreTrainedTokenizerBase
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 _INVISIBLE = re.compile("[\u200b\u2060\ufeff\u00ad]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _MARK = re.compile(r"\[(?:EMAIL|IP|ID_CARD|BANK_CARD|PHONE)\]")
 _EXAMPLES = 3  # kept per step
+_CHUNK = 4000  # rows that are prepared together
+_EMPTY = "nothing but invisible characters in a message"
 _PARTS = ("content", "reasoning_content")  # the text fields of a message
 
 
@@ -95,7 +99,10 @@ def key(row: dict[str, Any]) -> str:
     Clean the rows first. MD5 is broken against deliberate collisions; by accident, 100,000 rows
     contain a collision once in 10^28 times.
     """
-    row = course(row)
+    return _sum_of(course(row)).hexdigest()
+
+
+def _sum_of(row: dict[str, Any]) -> Any:
     parts = (
         [row["text"]]
         if "messages" not in row
@@ -109,14 +116,16 @@ def key(row: dict[str, Any]) -> str:
             message.get("content") or "",
             message.get("reasoning_content") or "",
         ]
-        parts += [
-            json.dumps(call.get("function", call), sort_keys=True, default=str)
-            for call in message.get("tool_calls") or ()
-        ]
+        calls = message.get("tool_calls")
+        if calls:
+            parts += [
+                json.dumps(call.get("function", call), sort_keys=True, default=str)
+                for call in calls
+            ]
     return hashlib.md5(
-        "".join(f"{len(part)}:{part}" for part in parts).encode("utf-8", "surrogatepass"),
+        "".join([f"{len(part)}:{part}" for part in parts]).encode("utf-8", "surrogatepass"),
         usedforsecurity=False,
-    ).hexdigest()
+    )
 
 
 def drop_copies(
@@ -153,20 +162,20 @@ def token_lengths(
     The chat template's own tokens are not counted.
     """
 
-    def counts(message: dict[str, Any]) -> bool:
-        return bool(message.get("content")) and (not answers_only or message["role"] == "assistant")
-
-    texts = [
-        (
-            [row["text"]]
-            if "messages" not in row
-            else [message["content"] for message in row["messages"] if counts(message)]
-        )
-        for row in map(course, records(rows))
-    ]
-    flat = [text for row in texts for text in row]
-    lengths = iter(map(len, tokenizer(flat, add_special_tokens=False).input_ids) if flat else ())
+    texts = [_contents(row, answers_only) for row in map(course, records(rows))]
+    lengths = iter(count_tokens([text for row in texts for text in row], tokenizer))
     return [sum(next(lengths) for _ in row) for row in texts]
+
+
+def _contents(row: dict[str, Any], answers_only: bool = False) -> list[str]:
+    """List the texts of a row whose tokens count."""
+    if "messages" not in row:
+        return [row["text"]]
+    return [
+        message["content"]
+        for message in row["messages"]
+        if message.get("content") and (not answers_only or message["role"] == "assistant")
+    ]
 
 
 @dataclass
@@ -250,96 +259,263 @@ def clean_rows(
         Qwen3labError: a row has neither messages nor text, or a length limit was given without a
             tokenizer.
     """
-    # 1. What was asked for, checked before anything is changed.
-    rows = list(map(_read, count(1), records(rows)))
-    _check(rows, min_tokens, max_tokens, tokenizer)
-    # 2. Each row by itself, in parallel where it pays.
-    done = _prepared(rows, mask, tuple(words), near_threshold is not None, processes)
-    # 3. The steps that look at one row.
-    steps = _Steps(rows, done)
-    steps.normalise()
-    if mask:
-        steps.mask()
-    if words:
-        steps.drop_words()
-    if min_tokens is not None or max_tokens is not None:
-        steps.drop_lengths(tokenizer, min_tokens, max_tokens)
-    # 4. The steps that look for an earlier row.
-    steps.drop_copies()
-    if near_threshold is not None:
-        steps.drop_near_copies(near_threshold)
-    return [done.rows[place] for place in steps.alive], steps.report
-
-
-def _read(number: int, row: Any) -> Any:
-    try:
-        return course(row)
-    except Qwen3labError as error:
-        raise Qwen3labError(f"Row {number}: {error}") from None
-
-
-def _check(
-    rows: Sequence[dict[str, Any]],
-    min_tokens: int | None,
-    max_tokens: int | None,
-    tokenizer: PreTrainedTokenizerBase | None,
-) -> None:
-    """Refuse rows of another schema, and limits that cannot be counted."""
-    for number, row in enumerate(rows, start=1):
-        if not _is_row(row):
-            raise Qwen3labError(
-                f"Row {number} has neither good messages nor text. Bring raw rows through"
-                " qwen3lab.data.formats.convert first."
-            )
+    # 1. What was asked for.
     if (min_tokens is not None or max_tokens is not None) and tokenizer is None:
         raise Qwen3labError(
             "A limit on tokens needs a tokenizer to count them. Pass"
             " tokenizer=models.load_tokenizer('chat')."
         )
+    # 2. Each row by itself, in parallel where it pays.
+    counted = min_tokens is not None or max_tokens is not None
+    work = {
+        "mask": mask,
+        "words": tuple(words),
+        "near_too": near_threshold is not None,
+        "backend": getattr(tokenizer, "backend_tokenizer", None) if counted else None,
+    }
+    rows = records(rows)
+    done = _Prepared()
+    for chunk, part in _parts(rows, work, processes if len(rows) >= 2000 else 1):
+        done.add(chunk, part)
+    # 3. The steps that look at one row.
+    steps = _Steps(done)
+    steps.normalise()
+    if mask:
+        steps.mask()
+    if words:
+        steps.drop_words()
+    if counted:
+        steps.drop_lengths(tokenizer, min_tokens, max_tokens)
+    # 4. The steps that look for an earlier row.
+    steps.drop_copies()
+    if near_threshold is not None:
+        steps.drop_near_copies(near_threshold)
+    return [done.row(place) for place in steps.alive.tolist()], steps.report
+
+
+def _read(number: int, row: Any) -> dict[str, Any]:
+    """Bring a row into the course's schema, or refuse it by its number."""
+    try:
+        row = course(row)
+    except Qwen3labError as error:
+        raise Qwen3labError(f"Row {number}: {error}") from None
+    if not _is_row(row):
+        raise Qwen3labError(
+            f"Row {number} has neither good messages nor text. Bring raw rows through"
+            " qwen3lab.data.formats.convert first."
+        )
+    return row
 
 
 def _is_row(row: Any) -> bool:
     """Check the types that the steps rely on; `validation.check` judges the content."""
     if not isinstance(row, dict) or "messages" not in row:
         return isinstance(row, dict) and isinstance(row.get("text"), str)
-    return isinstance(row["messages"], list) and all(
+    return isinstance(row["messages"], list) and all(map(_is_message, row["messages"]))
+
+
+def _is_message(message: Any) -> bool:
+    if not (
         isinstance(message, dict)
         and isinstance(message.get("role"), str)
-        and all(isinstance(message.get(part) or "", str) for part in _PARTS)
-        and isinstance(message.get("tool_calls") or [], list)
-        and all(isinstance(call, dict) for call in message.get("tool_calls") or ())
-        for message in row["messages"]
-    )
+        and isinstance(message.get("content") or "", str)
+        and isinstance(message.get("reasoning_content") or "", str)
+    ):
+        return False
+    calls = message.get("tool_calls")
+    return not calls or (isinstance(calls, list) and all(isinstance(call, dict) for call in calls))
 
 
 @dataclass
-class _Prepared:
-    """Results for each row by itself, in the order of the rows; shingles are concatenated."""
+class _Part:
+    """Results for a chunk of rows, each row by itself; rows are named by their place in it."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    normalised: list[bool] = field(default_factory=list)
-    empty: list[bool] = field(default_factory=list)
-    found: list[Counter[str]] = field(default_factory=list)
-    blocked: list[str] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
-    shingles: list[Any] = field(default_factory=list)  # (hashes, starts, bands) of each chunk
+    rows: dict[int, dict[str, Any]] = field(default_factory=dict)  # those that are not as they were
+    normalised: list[int] = field(default_factory=list)
+    empty: list[int] = field(default_factory=list)
+    found: dict[int, Counter[str]] = field(default_factory=dict)
+    blocked: dict[int, str] = field(default_factory=dict)
+    keys: np.ndarray | None = None  # uint64 [rows, 2]
+    tokens: np.ndarray | None = None  # int32, -1 where the tokenizer has to count
+    shingles: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # hashes, starts, bands
 
-    def near(self, alive: list[int], threshold: float) -> list[tuple[int, int, float]]:
-        """Find near-copies among the remaining rows, by index."""
+
+class _Work:
+    """The work on single rows, in this process or in others."""
+
+    def __init__(
+        self, mask: bool, words: tuple[str, ...], near_too: bool, backend: Any = None
+    ) -> None:
+        self.mask, self.pattern, self.near_too = mask, word_pattern(words), near_too
+        self.count = by_pieces(backend) if backend is not None else None
+
+    def __call__(self, start: int, rows: Sequence[Any]) -> _Part:
+        """Prepare a chunk of rows, the first of which has the place `start`."""
         import numpy as np
 
-        if not alive:
-            return []
-        hashes = np.concatenate([part[0] for part in self.shingles])
-        lengths = np.concatenate([np.diff(part[1]) for part in self.shingles])
-        keys = np.concatenate([part[2] for part in self.shingles])
-        kept = np.repeat(np.isin(np.arange(len(lengths)), alive), lengths)
-        starts = np.concatenate([[0], np.cumsum(lengths[alive])])
+        part = _Part()
+        keys, texts, tokens = [], [], []
+        for place, raw in enumerate(rows):
+            read = tidy = row = _read(start + place + 1, raw)
+            if row is not raw or not _stays(row, self.mask):
+                tidy = clean(row)
+                if tidy != row:
+                    part.normalised.append(place)
+            if not _says_all(tidy):
+                part.empty.append(place)
+            if tidy is not row:
+                if self.mask:
+                    tidy, found = mask_row(tidy)
+                    if found:
+                        part.found[place] = found
+                part.rows[place] = tidy
+                read = course(tidy)  # a mark of thoughts may have appeared
+            texts.append(joined(read))
+            match = self.pattern.search(texts[-1]) if self.pattern else None
+            if match:
+                around = _around(texts[-1], self.pattern, 15)
+                part.blocked[place] = f"holds {match[0]}: {around}"
+            keys.append(_sum_of(read).digest())
+            tokens.append(self._tokens(read))
+        part.keys = np.frombuffer(b"".join(keys), dtype=np.uint64).reshape(-1, 2)
+        part.tokens = np.array(tokens, dtype=np.int32)
+        if self.near_too:
+            part.shingles = deduplication.index(texts)
+        return part
+
+    def _tokens(self, row: dict[str, Any]) -> int:
+        total = 0
+        for text in _contents(row) if self.count else ():
+            count = self.count(text)
+            if count is None:
+                return -1
+            total += count
+        return total if self.count else -1
+
+
+def _stays(row: dict[str, Any], mask: bool) -> bool:
+    """Tell whether normalising and masking would leave a row as it is; most rows need no copy."""
+    for message in row.get("messages", (row,)):
+        if mask and message.get("tool_calls"):
+            return False
+        for part in _PARTS if "messages" in row else ("text",):
+            text = message.get(part)
+            if isinstance(text, str) and (
+                normalize(text) != text or (mask and find_personal(text))
+            ):
+                return False
+    return True
+
+
+def _says_all(row: dict[str, Any]) -> bool:
+    """Tell whether each message of a row, or its text, holds something."""
+    if "messages" not in row:
+        return bool(row["text"])
+    return all([message.get("content") or message.get("tool_calls") for message in row["messages"]])
+
+
+def _parts(
+    rows: Sequence[Any], work: dict[str, Any], processes: int
+) -> Iterator[tuple[Sequence[Any], _Part]]:
+    """Prepare rows in chunks of `_CHUNK`; yields each chunk and its results, in order."""
+    chunks = ((at, rows[at : at + _CHUNK]) for at in range(0, len(rows), _CHUNK))
+    if processes <= 1:
+        here = _Work(**work)
+        for start, chunk in chunks:
+            yield chunk, here(start, chunk)
+        return
+    import multiprocessing
+
+    with multiprocessing.Pool(processes, _begin, (work,)) as pool:
+        waiting: deque[tuple[Sequence[Any], Any]] = deque()
+        for start, chunk in chunks:
+            waiting.append((chunk, pool.apply_async(_work_on, (start, chunk))))
+            if len(waiting) > 2 * processes:  # no more chunks in memory than keep all busy
+                chunk, result = waiting.popleft()
+                yield chunk, result.get()
+        for chunk, result in waiting:
+            yield chunk, result.get()
+
+
+_there: list[_Work] = []  # of a process of the pool
+
+
+def _begin(work: dict[str, Any]) -> None:
+    _there[:] = [_Work(**work)]
+
+
+def _work_on(start: int, chunk: Sequence[Any]) -> _Part:
+    return _there[0](start, chunk)
+
+
+class _Prepared:
+    """What the work on single rows found, of all rows."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.raw: list[Any] = []
+        self.changed: dict[int, dict[str, Any]] = {}
+        self.empty: dict[int, str] = {}
+        self.blocked: dict[int, str] = {}
+        self.normalised: list[int] = []
+        self.masked: list[tuple[int, int]] = []  # minus the number of kinds, place
+        self.found: Counter[str] = Counter()
+        self.keys: list[np.ndarray] = []
+        self.tokens: list[np.ndarray] = []
+        self.shingles: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def add(self, chunk: Sequence[Any], part: _Part) -> None:
+        """Take over the results for the next chunk of rows."""
+        start, self.count = self.count, self.count + len(chunk)
+        empty = set(part.empty)
+        self.raw += chunk
+        self.changed |= {start + place: row for place, row in part.rows.items()}
+        self.empty |= {start + place: _EMPTY for place in part.empty}
+        self.blocked |= {start + place: why for place, why in part.blocked.items()}
+        self.normalised += [start + place for place in part.normalised if place not in empty]
+        for place, found in part.found.items():
+            if place not in empty:
+                self.masked.append((-len(found), start + place))
+                self.found += found
+        self.keys.append(part.keys)
+        self.tokens.append(part.tokens)
+        if part.shingles is not None:
+            self.shingles.append(part.shingles)
+
+    def before(self, place: int) -> dict[str, Any]:
+        """Return a row as it came in."""
+        return course(self.raw[place])
+
+    def row(self, place: int) -> dict[str, Any]:
+        """Return a row as it was cleaned, as a copy."""
+        if place in self.changed:
+            return self.changed[place]
+        row = self.raw[place]
+        return row | ({"messages": [{**m} for m in row["messages"]]} if "messages" in row else {})
+
+    def text(self, place: int) -> str:
+        """Return the text of a cleaned row."""
+        return prompt(self.row(place))
+
+    def near(self, alive: np.ndarray, threshold: float) -> list[tuple[int, int, float]]:
+        """Find near-copies among the remaining rows, by their places."""
+        import numpy as np
+
+        places = alive.tolist()
+
+        def hashes(place: int) -> list[int]:
+            chunk, at = divmod(places[place], _CHUNK)
+            values, starts, _ = self.shingles[chunk]
+            return values[starts[at] : starts[at + 1]].tolist()
+
+        columns = (
+            np.concatenate([bands[:, band] for _, _, bands in self.shingles])[alive]
+            for band in range(deduplication.BANDS if len(places) else 0)
+        )
         return [
-            (alive[place], alive[other], overlap)
-            for place, other, overlap in deduplication.find(
-                hashes[kept], starts, keys[alive], threshold, lambda at: self.texts[alive[at]]
+            (places[place], places[other], overlap)
+            for place, other, overlap in deduplication.pairs(
+                columns, hashes, threshold, lambda at: self.text(places[at])
             )
         ]
 
@@ -347,9 +523,11 @@ class _Prepared:
 class _Steps:
     """The steps of `clean_rows`, in the order of their methods, and the places of the rows left."""
 
-    def __init__(self, rows: Sequence[dict[str, Any]], done: _Prepared):
-        self.rows, self.done = rows, done
-        self.alive, self.report = list(range(len(rows))), Report(len(rows))
+    def __init__(self, done: _Prepared):
+        import numpy as np
+
+        self.done, self.report = done, Report(done.count)
+        self.alive = np.arange(done.count)
 
     def _take(
         self,
@@ -360,53 +538,45 @@ class _Steps:
         look: Callable[[int], str] = str,
     ) -> None:
         """Drop rows and report the step; `look` shows a changed row as an example."""
+        import numpy as np
+
         this = Step(name, len(changed), len(dropped), counts=counts or Counter())
-        for place in [*dropped][:_EXAMPLES] or changed[:_EXAMPLES]:
+        for place in [*islice(dropped, _EXAMPLES)] or changed[:_EXAMPLES]:
             this.note(f"row {place + 1}: " + (dropped[place] if place in dropped else look(place)))
         self.report.steps.append(this)
         self.report.dropped += [
-            {"row": place + 1, "id": self.rows[place].get("id"), "step": name, "why": why}
+            {"row": place + 1, "id": self.done.before(place).get("id"), "step": name, "why": why}
             for place, why in dropped.items()
         ]
-        self.alive = [place for place in self.alive if place not in dropped]
+        if dropped:
+            self.alive = self.alive[~np.isin(self.alive, [*dropped])]
 
     def normalise(self) -> None:
         """Report the normalised rows; drop those with nothing else in a message."""
         done = self.done
-        empty = {
-            place: "nothing but invisible characters in a message"
-            for place in self.alive
-            if done.empty[place]
-        }
-        changed = [
-            place for place in self.alive if done.normalised[place] and not done.empty[place]
-        ]
         self._take(
             "normalise",
-            empty,
-            changed,
-            look=lambda place: _difference(self.rows[place], clean(self.rows[place])),
+            done.empty,
+            done.normalised,
+            look=lambda place: _difference(done.before(place), clean(done.before(place))),
         )
 
     def mask(self) -> None:
         """Report the rows whose personal data was masked."""
         # Rows with the most kinds come first, as examples.
-        found = sorted(
-            (place for place in self.alive if self.done.found[place]),
-            key=lambda place: (-len(self.done.found[place]), place),
-        )
         self._take(
             "mask personal data",
             {},
-            found,
-            sum((self.done.found[place] for place in found), Counter()),
-            lambda place: _around(self.done.texts[place], _MARK),
+            [place for _, place in sorted(self.done.masked)],
+            self.done.found,
+            lambda place: _around(self.done.text(place), _MARK),
         )
 
     def drop_words(self) -> None:
         """Drop rows that contain a word of the list."""
-        blocked = self.done.blocked
-        self._take("word list", {place: blocked[place] for place in self.alive if blocked[place]})
+        empty = self.done.empty
+        blocked = self.done.blocked.items()
+        self._take("word list", {place: why for place, why in blocked if place not in empty})
 
     def drop_lengths(
         self,
@@ -415,33 +585,38 @@ class _Steps:
         max_tokens: int | None,
     ) -> None:
         """Drop rows with fewer or more tokens than the limits."""
-        left = [self.done.rows[place] for place in self.alive]
-        lengths = dict(zip(self.alive, token_lengths(left, tokenizer)))
+        import numpy as np
+
+        lengths = np.concatenate([*self.done.tokens, np.zeros(0, dtype=np.int32)])
+        left = self.alive[lengths[self.alive] < 0]
+        lengths[left] = token_lengths([self.done.row(place) for place in left.tolist()], tokenizer)
         low, high = min_tokens or 0, max_tokens if max_tokens is not None else float("inf")
         limits = [f"fewer than {min_tokens}"] * (min_tokens is not None) + [
             f"more than {max_tokens}"
         ] * (max_tokens is not None)
+        beyond = self.alive[(lengths[self.alive] < low) | (lengths[self.alive] > high)]
         self._take(
             " or ".join(limits) + " tokens",
             {
-                place: f"{length} tokens: {short(self.done.texts[place], 60)}"
-                for place, length in lengths.items()
-                if not low <= length <= high
+                place: f"{lengths[place]} tokens: {short(self.done.text(place), 60)}"
+                for place in beyond.tolist()
             },
         )
 
     def drop_copies(self) -> None:
         """Drop exact copies of an earlier row."""
-        keys = self.done.keys
-        first: dict[str, int] = {}
-        copies = {
-            place: first[keys[place]]
-            for place in self.alive
-            if first.setdefault(keys[place], place) != place
-        }
-        self._take(
-            "exact copies", {place: f"copies row {other + 1}" for place, other in copies.items()}
-        )
+        import numpy as np
+
+        copies: dict[int, str] = {}
+        if len(self.alive):
+            keys = np.concatenate(self.done.keys)[self.alive]
+            order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable: equal rows stay in order
+            same = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
+            starts = np.concatenate([[0], np.where(same, 0, np.arange(1, len(order)))])
+            first = self.alive[order[np.maximum.accumulate(starts)[1:]]]
+            pairs = zip(self.alive[order[1:]][same].tolist(), first[same].tolist())
+            copies = {place: f"copies row {other + 1}" for place, other in sorted(pairs)}
+        self._take("exact copies", copies)
 
     def drop_near_copies(self, threshold: float) -> None:
         """Drop rows whose shingles overlap an earlier row's."""
@@ -449,57 +624,10 @@ class _Steps:
             "near-copies",
             {
                 place: f"overlap {overlap:.2f} with row {other + 1}:"
-                f" {short(self.done.texts[place], 60)}"
+                f" {short(self.done.text(place), 60)}"
                 for place, other, overlap in self.done.near(self.alive, threshold)
             },
         )
-
-
-def _prepared(
-    rows: Sequence[dict[str, Any]],
-    mask: bool,
-    words: tuple[str, ...],
-    near_too: bool,
-    processes: int,
-) -> _Prepared:
-    """Process single rows in chunks, in parallel where it pays."""
-    if processes <= 1 or len(rows) < 2000:
-        return _prepare((rows, mask, words, near_too))
-    import multiprocessing
-
-    size = -(-len(rows) // (8 * processes))
-    chunks = [(rows[at : at + size], mask, words, near_too) for at in range(0, len(rows), size)]
-    whole = _Prepared()
-    with multiprocessing.Pool(processes) as pool:
-        for part in pool.imap(_prepare, chunks):
-            for name, values in vars(part).items():
-                getattr(whole, name).extend(values)
-    return whole
-
-
-def _prepare(chunk: tuple[Sequence[dict[str, Any]], bool, tuple[str, ...], bool]) -> _Prepared:
-    rows, mask, words, near_too = chunk
-    pattern, done = word_pattern(words), _Prepared()
-    for row in rows:
-        tidy = clean(row)
-        done.normalised.append(tidy != row)
-        said = (
-            [message.get("content") or message.get("tool_calls") for message in tidy["messages"]]
-            if "messages" in tidy
-            else [tidy["text"]]
-        )
-        done.empty.append(not all(said))
-        tidy, found = mask_row(tidy) if mask else (tidy, Counter())
-        text = prompt(tidy)
-        match = pattern.search(text) if pattern else None
-        done.rows.append(tidy)
-        done.texts.append(text)
-        done.found.append(found)
-        done.blocked.append(f"holds {match[0]}: {_around(text, pattern, 15)}" if match else "")
-        done.keys.append(key(tidy))
-    if near_too:
-        done.shingles.append(deduplication.index(done.texts))
-    return done
 
 
 def _around(text: str, pattern: re.Pattern[str], size: int = 30) -> str:

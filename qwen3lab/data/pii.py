@@ -76,6 +76,8 @@ _WIDE = (
     | dict.fromkeys((0xA0, 0x3000), " ")
 )
 _ANY_WIDE = re.compile("[\uff01-\uff5e\u2010-\u2015\u2212\u00a0\u3000]")
+# All that is looked for has a digit, an @ or colons, which most texts have not.
+_ANY_AT_ALL = re.compile("[0-9@:\uff10-\uff19\uff20\uff1a]")
 _WORTH_A_LOOK = re.compile(r"\d{3}|@|\d\.\d|:[0-9A-Fa-f]{0,4}:", re.ASCII)
 
 
@@ -139,6 +141,8 @@ def _matches(
 
 def find_personal(text: str, kinds: Sequence[str] = KINDS) -> list[tuple[int, int, str]]:
     """Find personal data in a text: sorted, non-overlapping spans (start, end, kind)."""
+    if not _ANY_AT_ALL.search(text):
+        return []
     if _ANY_WIDE.search(text):
         text = text.translate(_WIDE)
     if not _WORTH_A_LOOK.search(text):
