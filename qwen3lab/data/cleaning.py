@@ -16,9 +16,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab.data import deduplication
-from qwen3lab.data.pii import find_personal, mask_call, mask_personal
+from qwen3lab.data.pii import mask_call, mask_personal, may_hold
 from qwen3lab.data.rows import course, records
-from qwen3lab.data.splits import joined, prompt
+from qwen3lab.data.splits import is_usual, joined, prompt
 from qwen3lab.data.token_counts import by_pieces, count_tokens
 from qwen3lab.data.validation import short
 from qwen3lab.errors import Qwen3labError
@@ -347,6 +347,9 @@ class _Work:
         self, mask: bool, words: tuple[str, ...], near_too: bool, backend: Any = None
     ) -> None:
         self.mask, self.pattern, self.near_too = mask, word_pattern(words), near_too
+        # Of usual characters only ASCII letters have two cases, so that a text of them without any
+        # of the words in small letters needs no pattern.
+        self.small = [word.lower() for word in words] if all(map(is_usual, words)) else [""]
         self.count = by_pieces(backend) if backend is not None else None
 
     def __call__(self, start: int, rows: Sequence[Any]) -> _Part:
@@ -371,7 +374,7 @@ class _Work:
                 part.rows[place] = tidy
                 read = course(tidy)  # a mark of thoughts may have appeared
             texts.append(joined(read))
-            match = self.pattern.search(texts[-1]) if self.pattern else None
+            match = self._word(texts[-1]) if self.pattern else None
             if match:
                 around = _around(texts[-1], self.pattern, 15)
                 part.blocked[place] = f"holds {match[0]}: {around}"
@@ -382,6 +385,12 @@ class _Work:
         if self.near_too:
             part.shingles = deduplication.index(texts)
         return part
+
+    def _word(self, text: str) -> re.Match[str] | None:
+        small = text.lower()
+        if is_usual(text) and not any([word in small for word in self.small]):
+            return None
+        return self.pattern.search(text)
 
     def _tokens(self, row: dict[str, Any]) -> int:
         total = 0
@@ -394,15 +403,13 @@ class _Work:
 
 
 def _stays(row: dict[str, Any], mask: bool) -> bool:
-    """Tell whether normalising and masking would leave a row as it is; most rows need no copy."""
+    """Tell fast whether normalising and masking leave a row as it is: most rows need no copy."""
     for message in row.get("messages", (row,)):
         if mask and message.get("tool_calls"):
             return False
         for part in _PARTS if "messages" in row else ("text",):
             text = message.get(part)
-            if isinstance(text, str) and (
-                normalize(text) != text or (mask and find_personal(text))
-            ):
+            if isinstance(text, str) and (normalize(text) != text or (mask and may_hold(text))):
                 return False
     return True
 

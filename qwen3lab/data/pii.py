@@ -115,14 +115,20 @@ def _digits(text: str) -> str:
     return re.sub("[^0-9Xx]", "", text)
 
 
-_FINDERS: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], bool] | None], ...] = (
-    ("email", EMAIL, None),
-    ("ip", IPV4, None),
-    ("ip", IPV6, _is_ip),
-    ("id_card", ID_CARD, lambda match: id_checksum(_digits(match[0]))),
-    ("bank_card", _LONG_CARD, _is_card),
-    ("bank_card", BANK_CARD, _is_card),
-    ("phone", PHONE, None),
+# Eleven characters of a phone number, the shortest of the numbers.
+_LONG_NUMBER = re.compile("[0-9][0-9 .-]{10}")
+
+# Kind, what a text must have for the pattern to be tried, the pattern, what a match must pass.
+_FINDERS: tuple[
+    tuple[str, Callable[[str], Any], re.Pattern[str], Callable[[re.Match[str]], bool] | None], ...
+] = (
+    ("email", lambda text: "@" in text, EMAIL, None),
+    ("ip", lambda text: text.count(".") >= 3, IPV4, None),
+    ("ip", lambda text: text.count(":") >= 2, IPV6, _is_ip),
+    ("id_card", _LONG_NUMBER.search, ID_CARD, lambda match: id_checksum(_digits(match[0]))),
+    ("bank_card", _LONG_NUMBER.search, _LONG_CARD, _is_card),
+    ("bank_card", _LONG_NUMBER.search, BANK_CARD, _is_card),
+    ("phone", _LONG_NUMBER.search, PHONE, None),
 )
 
 
@@ -139,9 +145,14 @@ def _matches(
             at = match.start() + 1
 
 
+def may_hold(text: str) -> bool:
+    """Tell fast whether a text could hold personal data; most could not."""
+    return _ANY_AT_ALL.search(text) is not None
+
+
 def find_personal(text: str, kinds: Sequence[str] = KINDS) -> list[tuple[int, int, str]]:
     """Find personal data in a text: sorted, non-overlapping spans (start, end, kind)."""
-    if not _ANY_AT_ALL.search(text):
+    if not may_hold(text):
         return []
     if _ANY_WIDE.search(text):
         text = text.translate(_WIDE)
@@ -149,8 +160,8 @@ def find_personal(text: str, kinds: Sequence[str] = KINDS) -> list[tuple[int, in
         return []
     found: list[tuple[int, int, str]] = []
     taken = bytearray(len(text))
-    for kind, pattern, holds in _FINDERS:
-        if kind in kinds:
+    for kind, possible, pattern, holds in _FINDERS:
+        if kind in kinds and possible(text):
             for match in _matches(pattern, text, holds):
                 start, end = match.span()
                 if taken.find(1, start, end) < 0:

@@ -50,6 +50,11 @@ def question(row: dict) -> str:
     return prompt(row)
 
 
+def is_usual(text: str) -> bool:
+    """Tell whether a text holds nothing but ASCII, common Chinese and common punctuation."""
+    return text.isascii() or _UNUSUAL.search(text) is None
+
+
 def units(text: str) -> list[str]:
     """Split a text into lower-case words, each Chinese character a word of its own.
 
@@ -58,7 +63,7 @@ def units(text: str) -> list[str]:
     """
     if text.isascii():
         return text.lower().translate(_SIGN_TO_SPACE).split()
-    if _UNUSUAL.search(text):
+    if not is_usual(text):
         text = unicodedata.normalize("NFKC", text)
     return [
         unit

@@ -26,13 +26,23 @@ _SPLIT = [
     {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": False},
     {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
 ]
-# Latin, Chinese and Japanese as they have been for long. None of these characters is changed by
-# NFC, whatever stands beside it.
+# Latin, Chinese and Japanese as they have been for long: all known characters, then their letters
+# and numbers. NFC changes none of them, whatever stands beside it.
 _KNOWN = (
-    "\t\n\r -~\xa0-\u017e\u2010-\u2027\u2030-\u205e\u3001-\u3029\u3041-\u3096\u309d-\u30ff"
-    "\u3400-\u4db5\u4e00-\u9fa5\uff01-\uff5e"
+    r"\t\n\r -~\xa0-\u017e\u2010-\u2027\u2030-\u205e\u3001-\u3029\u3041-\u3096\u309d-\u30ff"
+    r"\u3400-\u4db5\u4e00-\u9fa5\uff01-\uff5e"
 )
+_LETTER = (
+    r"A-Za-z\xaa\xb5\xba\xc0-\xd6\xd8-\xf6\xf8-\u017e\u3005-\u3006\u3041-\u3096\u309d-\u309f"
+    r"\u30a1-\u30fa\u30fc-\u30ff\u3400-\u4db5\u4e00-\u9fa5\uff21-\uff3a\uff41-\uff5a"
+)
+_NUMBER = r"0-9\xb2-\xb3\xb9\xbc-\xbe\u3007\u3021-\u3029\uff10-\uff19"
 _OTHER = re.compile(f"[^{_KNOWN}]")
+# `PATTERN` for the known characters; Python's own expressions have no \p.
+_PIECE = re.compile(
+    rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n{_LETTER}{_NUMBER}]?[{_LETTER}]+|[{_NUMBER}]"
+    rf"| ?[^\s{_LETTER}{_NUMBER}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 MOST = 1 << 18  # pieces that are remembered; then all are forgotten
 
 
@@ -64,23 +74,12 @@ def by_pieces(backend: Any) -> Callable[[str], int | None] | None:
 
     if not isinstance(getattr(backend, "model", None), BPE) or backend.model.dropout:
         return None
-    state = {
-        name: json.loads(part.__getstate__()) if part is not None else None
-        for name in ("normalizer", "pre_tokenizer")
-        for part in [getattr(backend, name)]
-    }
-    split = (state["pre_tokenizer"] or {}).get("pretokenizers", [])
-    split = [
-        {key: part.get(key) for key in same} for part, same in zip(split, _SPLIT, strict=False)
-    ]
-    whole = len((state["pre_tokenizer"] or {}).get("pretokenizers", [])) == len(_SPLIT)
-    if split != _SPLIT or not whole or state["normalizer"] not in (None, {"type": "NFC"}):
+    normalizer, split = map(_state, (backend.normalizer, backend.pre_tokenizer))
+    if normalizer not in (None, {"type": "NFC"}) or not _is_qwens(split):
         return None
-    import regex
-
     added = [token.content for token in backend.get_added_tokens_decoder().values()]
-    control = re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))) or r"(?!)")
-    pieces, known = regex.compile(PATTERN).findall, _Pieces(backend.model).__getitem__
+    control = re.compile("|".join(map(re.escape, added)) or r"(?!)")
+    pieces, known = _PIECE.findall, _Pieces(backend.model).__getitem__
 
     def count(text: str) -> int | None:
         if _OTHER.search(text) or control.search(text):
@@ -88,6 +87,17 @@ def by_pieces(backend: Any) -> Callable[[str], int | None] | None:
         return sum(map(known, pieces(text)))
 
     return count
+
+
+def _state(part: Any) -> Any:
+    return None if part is None else json.loads(part.__getstate__())
+
+
+def _is_qwens(split: Any) -> bool:
+    parts = (split or {}).get("pretokenizers", [])
+    return len(parts) == len(_SPLIT) and all(
+        wanted.items() <= given.items() for wanted, given in zip(_SPLIT, parts)
+    )
 
 
 def count_tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
