@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import re
@@ -448,6 +449,8 @@ _there: list[_Work] = []  # of a process of the pool
 
 
 def _begin(work: dict[str, Any]) -> None:
+    # What a forked process inherits is never garbage; searching it would copy its memory.
+    gc.freeze()
     _there[:] = [_Work(**work)]
 
 

@@ -118,25 +118,44 @@ def _digits(text: str) -> str:
 # Eleven characters of a phone number, the shortest of the numbers.
 _LONG_NUMBER = re.compile("[0-9][0-9 .-]{10}")
 
-# Kind, what a text must have for the pattern to be tried, the pattern, what a match must pass.
+
+def _email_from(text: str) -> int:
+    at = text.find("@")
+    return -1 if at < 0 else text.rfind(" ", 0, at) + 1
+
+
+def _ipv4_from(text: str) -> int:
+    return -1 if text.count(".") < 3 else max(0, text.find(".") - len("::ffff:255"))
+
+
+def _ipv6_from(text: str) -> int:
+    return -1 if text.count(":") < 2 else max(0, text.find(":") - 4)
+
+
+def _number_from(text: str) -> int:
+    found = _LONG_NUMBER.search(text)
+    return max(0, found.start() - len("(0086) ")) if found else -1
+
+
+# Kind, where in a text the first match can begin (-1: nowhere), the pattern, what a match must
+# pass. The patterns themselves begin with a look back, which makes their search slow.
 _FINDERS: tuple[
-    tuple[str, Callable[[str], Any], re.Pattern[str], Callable[[re.Match[str]], bool] | None], ...
+    tuple[str, Callable[[str], int], re.Pattern[str], Callable[[re.Match[str]], bool] | None], ...
 ] = (
-    ("email", lambda text: "@" in text, EMAIL, None),
-    ("ip", lambda text: text.count(".") >= 3, IPV4, None),
-    ("ip", lambda text: text.count(":") >= 2, IPV6, _is_ip),
-    ("id_card", _LONG_NUMBER.search, ID_CARD, lambda match: id_checksum(_digits(match[0]))),
-    ("bank_card", _LONG_NUMBER.search, _LONG_CARD, _is_card),
-    ("bank_card", _LONG_NUMBER.search, BANK_CARD, _is_card),
-    ("phone", _LONG_NUMBER.search, PHONE, None),
+    ("email", _email_from, EMAIL, None),
+    ("ip", _ipv4_from, IPV4, None),
+    ("ip", _ipv6_from, IPV6, _is_ip),
+    ("id_card", _number_from, ID_CARD, lambda match: id_checksum(_digits(match[0]))),
+    ("bank_card", _number_from, _LONG_CARD, _is_card),
+    ("bank_card", _number_from, BANK_CARD, _is_card),
+    ("phone", _number_from, PHONE, None),
 )
 
 
 def _matches(
-    pattern: re.Pattern[str], text: str, holds: Callable[[re.Match[str]], bool] | None
+    pattern: re.Pattern[str], text: str, at: int, holds: Callable[[re.Match[str]], bool] | None
 ) -> Iterator[re.Match[str]]:
-    """Go through the matches that hold; one may begin inside another that does not."""
-    at = 0
+    """Go through the matches from a place on that hold; one may begin inside one that does not."""
     while match := pattern.search(text, at):
         if holds is None or holds(match):
             yield match
@@ -160,9 +179,10 @@ def find_personal(text: str, kinds: Sequence[str] = KINDS) -> list[tuple[int, in
         return []
     found: list[tuple[int, int, str]] = []
     taken = bytearray(len(text))
-    for kind, possible, pattern, holds in _FINDERS:
-        if kind in kinds and possible(text):
-            for match in _matches(pattern, text, holds):
+    for kind, first, pattern, holds in _FINDERS:
+        begin = first(text) if kind in kinds else -1
+        if begin >= 0:
+            for match in _matches(pattern, text, begin, holds):
                 start, end = match.span()
                 if taken.find(1, start, end) < 0:
                     found.append((start, end, kind))
