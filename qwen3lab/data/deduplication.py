@@ -176,10 +176,8 @@ def pairs(
         for number, crowd in enumerate(crowds):
             for place in crowd.tolist():
                 crowded.setdefault(place, []).append((band, number))
-    codes = np.unique(np.concatenate(near)) if near else np.zeros(0, dtype=np.uint64)
-    later, earlier = codes >> np.uint64(32), codes & np.uint64(0xFFFFFFFF)
-    places, at = np.unique(later, return_index=True)
-    ends = dict(zip(places.tolist(), zip(at.tolist(), [*at[1:].tolist(), len(codes)])))
+    codes = np.unique(np.concatenate(near)) if near else np.zeros(0, dtype=np.int64)
+    later, earlier = codes >> 32, codes & 0xFFFFFFFF
 
     # Few texts are looked at more than a few times, and then soon again.
     remembered = lru_cache(maxsize=4096)
@@ -190,8 +188,8 @@ def pairs(
     buckets: dict[tuple[int, int, int], list[int]] = {}
     dropped: set[int] = set()
     found = []
-    for place in sorted(ends.keys() | crowded.keys()):
-        start, end = ends.get(place, (0, 0))
+    for place in sorted(set(later.tolist()) | crowded.keys()):
+        start, end = np.searchsorted(later, (place, place + 1))
         others = set(earlier[start:end].tolist()) - dropped
         # Texts with other marks never meet in a crowd.
         mine = [(*crowd, marked(place)) for crowd in crowded.get(place, ())]
@@ -224,26 +222,32 @@ def _together(column: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     """Find which rows have the same key in a band.
 
     Returns:
-        The pairs within groups of at most `MOST` + 1 rows, each as later * 2**32 + earlier, uint64;
+        The pairs within groups of at most `MOST` + 1 rows, each as later * 2**32 + earlier, int64;
         and the rows of each larger group, where a row meets only the first `MOST`.
     """
     import numpy as np
 
-    order = np.argsort(column, kind="stable").astype(np.uint64)
+    ordered = np.sort(column)
+    again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(again):
+        return np.zeros(0, dtype=np.int64), []
+    at = np.minimum(np.searchsorted(again, column), len(again) - 1)
+    order = np.flatnonzero(again[at] == column)  # most rows are alone
+    order = order[np.argsort(column[order], kind="stable")]
     column = column[order]
     starts = np.flatnonzero(np.concatenate([[True], column[1:] != column[:-1]]))
     sizes = np.diff(np.append(starts, len(column)))
     large = sizes > MOST + 1
     crowds = [order[at : at + size] for at, size in zip(starts[large], sizes[large])]
-    small = np.repeat((sizes > 1) & ~large, sizes)
+    small = np.repeat(~large, sizes)
     order, column = order[small], column[small]
-    codes = []
+    codes = [np.zeros(0, dtype=np.int64)]
     for ahead in range(1, MOST + 1):
         same = column[ahead:] == column[:-ahead]
         if not same.any():
             break
-        codes.append((order[ahead:][same] << np.uint64(32)) | order[:-ahead][same])
-    return np.concatenate(codes) if codes else np.zeros(0, dtype=np.uint64), crowds
+        codes.append((order[ahead:][same] << 32) | order[:-ahead][same])
+    return np.concatenate(codes), crowds
 
 
 def near_copies(texts: Sequence[str], threshold: float = THRESHOLD) -> list[tuple[int, int, float]]:
