@@ -37,7 +37,7 @@ from qwen3lab.errors import Qwen3labError
 if TYPE_CHECKING:
     import numpy as np
 
-CHUNK = 4000  # rows that are prepared together
+CHUNK = 2000  # rows that are prepared together
 EXAMPLES = 3  # kept per step
 
 

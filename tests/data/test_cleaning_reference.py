@@ -44,6 +44,7 @@ HOSTILE = [
     talk("cafe\u0301?", "Yes."),
     talk("café?", "Yes. \r\n"),
     talk("A think block?", "<think>\nHm. 16412345678\n</think>\n\nYes."),
+    talk("Hidden?", "<think>\nHm.\n</think>\n\nYes."),
     talk("Hidden?", "<think>\nHm.\n<\u200b/think>\n\nYes."),
     talk("Two?", "<think>\n</think><think>a</think>b"),
     talk("Two?", "<\u200bthink></think><think></\u200bthink><think>x</think>y"),
