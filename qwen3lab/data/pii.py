@@ -78,7 +78,7 @@ _WIDE = (
 _ANY_WIDE = re.compile("[\uff01-\uff5e\u2010-\u2015\u2212\u00a0\u3000]")
 # All that is looked for has a digit, an @ or colons, which most texts have not.
 _ANY_AT_ALL = re.compile("[0-9@:\uff10-\uff19\uff20\uff1a]")
-_WORTH_A_LOOK = re.compile(r"\d{3}|@|\d\.\d|:[0-9A-Fa-f]{0,4}:", re.ASCII)
+WORTH_A_LOOK = re.compile(r"\d{3}|@|\d\.\d|:[0-9A-Fa-f]{0,4}:", re.ASCII)
 
 
 def luhn(digits: str) -> bool:
@@ -139,7 +139,7 @@ def _number_from(text: str) -> int:
 
 # Kind, where in a text the first match can begin (-1: nowhere), the pattern, what a match must
 # pass. The patterns themselves begin with a look back, which makes their search slow.
-_FINDERS: tuple[
+FINDERS: tuple[
     tuple[str, Callable[[str], int], re.Pattern[str], Callable[[re.Match[str]], bool] | None], ...
 ] = (
     ("email", _email_from, EMAIL, None),
@@ -175,11 +175,11 @@ def find_personal(text: str, kinds: Sequence[str] = KINDS) -> list[tuple[int, in
         return []
     if _ANY_WIDE.search(text):
         text = text.translate(_WIDE)
-    if not _WORTH_A_LOOK.search(text):
+    if not WORTH_A_LOOK.search(text):
         return []
     found: list[tuple[int, int, str]] = []
     taken = bytearray(len(text))
-    for kind, first, pattern, holds in _FINDERS:
+    for kind, first, pattern, holds in FINDERS:
         begin = first(text) if kind in kinds else -1
         if begin >= 0:
             for match in _matches(pattern, text, begin, holds):

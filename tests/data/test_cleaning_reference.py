@@ -240,10 +240,10 @@ PERSONAL = st.lists(
 def test_personal_data_is_found_wherever_the_patterns_find_it(text):
     found = pii.find_personal(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pii, "_WORTH_A_LOOK", re.compile(""))
+        patch.setattr(pii, "WORTH_A_LOOK", re.compile(""))
         patch.setattr(pii, "may_hold", lambda text: True)
-        everywhere = tuple((kind, lambda text: 0, *rest) for kind, _, *rest in pii._FINDERS)
-        patch.setattr(pii, "_FINDERS", everywhere)
+        everywhere = tuple((kind, lambda text: 0, *rest) for kind, _, *rest in pii.FINDERS)
+        patch.setattr(pii, "FINDERS", everywhere)
         assert pii.find_personal(text) == found
 
 
@@ -261,8 +261,8 @@ MARKED = st.lists(
 def test_marks_lose_nothing_by_what_is_left_out(text):
     found = marks.marks(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(marks, "_SILENT", re.compile(r"(?!)"))
-        patch.setattr(marks, "_may_be_code", lambda text: True)
+        patch.setattr(marks, "SILENT", re.compile(r"(?!)"))
+        patch.setattr(marks, "may_be_code", lambda text: True)
         assert marks.marks(text) == found
 
 
