@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab.data import deduplication
-from qwen3lab.data.cleaning_work import CHUNK, EXAMPLES, OnDisk, Prepared, around, lines, parts
+from qwen3lab.data.cleaning_work import (
+    CHUNK,
+    EXAMPLES,
+    OnDisk,
+    Prepared,
+    around,
+    lines,
+    no_search_for_cycles,
+    parts,
+)
 from qwen3lab.data.one_row import (
     PARTS,
     clean,
@@ -92,6 +101,7 @@ class Report:
         ).set_index("step")
 
 
+@no_search_for_cycles()
 def clean_rows(
     rows: Sequence[dict[str, Any]],
     *,
@@ -138,6 +148,7 @@ def clean_rows(
     return [steps.done.row(place) for place in steps.alive.tolist()], steps.report
 
 
+@no_search_for_cycles()
 def clean_file(
     source: str | Path, target: str | Path, dropped: str | Path, processes: int = 1, **options: Any
 ) -> Report:

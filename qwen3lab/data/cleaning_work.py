@@ -13,6 +13,7 @@ import tempfile
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -39,6 +40,21 @@ if TYPE_CHECKING:
 
 CHUNK = 2000  # rows that are prepared together
 EXAMPLES = 3  # kept per step
+
+
+@contextmanager
+def no_search_for_cycles() -> Iterator[None]:
+    """Switch Python's search for cycles off: rows have none, and there are many to search.
+
+    Cleaning 100,000 rows sets it off a few times, each through all objects there are.
+    """
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 @dataclass
@@ -184,8 +200,7 @@ _there: list[Work] = []  # of a process of the pool
 
 
 def _begin(work: dict[str, Any]) -> None:
-    # What a forked process inherits is never garbage; searching it would copy its memory.
-    gc.freeze()
+    gc.disable()  # else what a forked process inherits is searched, and so copied
     _there[:] = [Work(**work)]
 
 
@@ -248,7 +263,7 @@ class Prepared:
 
     def text(self, place: int) -> str:
         """Return the text of a cleaned row."""
-        return prompt(self.row(place))
+        return prompt(self.changed.get(place) or self.raw[place])
 
     def hashes(self, place: int) -> list[int]:
         """Return the shingle hashes of a cleaned row."""
@@ -303,6 +318,10 @@ class OnDisk(Prepared):
     def before(self, place: int) -> dict[str, Any]:
         """Return a row as it came in."""
         return course(parsed(place + 1, self.line(place)))
+
+    def text(self, place: int) -> str:
+        """Return the text of a cleaned row."""
+        return prompt(self.row(place))
 
     def row(self, place: int) -> dict[str, Any]:
         """Return a row as it was cleaned."""

@@ -17,6 +17,7 @@ differ.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -177,7 +178,7 @@ def pairs(
             for place in crowd.tolist():
                 crowded.setdefault(place, []).append((band, number))
     codes = np.unique(np.concatenate(near)) if near else np.zeros(0, dtype=np.int64)
-    later, earlier = codes >> 32, codes & 0xFFFFFFFF
+    later, earlier = (codes >> 32).tolist(), (codes & 0xFFFFFFFF).tolist()
 
     # Few texts are looked at more than a few times, and then soon again.
     remembered = lru_cache(maxsize=4096)
@@ -188,9 +189,8 @@ def pairs(
     buckets: dict[tuple[int, int, int], list[int]] = {}
     dropped: set[int] = set()
     found = []
-    for place in sorted(set(later.tolist()) | crowded.keys()):
-        start, end = np.searchsorted(later, (place, place + 1))
-        others = set(earlier[start:end].tolist()) - dropped
+    for place in sorted({*later, *crowded}):
+        others = {*earlier[bisect_left(later, place) : bisect_right(later, place)]} - dropped
         # Texts with other marks never meet in a crowd.
         mine = [(*crowd, marked(place)) for crowd in crowded.get(place, ())]
         others.update(*(buckets.get(key, ()) for key in mine))

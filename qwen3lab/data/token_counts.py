@@ -46,6 +46,18 @@ _PIECE = re.compile(
 MOST = 1 << 18  # pieces that are remembered; then all are forgotten
 
 
+class _Alphabet(dict):
+    """Characters as byte-level models write them: each of their bytes as a letter."""
+
+    def __init__(self, letters: dict[int, str]) -> None:
+        super().__init__()
+        self.letters = letters
+
+    def __missing__(self, character: str) -> str:
+        self[character] = written = "".join(self.letters[byte] for byte in character.encode())
+        return written
+
+
 class _Pieces(dict):
     """Number of tokens by piece, counted when it is first asked for."""
 
@@ -54,14 +66,13 @@ class _Pieces(dict):
 
         super().__init__()
         self.tokenize = model.tokenize
-        # The alphabet in which byte-level models write the 256 bytes.
-        self.alphabet = str.maketrans({chr(byte): c for byte, c in bytes_to_unicode().items()})
+        self.alphabet = _Alphabet(bytes_to_unicode())
 
     def __missing__(self, piece: str) -> int:
         if len(self) >= MOST:
             self.clear()
-        written = piece.encode().decode("latin-1").translate(self.alphabet)
-        self[piece] = count = len(self.tokenize(written))
+        written = map(self.alphabet.__getitem__, piece)
+        self[piece] = count = len(self.tokenize("".join(written)))
         return count
 
 
