@@ -292,13 +292,12 @@ def test_what_is_said_of_cleaning_100_000_rows():
     ours = told["ours"]
     assert told["rows"] == 100_000 and told["repeats"] >= 3
     assert ours["seconds"] == statistics.median(ours["runs"])
+    assert len(ours["runs"]) == len(told["guide"]["batched"]["runs"]) == told["repeats"]
     for side, found in told["guide"].items():
         assert found["seconds"] == statistics.median(found["runs"])
         ratio = told["times as fast"][side]
-        assert ratio["median"] == pytest.approx(found["seconds"] / ours["seconds"], abs=0.01)
-        runs = [their / own for their, own in zip(found["runs"], ours["runs"], strict=True)]
-        assert ratio["runs"] == pytest.approx(runs, abs=0.02)
-        assert ratio["median"] >= 2 and min(runs) > 1
+        assert ratio == pytest.approx(found["seconds"] / ours["seconds"], abs=0.01)
+        assert ratio >= 2
         # The guide's sums find fewer copies, and no copy that ours leaves in.
         assert told["rows"] - found["left"]["copies"] < ours["steps"]["exact copies"]["dropped"]
     assert ours["copies of the guide that stay"] == 0
