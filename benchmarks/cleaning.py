@@ -405,7 +405,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
-        "--memory", type=int, nargs="*", default=[50_000, 100_000, 200_000, 400_000]
+        "--memory", type=int, nargs="*", default=[50_000, 100_000, 200_000, 400_000, 1_000_000]
     )
     parser.add_argument("--note", default="", help="for example that others used the machine")
     parser.add_argument("--out", type=Path, default=paths.DATA / "benchmarks" / "cleaning.json")
