@@ -91,7 +91,7 @@ def _of_logits(first, other):
 @exercise(
     why=(
         "Each group spans its own largest weight with seven steps up and seven down, so one large"
-        " weight coarsens 127 others at most."
+        " weight coarsens only the others of its group."
     ),
     hints=(
         "Cut each row into groups: weight.reshape(-1, group).",
