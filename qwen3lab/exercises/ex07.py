@@ -227,7 +227,9 @@ def _():
             if i + 1 < columns
             else 0
         )
-        note = f"column {i} of {columns}" + (", the last one" if i + 1 == columns else "")
+        note = f"column {i} of {columns}"
+        if i + 1 == columns:
+            note = f"column {i} of {columns}, the last one"
         yield case(weight, weight[:, i].round(), U.float(), i, expect=behind.float(), note=note)
 
 
