@@ -10,6 +10,7 @@ from pathlib import Path
 # Before any library is imported: they read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
+os.environ["QWEN3LAB_LANG"] = "en"
 
 import pytest  # noqa: E402
 from helpers import make_checkpoint  # noqa: E402

@@ -103,14 +103,16 @@ def call(args: argparse.Namespace) -> int:
         "shard": args.shard or ("zero3" if args.gpus > 1 else None),
     }
     made = memory_planner.plan(args.model, args.method, **options, **step)
-    print(made.table())
+    commands.say(made.table())
     rows = f"{args.batch} row{'s' * (args.batch != 1)} of {args.length:,} tokens"
+    if args.gpus > 1 and args.method != "inference":
+        rows = f"{rows} on each GPU"
     if args.method == "inference":
-        print(f"  for {rows}, prompt and answer")
+        commands.say(f"  for {rows}, prompt and answer")
     else:
         static = memory_planner.plan(args.model, args.method, **options).total
-        print(
-            f"  for {rows}{' on each GPU' * (args.gpus > 1)}; without a batch {static / 1e9:.3f}"
+        commands.say(
+            f"  for {rows}; without a batch {static / 1e9:.3f}"
             f" GB; highest moment without gradient accumulation {made.peak / 1e9:.3f} GB"
         )
     older = _for_older_cards(args, options, step)
@@ -118,16 +120,16 @@ def call(args: argparse.Namespace) -> int:
     if older is None:
         small += [card for card in fits if not card.bfloat16]
         fits = [card for card in fits if card.bfloat16]
-    print(
+    commands.say(
         "fits:         "
         + (
             ", ".join(f"{card.name} ({card.share(made):.0%})" for card in fits)
             or "none of the cards in the table"
         )
     )
-    print("does not fit: " + (", ".join(card.name for card in small) or "none"))
+    commands.say("does not fit: " + (", ".join(card.name for card in small) or "none"))
     for note in _notes(args, [*fits, *small]):
-        print(f"note: {note}")
+        commands.say(f"note: {note}")
     return 0
 
 

@@ -73,10 +73,15 @@ def call(args: argparse.Namespace) -> int:
     )
     try:
         pipeline.tune(
-            settings, out, forms=forms, dry_run=args.dry_run, progress=sys.stderr.isatty()
+            settings,
+            out,
+            forms=forms,
+            dry_run=args.dry_run,
+            say=commands.say,
+            progress=sys.stderr.isatty(),
         )
     except KeyboardInterrupt:
-        print(
+        commands.say(
             f"Stopped. What {out} holds is whole; the same command goes on from there.",
             file=sys.stderr,
         )
