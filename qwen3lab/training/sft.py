@@ -117,7 +117,7 @@ class Arguments:
     logs: str | Path | None = None  # folder for TensorBoard: what the history holds, step by step
     # Whether each decoder layer is compiled, or torch's backend for it. Default: `speed.choose`.
     compile: bool | str | None = None
-    # The output head: "trl" (in tiles, computed again for the backward pass) or "one-pass" (loss and
+    # The output head: "trl" (tiles, computed again for the backward pass) or "one-pass" (loss and
     # gradient of a frozen head together). Default: `speed.choose`.
     head: str | None = None
     # For `trl.SFTConfig`, for example `lr_scheduler_type`, `warmup_steps`, `optim`; `padding_free`

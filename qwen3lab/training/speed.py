@@ -50,7 +50,7 @@ class Speed:
 
 
 def check(compile: bool | str | None, head: str | None, method: str) -> None:
-    """Refuse what does not exist: a backend that accelerate does not know, a head, or a trained one.
+    """Refuse a backend that accelerate does not know, an unknown head, and a trained one.
 
     Raises:
         Qwen3labError: each says what to give instead.
