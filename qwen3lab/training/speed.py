@@ -133,7 +133,11 @@ def _padding(options: dict[str, Any]) -> str:
 
 @contextmanager
 def applied(speed: Speed, trainer: Any) -> Iterator[None]:
-    """Train in this block as chosen; afterwards the libraries are set as they were."""
+    """Train in this block as chosen; afterwards the libraries are set as they were.
+
+    Raises:
+        Qwen3labError: the compiler's own error, with the way out.
+    """
     import torch
     from accelerate.utils import TorchDynamoPlugin
 
@@ -153,4 +157,12 @@ def applied(speed: Speed, trainer: Any) -> Iterator[None]:
             score = score and torch.compile(score, backend=speed.backend)
         if score:
             undo.enter_context(trl_patches.head_in_one_pass(score))
-        yield
+        try:
+            yield
+        except Exception as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            told = " ".join(str(error).split())[:200]
+            raise Qwen3labError(
+                f"The layers could not be compiled ({told}). Give compile=False."
+            ) from error

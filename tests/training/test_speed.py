@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import nn
+from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.utils import counters
 from transformers import TrainerCallback
 from trl.trainer import utils
@@ -108,6 +109,14 @@ def test_an_evaluation_on_the_way_changes_nothing_and_is_told_apart():
     first, second = (run.history for run in runs)
     for column in ("loss", "accuracy", "eval_loss"):
         assert second[column].tolist() == pytest.approx(first[column].tolist(), rel=1e-5), column
+
+
+def test_a_compiler_that_fails_is_told_with_the_way_out():
+    with pytest.raises(Qwen3labError, match="no kernel.*compile=False"):
+        with speed.applied(speed.Speed(), None):
+            raise BackendCompilerFailed("inductor", RuntimeError("no kernel"), None)
+    with pytest.raises(ZeroDivisionError), speed.applied(speed.Speed(), None):
+        raise ZeroDivisionError
 
 
 # --- the head ---
