@@ -88,6 +88,7 @@ LONGEST = (
     *("scripts/test_tiny_models", "training/test_sft", "evaluation/test_harness", "test_package"),
     *("pitfalls/test_training", "course/test_cli", "pitfalls/test_label_masks"),
     *("tuning/test_pipeline", "training/test_checkpointing", "evaluation/test_report_card"),
+    "training/test_speed",
 )
 
 

@@ -234,8 +234,8 @@ def fine_tune(
         tokenizer: for a loaded model; default: the one beside its weights.
         callbacks: further `transformers.TrainerCallback`s, for example `callbacks.live_chart()`.
         arguments: the fields of `Arguments`: method, steps or epochs, learning_rate, batch_size,
-            lora, output_dir, seed, too_long, patience, save_every, resume, logs; all else goes to
-            `trl.SFTConfig`.
+            lora, output_dir, seed, too_long, patience, save_every, resume, logs, compile, head; all
+            else goes to `trl.SFTConfig`.
     Raises:
         Qwen3labError: what `Arguments` refuses, no rows, rows that are too long, a loss that is not
             a number, a checkpoint of another run, and what `models.load` and `chat.example` raise.
