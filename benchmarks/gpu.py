@@ -26,8 +26,9 @@ import os
 import random
 import signal
 import time
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import record
 import torch
@@ -42,7 +43,8 @@ LENGTH, WARM_UP, STEPS, CHUNK = 2048, 3, 8, 2048
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
-class Line(NamedTuple):
+@dataclass(frozen=True)
+class Line:
     """One measurement: a way to train, on a shape."""
 
     way: str  # "loop" or "fine_tune"
@@ -50,7 +52,7 @@ class Line(NamedTuple):
     method: str
     rows: int  # a step
     checkpointing: bool = False
-    options: dict[str, Any] = {}  # of `fine_tune`
+    options: dict[str, Any] = field(default_factory=dict)  # of `fine_tune`
     length: int = LENGTH
     mixed: bool = False  # rows of an eighth of the length to all of it
 
@@ -296,7 +298,7 @@ def planned(line: Line) -> int | None:
 
 def measure(line: Line, device: str, small: bool) -> dict[str, Any]:
     """Measure a line; one that fails is recorded and does not stop the others."""
-    found = line._asdict()
+    found = asdict(line)
     try:
         result = (loop if line.way == "loop" else fine_tune)(line, device, small)
     except Exception as error:
@@ -340,7 +342,7 @@ def main() -> None:
         if start - began + longest > args.seconds:
             print("the next line might not end in time")
             break
-        small_line = line._replace(length=32, rows=min(line.rows, 2))
+        small_line = replace(line, length=32, rows=min(line.rows, 2))
         lines.append(measure(small_line if args.small else line, device, args.small))
         longest = max(longest, time.perf_counter() - start)
         print(lines[-1], f"after {time.perf_counter() - began:.0f} s", flush=True)
