@@ -219,7 +219,11 @@ def test_table_adds_up():
             "A batch of 0 rows of 2048 tokens has nothing to compute. Give both as 1 or more.",
         ),
         ("lora", {"labelled": 1.5}, "The labelled share 1.5 is no share."),
-        ("lora", {"head": "fused"}, "Unknown output head 'fused'. Use one of: trl, plain."),
+        (
+            "lora",
+            {"head": "fused"},
+            "Unknown output head 'fused'. Use one of: trl, plain, one-pass.",
+        ),
         ("lora", {"tokens": 5, "batch": 1}, "Both tokens and a batch are given."),
     ],
 )
