@@ -16,7 +16,7 @@ ALLOWED = {
     "qwen3lab/pitfalls/gradients_in_4bit.py": {"_convert_weight_packed_for_cpu_inverse"},
     "qwen3lab/quantization/gptq_checkpoints.py": {"_PROJECT_LOG_DIR"},
     "qwen3lab/retrieval/damaged_pdf.py": {"_add_object"},
-    "qwen3lab/training/trl_patches.py": {"_use_triton"},
+    "qwen3lab/training/trl_patches.py": {"_use_triton", "_ChunkedLogProbFunction"},
 }
 HOOKS = (
     "_save",

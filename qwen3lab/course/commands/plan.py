@@ -8,7 +8,7 @@ from typing import Any
 from qwen3lab.course import commands
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.family import shape
-from qwen3lab.memory import gpus
+from qwen3lab.memory import activations, gpus
 from qwen3lab.memory import planner as memory_planner
 
 
@@ -46,10 +46,12 @@ def add(into: Any) -> None:
     planner.add_argument("--padded", action="store_true", help="the rows differ in length")
     planner.add_argument(
         "--head",
-        choices=("trl", "plain"),
+        choices=activations.HEADS,
         default="trl",
-        help="output head in tiles, as TRL has it, or all logits at once",
+        help="output head in tiles, as TRL has it, all logits at once, or loss and gradient of a"
+        " frozen head in one pass",
     )
+    planner.add_argument("--compiled", action="store_true", help="each decoder layer is compiled")
     planner.add_argument("--rank", type=int, default=16, help="of the LoRA (default: %(default)s)")
     planner.add_argument(
         "--targets",
@@ -90,6 +92,7 @@ def call(args: argparse.Namespace) -> int:
     step = {"batch": args.batch, "length": args.length}
     if args.method != "inference":
         step |= {"checkpointing": args.checkpointing, "padded": args.padded, "head": args.head}
+        step |= {"compiled": args.compiled}
     options = {
         "rank": args.rank,
         "targets": args.targets,
