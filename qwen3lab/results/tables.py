@@ -167,11 +167,12 @@ def stages(record: dict[str, Any]) -> pd.DataFrame:
         record: the content of data/benchmarks/stages.json.
     Returns:
         Columns way, measure, seeds, n, share, low, high, lowest, highest as `thinking_survival`,
-        and perplexity of the text (mean over seeds).
+        and steps of all stages together, and perplexity of the text (mean over seeds).
     """
     return pd.DataFrame(
         [
             {"way": row["way"], "measure": name, "seeds": len(row["runs"])}
+            | {"steps": sum(row["steps"])}
             | _of_counts([run[key] for run in row["runs"]], record["n"][key])
             | {"perplexity": sum(run["perplexity"] for run in row["runs"]) / len(row["runs"])}
             for row in record["rows"]
@@ -214,6 +215,38 @@ def distillation(record: dict[str, Any]) -> pd.DataFrame:
                 "old": row["old"]["share"],
             }
         )
+    return pd.DataFrame(lines)
+
+
+def distilled_tasks(record: dict[str, Any]) -> pd.DataFrame:
+    """Tabulate what a student keeps of each task of the mixture, against its teacher.
+
+    Args:
+        record: the content of data/benchmarks/distilled_tasks.json.
+    Returns:
+        One line a task, and "all": n; before, student and teacher (shares right: the student
+        before and after, there a mean over seeds, and the teacher); gained and its 95 % interval
+        low and high (after against before, paired, bootstrap over questions); kept (the student's
+        share divided by the teacher's).
+    """
+    names = record["tasks"]["test"]
+
+    def right(*runs: str) -> np.ndarray:
+        return np.mean([[int(one) for one in run] for run in runs], axis=0)
+
+    before, above = right(record["student before"]["test"]), right(record["teacher"]["test"])
+    after = right(*(run["right"] for run in record["runs"]))
+    lines = []
+    for task in [*dict.fromkeys(names), "all"]:
+        of = [place for place, name in enumerate(names) if task in (name, "all")]
+        low, high = bootstrap_groups(after[of] - before[of], of)
+        shares = {
+            name: float(one[of].mean())
+            for name, one in (("before", before), ("student", after), ("teacher", above))
+        }
+        gained = {"gained": shares["student"] - shares["before"], "low": low, "high": high}
+        kept = shares["student"] / shares["teacher"] if shares["teacher"] else float("nan")
+        lines.append({"task": task, "n": len(of)} | shares | gained | {"kept": kept})
     return pd.DataFrame(lines)
 
 

@@ -209,3 +209,49 @@ def test_what_the_notebook_says_of_the_committed_record(told):
     )
     for student in (half, quarter):
         assert student.high["on-policy"] < student.low["teacher's answers"]
+
+
+def test_the_table_of_tasks_pairs_the_same_questions():
+    record = {
+        "tasks": {"test": ["sums", "sums", "sums", "code", "code"]},
+        "teacher": {"test": "11110"},
+        "student before": {"test": "01010"},
+        "runs": [{"right": "11010"}, {"right": "10010"}],
+    }
+    table = tables.distilled_tasks(record).set_index("task")
+    assert table.n.to_dict() == {"sums": 3, "code": 2, "all": 5}
+    assert table.teacher.tolist() == [1.0, 0.5, 0.8]
+    assert table.before.tolist() == pytest.approx([1 / 3, 0.5, 0.4])
+    assert table.student.tolist() == pytest.approx([0.5, 0.5, 0.5])
+    assert table.gained.tolist() == pytest.approx([1 / 6, 0.0, 0.1])
+    assert table.kept.tolist() == pytest.approx([0.5, 1.0, 0.625])
+    assert (table.low["code"], table.high["code"]) == (0.0, 0.0)
+    assert -0.5 <= table.low["sums"] < 1 / 6 < table.high["sums"] <= 1
+
+
+def test_what_the_companion_says_of_the_mixture():
+    told = records.read("distilled_tasks")
+    table = tables.distilled_tasks(told).set_index("task")
+    sums, problems = table.loc["addition, thoughts"], table.loc["word-problem, thoughts"]
+    assert [round(value, 2) for value in (sums.before, sums.student, sums.teacher)] == [
+        0.66,
+        0.97,
+        1.0,
+    ]
+    assert [round(value, 2) for value in (problems.before, problems.student, problems.teacher)] == [
+        0.15,
+        0.25,
+        0.54,
+    ]
+    whole = table.loc["all"]
+    assert round(whole.kept, 2) == 0.81 and round(whole.before / whole.teacher, 2) == 0.70
+    others = table.drop([sums.name, problems.name, "all"])
+    assert others.gained.max() <= 0
+    assert set(others[others.high < 0].index) == {"repeat", "dialogue"}
+    assert (
+        round(others.gained["repeat"], 2) == -0.18 and round(others.gained["dialogue"], 2) == -0.08
+    )
+    assert others.kept["recall"] < 0.5
+    best = max(told["chosen on validation"], key=lambda line: line["right"].count("1"))
+    assert {(run["steps"], run["rate"]) for run in told["runs"]} == {(best["steps"], best["rate"])}
+    assert best["seed"] not in [run["seed"] for run in told["runs"]]
