@@ -7,6 +7,7 @@ is not always a fact that can be asked for.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import re
@@ -24,13 +25,17 @@ if TYPE_CHECKING:
     Example = dict[str, list[int]]
 
 
-# Name -> the stages, one after the other. "both" is one stage on text and chat together.
+# Name -> the stages, one after the other. "both" is one stage on text and chat together, "longer
+# chat" takes as many steps as "text" and "chat", and "replay" mixes in rows of the old tasks.
 WAYS: dict[str, tuple[str, ...]] = {
     "base": (),
     "text only": ("text",),
     "chat only": ("chat",),
+    "chat only, as many steps": ("longer chat",),
     "text, then chat": ("text", "chat"),
     "text and chat at once": ("both",),
+    "text, then chat, replay": ("text, replay", "chat, replay"),
+    "at once, replay": ("both, replay",),
 }
 
 
@@ -204,18 +209,27 @@ def rows(
     text: Sequence[Example],
     questions: Sequence[dict[str, Any]],
     passes: int = 1,
+    old: Sequence[dict[str, Any]] = (),
 ) -> list[Any]:
     """Build a stage's training rows, repeated so that one epoch is the whole stage.
 
     Args:
-        stage: "text", "chat", or "both" (each as often as alone).
+        stage: "text", "chat", "longer chat" (the same rows as "chat") or "both" (each as often as
+            alone); with ", replay" behind it, rows of `old` are added, a quarter of the sum.
         text: of `blocks`, with its passes.
         passes: how often the questions are read.
+        old: rows of tasks that the model knows, read again from the first where they run out.
     Raises:
         Qwen3labError: an unknown stage.
     """
-    asked = [chat.example(tokenizer, tasks.conversation(row)) for row in questions] * passes
-    data = {"text": list(text), "chat": asked, "both": [*text, *asked]}
-    if stage not in data:
+
+    def encode(chosen: Sequence[dict[str, Any]]) -> list[Example]:
+        return [chat.example(tokenizer, tasks.conversation(row)) for row in chosen]
+
+    asked = encode(questions) * passes
+    data = {"text": list(text), "chat": asked, "longer chat": asked, "both": [*text, *asked]}
+    name, replay = stage.removesuffix(", replay"), stage.endswith(", replay")
+    if name not in data:
         raise Qwen3labError(f"Unknown stage {stage!r}. Use one of: {', '.join(data)}.")
-    return data[stage]
+    wanted = round(len(data[name]) / 3) if replay else 0
+    return data[name] + encode(list(itertools.islice(itertools.cycle(old), wanted)))

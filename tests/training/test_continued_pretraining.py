@@ -131,6 +131,21 @@ def test_rows_of_a_stage(tokenizer):
     assert made["text"] == text and len(made["chat"]) == 10
     assert made["both"] == made["text"] + made["chat"]
     assert made["chat"][5] == chat.example(tokenizer, tasks.conversation(questions[0]))
+    assert continued_pretraining.rows(tokenizer, "longer chat", text, questions, 2) == made["chat"]
+
+
+def test_replay_is_a_quarter_of_a_stage(tokenizer):
+    """The stage's own rows stand first; old rows are read in order and again from the first."""
+    text = continued_pretraining.blocks(tokenizer, ["one two three", "four"], 8)
+    questions, old = tasks.load("knowledge", "train")[:5], tasks.load("chat", "train")[:2]
+    again = [chat.example(tokenizer, tasks.conversation(row)) for row in old]
+    for stage in ("text", "chat", "both"):
+        alone = continued_pretraining.rows(tokenizer, stage, text, questions, 6)
+        mixed = continued_pretraining.rows(tokenizer, f"{stage}, replay", text, questions, 6, old)
+        assert mixed[: len(alone)] == alone
+        added = mixed[len(alone) :]
+        assert added == (again * 6)[: round(len(alone) / 3)]
+        assert abs(len(mixed) - 4 * len(added)) <= 2
 
 
 def test_examine_counts(tokenizer):
