@@ -1,0 +1,338 @@
+"""Pictures of the little world, drawn by code, with questions and answers in two languages.
+
+Three kinds, all 64 x 64 pixels: scenes of coloured shapes, price tags, and receipts. What a picture
+shows is drawn from a seed, so the same seed gives the same picture. The three splits share no
+combination of colour, shape and count, and no price, font or position of a tag.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from math import cos, pi, sin
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from qwen3lab.errors import Qwen3labError
+
+SIZE = 64
+FINE = 4  # drawn so many times larger, then reduced, for smooth edges
+SPLITS = ("train", "validation", "test")
+COLOURS = {
+    "red": ("红色", (214, 40, 40)),
+    "blue": ("蓝色", (38, 84, 214)),
+    "green": ("绿色", (34, 150, 62)),
+    "yellow": ("黄色", (236, 206, 40)),
+    "orange": ("橙色", (243, 130, 24)),
+    "purple": ("紫色", (136, 52, 176)),
+    "black": ("黑色", (24, 24, 24)),
+    "brown": ("棕色", (126, 78, 40)),
+}
+SHAPES = {
+    "circle": "圆形",
+    "square": "方形",
+    "triangle": "三角形",
+    "star": "星形",
+    "cross": "十字",
+    "ring": "圆环",
+}
+COUNTS = (1, 2, 3, 4)
+PLACES = {
+    (0, 0): ("top left", "左上"),
+    (0, 1): ("top right", "右上"),
+    (1, 0): ("bottom left", "左下"),
+    (1, 1): ("bottom right", "右下"),
+}
+# Fonts that travel with matplotlib, so that pictures are the same on every machine.
+FONTS = {
+    "train": (
+        "DejaVuSans",
+        "DejaVuSans-Bold",
+        "DejaVuSans-Oblique",
+        "DejaVuSerif",
+        "DejaVuSansMono-Bold",
+        "STIXGeneral",
+        "STIXGeneralItalic",
+    ),
+    "validation": ("DejaVuSansMono",),
+    "test": ("DejaVuSerif-Bold", "STIXGeneralBol"),
+}
+GROUNDS = ((250, 250, 248), (238, 234, 224), (226, 234, 240), (232, 226, 236), (214, 216, 214))
+PAPERS = ((255, 255, 255), (255, 244, 178), (255, 214, 206), (206, 236, 210), (204, 224, 250))
+
+
+@dataclass(frozen=True)
+class Question:
+    """Question about a picture: its kind, language, text and answer."""
+
+    kind: str
+    language: str
+    text: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Picture with its questions.
+
+    `pixels` is uint8 [64, 64, 3]. `shows` names everything by which the splits differ, such as
+    "3 red circle" or "price 129", "font DejaVuSans", "position 7 12". `marks` says what stands
+    where: ("red circle", x, y) or ("7", x, y), centres in pixels from the upper left corner.
+    """
+
+    pixels: np.ndarray
+    kind: str
+    shows: tuple[str, ...]
+    questions: tuple[Question, ...]
+    marks: tuple[tuple[str, float, float], ...] = ()
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture as an image of Pillow."""
+        return Image.fromarray(self.pixels)
+
+
+def split_of(shown: str) -> str:
+    """Tell the split that a combination, a price or a position belongs to, by its CRC-32.
+
+    Of ten, seven are trained, one is for validation and two are for the test.
+    """
+    return ("test", "test", "validation", *["train"] * 7)[zlib.crc32(shown.encode()) % 10]
+
+
+def combinations(split: str) -> list[tuple[str, str, int]]:
+    """List the (colour, shape, count) combinations of a split."""
+    return [
+        (colour, shape, count)
+        for colour in COLOURS
+        for shape in SHAPES
+        for count in COUNTS
+        if split_of(f"{count} {colour} {shape}") == split
+    ]
+
+
+def draw(seed: int | str, split: str = "train", kind: str | None = None) -> Picture:
+    """Draw one picture from a seed.
+
+    Args:
+        split: train, validation or test; nothing that it holds out is shared with another.
+        kind: "scene", "tag" or "receipt"; None draws a kind as well.
+    Raises:
+        Qwen3labError: a split or kind that does not exist.
+    """
+    if split not in SPLITS or kind not in (None, *KINDS):
+        raise Qwen3labError(
+            f"There is no split {split!r} with pictures of kind {kind!r}. Splits are"
+            f" {', '.join(SPLITS)}; kinds are {', '.join(KINDS)}."
+        )
+    rng = random.Random(f"{seed}-{split}-{kind}")
+    kind = kind or rng.choices(tuple(KINDS), (5, 4, 1))[0]
+    return KINDS[kind](rng, split)
+
+
+def stream(
+    seed: int | str, split: str = "train", kind: str | None = None, start: int = 0
+) -> Iterator[Picture]:
+    """Draw pictures without end: number `i` is `draw(f"{seed}-{i}", split, kind)`."""
+    while True:
+        yield draw(f"{seed}-{start}", split, kind)
+        start += 1
+
+
+def _scene(rng: random.Random, split: str) -> Picture:
+    """Draw one or two groups of shapes; the first is of the split, the second of training."""
+    groups = [rng.choice(combinations(split))]
+    if rng.random() < 0.5:
+        others = [
+            other
+            for other in combinations("train")
+            if other[0] != groups[0][0] and other[1] != groups[0][1]
+        ]
+        groups.append(rng.choice(others))
+    canvas, pen = _canvas(rng)
+    cells = rng.sample(range(16), sum(count for *_, count in groups))
+    first = (cells[0] // 8, cells[0] % 4 // 2)  # the quarter in which the first shape lies
+    marks = []
+    for colour, shape, count in groups:
+        tone = tuple(max(0, min(255, c + rng.randint(-14, 14))) for c in COLOURS[colour][1])
+        for _ in range(count):
+            row, column = divmod(cells.pop(0), 4)
+            x, y = (16 * c + 8 + rng.uniform(-1.5, 1.5) for c in (column, row))
+            _shape(pen, shape, x, y, rng.uniform(5.0, 7.0), tone)
+            marks.append((f"{colour} {shape}", x, y))
+    return Picture(
+        _reduce(canvas, rng),
+        "scene",
+        tuple(f"{count} {colour} {shape}" for colour, shape, count in groups),
+        tuple(_scene_questions(groups, first)),
+        tuple(marks),
+    )
+
+
+def _scene_questions(groups, place) -> Iterator[Question]:
+    """Ask about the first group; one with a single shape is also asked for its place."""
+    colour, shape, count = groups[0]
+    many = "es" if shape == "cross" else "s"
+    zh_colour, zh_shape = COLOURS[colour][0], SHAPES[shape]
+    plural = shape + many * (count > 1)
+    yield Question("count", "en", f"How many {colour} {shape}{many} are there?", str(count))
+    yield Question("count", "zh", f"有几个{zh_colour}{zh_shape}？", str(count))
+    yield Question("colour", "en", f"What colour is the {shape}?", colour)
+    yield Question("colour", "zh", f"{zh_shape}是什么颜色？", zh_colour)
+    yield Question("shape", "en", f"What shape is {colour}?", shape)
+    yield Question("shape", "zh", f"{zh_colour}的是什么形状？", zh_shape)
+    if len(groups) == 1:
+        yield Question("describe", "en", "What is in the picture?", f"{count} {colour} {plural}")
+        yield Question("describe", "zh", "图中有什么？", f"{count}个{zh_colour}{zh_shape}")
+    if count == 1:
+        en, zh = PLACES[place]
+        yield Question("place", "en", f"Where is the {colour} {shape}?", en)
+        yield Question("place", "zh", f"{zh_colour}{zh_shape}在哪里？", zh)
+
+
+def _tag(rng: random.Random, split: str) -> Picture:
+    """Draw a price tag: one price of the split, in a font and at a position of the split."""
+    price, font = draw_price(rng, split), rng.choice(FONTS[split])
+    text = rng.choice(("{} €", "€{}", "€ {}", "{}€")).format(price)
+    canvas, pen = _canvas(rng)
+    letters = fitting(font, text, rng.randint(13, 19), 50)
+    left, top, right, bottom = (side / FINE for side in letters.getbbox(text))
+    width, height = right - left + 8, bottom - top + 8
+    x, y = _position(rng, split, SIZE - width, SIZE - height)
+    pen.rounded_rectangle(
+        [v * FINE for v in (x, y, x + width, y + height)],
+        radius=2 * FINE,
+        fill=rng.choice(PAPERS),
+        outline=(120, 120, 120),
+        width=FINE,
+    )
+    ink = rng.choice(((20, 20, 20), (160, 24, 24), (24, 40, 120)))
+    pen.text(((x + 4 - left) * FINE, (y + 4 - top) * FINE), text, font=letters, fill=ink)
+    return Picture(
+        _reduce(canvas, rng),
+        "tag",
+        (f"price {price}", f"font {font}", f"position {x} {y}"),
+        tuple(price_questions("price", price)),
+        tuple(digits(letters, text, x + 4 - left, y + height / 2)),
+    )
+
+
+def digits(letters: ImageFont.FreeTypeFont, text: str, x: float, y: float):
+    """Find the digits of a text that begins at x, with their centres: (digit, x, y)."""
+    for place, letter in enumerate(text):
+        if letter.isdigit():
+            middle = letters.getlength(text[:place]) + letters.getlength(letter) / 2
+            yield letter, x + middle / FINE, y
+
+
+def _receipt(rng: random.Random, split: str) -> Picture:
+    """Draw a receipt: two prices and their total, which is a price of the split."""
+    font = rng.choice(FONTS[split])
+    first, total = 0, 0
+    while not all(split_of(f"price {p}") == split for p in (first, total - first)):
+        total = draw_price(rng, split, low=12)
+        first = rng.randint(5, total - 5)
+    canvas, pen = _canvas(rng)
+    x, y = _position(rng, split, 14, 12)
+    marks = []
+    pen.rectangle([v * FINE for v in (x, y, x + 49, y + 51)], fill=(255, 255, 255))
+    letters = fitting(font, "888", rng.randint(12, 14), 26)
+    for line, number in enumerate((first, total - first, total)):
+        low = y + 15 * (line + 1) + 2 * (line == 2)
+        pen.text(((x + 46) * FINE, low * FINE), str(number), (20, 20, 20), letters, anchor="rs")
+        begin = x + 46 - letters.getlength(str(number)) / FINE
+        marks += digits(letters, str(number), begin, low - 5)
+        bar = rng.randint(9, 15)  # stands for the name of what was bought
+        grey = (90, 90, 90) if line == 2 else (180, 180, 180)
+        pen.rectangle([v * FINE for v in (x + 4, low - 6, x + 4 + bar, low - 3)], fill=grey)
+    pen.line([v * FINE for v in (x + 3, y + 33, x + 46, y + 33)], (60, 60, 60), FINE)
+    return Picture(
+        _reduce(canvas, rng),
+        "receipt",
+        (f"price {total}", f"font {font}", f"position {x} {y}"),
+        tuple(price_questions("total", total)),
+        tuple(marks),
+    )
+
+
+KINDS = {"scene": _scene, "tag": _tag, "receipt": _receipt}
+
+
+def price_questions(kind: str, price: int) -> Iterator[Question]:
+    """Ask for a price or a total in both languages; it is answered in the company's currency."""
+    words = {
+        "price": ("What is the price?", "价格是多少？"),
+        "total": ("What is the total?", "总价是多少？"),
+    }
+    yield Question(kind, "en", words[kind][0], f"{price} euros")
+    yield Question(kind, "zh", words[kind][1], f"{price}欧元")
+
+
+def draw_price(rng: random.Random, split: str, low: int = 5) -> int:
+    """Draw a price of the split in whole euros: those with one, two and three digits alike."""
+    while True:
+        digits = rng.choices((1, 2, 3), (1, 4, 5))[0]
+        price = rng.randint(max(low, 10 ** (digits - 1)), 10**digits - 1) if low < 10**digits else 0
+        if price >= low and split_of(f"price {price}") == split:
+            return price
+
+
+def _position(rng: random.Random, split: str, width: float, height: float) -> tuple[int, int]:
+    """Draw the corner of a tag, of those that belong to the split."""
+    while True:
+        x, y = rng.randint(0, int(width)), rng.randint(0, int(height))
+        if split_of(f"position {x} {y}") == split:
+            return x, y
+
+
+def _canvas(rng: random.Random) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    canvas = Image.new("RGB", (SIZE * FINE, SIZE * FINE), rng.choice(GROUNDS))
+    return canvas, ImageDraw.Draw(canvas)
+
+
+def _reduce(canvas: Image.Image, rng: random.Random) -> np.ndarray:
+    """Reduce the drawing to 64 x 64 pixels and add a little noise, as a camera would."""
+    small = np.asarray(canvas.reduce(FINE), dtype=np.float32)
+    noise = np.random.default_rng(rng.getrandbits(32)).normal(0, 4, small.shape)
+    return np.clip(small + noise, 0, 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=256)
+def font(name: str, size: float) -> ImageFont.FreeTypeFont:
+    """Load a font of matplotlib's by name, `size` pixels of the reduced picture high."""
+    folder = Path(find_spec("matplotlib").origin).parent / "mpl-data" / "fonts" / "ttf"
+    return ImageFont.truetype(folder / f"{name}.ttf", size * FINE, layout_engine=0)
+
+
+def fitting(name: str, text: str, size: float, width: float) -> ImageFont.FreeTypeFont:
+    """Load a font at `size`, or at the largest size below it at which `text` fits into `width`."""
+    while font(name, size).getlength(text) > width * FINE:
+        size -= 1
+    return font(name, size)
+
+
+def _shape(pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, r: float, colour) -> None:
+    """Draw one shape around (x, y) with radius r, all in pixels of the reduced picture."""
+    x, y, r = x * FINE, y * FINE, r * FINE
+    box = [x - r, y - r, x + r, y + r]
+    if shape == "circle":
+        pen.ellipse(box, fill=colour)
+    elif shape == "ring":
+        pen.ellipse(box, outline=colour, width=round(0.38 * r))
+    elif shape == "square":
+        pen.rectangle([x - 0.85 * r, y - 0.85 * r, x + 0.85 * r, y + 0.85 * r], fill=colour)
+    elif shape == "cross":
+        pen.rectangle([x - r, y - 0.32 * r, x + r, y + 0.32 * r], fill=colour)
+        pen.rectangle([x - 0.32 * r, y - r, x + 0.32 * r, y + r], fill=colour)
+    else:  # corners on a circle, from the top; a star has inner ones between them
+        corners, inner = (3, 1.0) if shape == "triangle" else (10, 0.42)
+        radii = [r if number % 2 == 0 else inner * r for number in range(corners)]
+        angles = [2 * pi * number / corners - pi / 2 for number in range(corners)]
+        points = [(x + q * cos(a), y + q * sin(a)) for q, a in zip(radii, angles)]
+        pen.polygon(points, fill=colour)
