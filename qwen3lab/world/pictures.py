@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import islice
 from math import cos, pi, sin
 from pathlib import Path
 
@@ -143,6 +144,15 @@ def stream(
     while True:
         yield draw(f"{seed}-{start}", split, kind)
         start += 1
+
+
+def exam(
+    kind: str, many: int, split: str = "test", seed: int | str = "exam"
+) -> list[tuple[Picture, Question]]:
+    """Draw pictures of a kind with one question each, so that no two questions share a picture."""
+    rng = random.Random(f"{seed}-{split}-{kind}")
+    drawn = islice(stream(seed, split, kind), many)
+    return [(picture, rng.choice(picture.questions)) for picture in drawn]
 
 
 def _scene(rng: random.Random, split: str) -> Picture:

@@ -80,7 +80,7 @@ class Encoder:
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
         self.prompt = lru_cache(maxsize=None)(lambda text: encode(tokenizer, text, SIDE**2))
-        end = tokenizer.convert_tokens_to_ids("<|vision_end|>")
+        self.image, end = tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|vision_end|>"])
         self.shared = self.prompt("").index(end) + 1  # tokens of a prompt as far as the question
 
     def answer(self, text: str) -> list[int]:
@@ -91,7 +91,7 @@ class Encoder:
         """Encode a picture with questions."""
         ids = self.prompt("")[: self.shared]
         weights, parts = [0.0] * len(ids), [0] * len(ids)
-        first = ids.index(self.tokenizer.convert_tokens_to_ids("<|image_pad|>"))
+        first = ids.index(self.image)
         row, column = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
         time = torch.zeros(SIDE**2, dtype=torch.long)
         grid = first + torch.stack([time, row.flatten(), column.flatten()])
