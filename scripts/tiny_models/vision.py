@@ -40,7 +40,7 @@ class Recipe:
     minutes: float
     questions: int = 3  # of one picture
     texts: int = 3  # rows of text a step
-    text_lr: float = 0.008  # Muon, the decoder's matrices
+    text_lr: float = 0.01  # Muon, the decoder's matrices
     vision_lr: float = 0.02  # Muon, the encoder's and the mergers' matrices
     other_lr: float = 2e-3  # AdamW, all else
     warmup: int = 20
@@ -55,8 +55,8 @@ class Recipe:
         )
 
 
-ENCODER = Recipe("vision-encoder", steps=600, pictures=48, minutes=4, cooldown=0.4)
-WHOLE = Recipe("vision-chat", steps=1000, pictures=32, minutes=20)
+ENCODER = Recipe("vision-encoder", steps=600, pictures=48, minutes=3.5, cooldown=0.4)
+WHOLE = Recipe("vision-chat", steps=1000, pictures=40, minutes=21.5)
 
 
 def processor():
