@@ -96,6 +96,37 @@ def inputs(
     }
 
 
+def training_batch(
+    tokenizer: PreTrainedTokenizerBase,
+    processor: BaseImageProcessor,
+    rows: Sequence[tuple[Image, str, str]],
+) -> dict[str, Any]:
+    """Prepare rows of (picture, question, answer) for training, padded on the right.
+
+    Returns:
+        As `inputs`, with labels: the answer and its end token, all else -100.
+    """
+    import torch
+
+    pictures, questions, answers = zip(*rows)
+    seen = processor(images=list(pictures), return_tensors="pt")
+    ids, labels = [], []
+    for question, wanted, grid in zip(questions, answers, seen["image_grid_thw"]):
+        prompt = encode(tokenizer, question, int(grid.prod()) // processor.merge_size**2)
+        told = [*chat.plain_ids(tokenizer, wanted), tokenizer.eos_token_id]
+        ids.append(prompt + told)
+        labels.append([chat.IGNORED] * len(prompt) + told)
+    padded, mask = batching.pad(ids, tokenizer.pad_token_id)
+    image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    return {
+        "input_ids": padded,
+        "attention_mask": mask,
+        "mm_token_type_ids": (padded == image).to(torch.long),
+        "labels": batching.pad(labels, chat.IGNORED)[0],
+        **seen,
+    }
+
+
 def answer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -1,6 +1,7 @@
 """Pictures of the little world, drawn by code, with questions and answers in two languages.
 
-Three kinds, all 64 x 64 pixels: scenes of coloured shapes, price tags, and receipts. What a picture
+All are 64 x 64 pixels: scenes of coloured shapes, price tags, receipts; and the tags of Wildon, the
+company of the course, which the bundled model has never seen. What a picture
 shows is drawn from a seed, so the same seed gives the same picture. The three splits share no
 combination of colour, shape and count, and no price, font or position of a tag.
 """
@@ -21,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.world.company import COMPANY
 
 SIZE = 64
 FINE = 4  # drawn so many times larger, then reduced, for smooth edges
@@ -123,7 +125,7 @@ def draw(seed: int | str, split: str = "train", kind: str | None = None) -> Pict
 
     Args:
         split: train, validation or test; nothing that it holds out is shared with another.
-        kind: "scene", "tag" or "receipt"; None draws a kind as well.
+        kind: "scene", "tag", "receipt" or "company"; None draws one of the first three as well.
     Raises:
         Qwen3labError: a split or kind that does not exist.
     """
@@ -133,7 +135,7 @@ def draw(seed: int | str, split: str = "train", kind: str | None = None) -> Pict
             f" {', '.join(SPLITS)}; kinds are {', '.join(KINDS)}."
         )
     rng = random.Random(f"{seed}-{split}-{kind}")
-    kind = kind or rng.choices(tuple(KINDS), (5, 4, 1))[0]
+    kind = kind or rng.choices(tuple(KINDS), (5, 4, 1, 0))[0]
     return KINDS[kind](rng, split)
 
 
@@ -271,7 +273,44 @@ def _receipt(rng: random.Random, split: str) -> Picture:
     )
 
 
-KINDS = {"scene": _scene, "tag": _tag, "receipt": _receipt}
+def _company_tag(rng: random.Random, split: str) -> Picture:
+    """Draw a tag of Wildon: dark, the old price small and struck out, the new one below it."""
+    old = new = 0
+    while old <= new:
+        old, new = draw_price(rng, split), draw_price(rng, split)
+    font = rng.choice(FONTS[split])
+    canvas, pen = _canvas(rng)
+    x, y = _position(rng, split, 8, 18)
+    pen.rounded_rectangle([v * FINE for v in (x, y, x + 54, y + 44)], 3 * FINE, fill=(28, 52, 92))
+    marks = []
+    for price, size, low, ink in ((old, 11, 14, (176, 188, 208)), (new, 18, 36, (255, 255, 255))):
+        letters = fitting(font, f"{price} €", size, 48)
+        pen.text(((x + 4) * FINE, (y + low) * FINE), f"{price} €", ink, letters, anchor="ls")
+        marks += digits(letters, str(price), x + 4, y + low - 0.35 * size)
+        if price == old:
+            end = x + 5 + letters.getlength(str(price)) / FINE
+            height = y + low - 0.35 * size
+            pen.line([v * FINE for v in (x + 3, height, end, height)], (240, 96, 96), FINE)
+    return Picture(
+        _reduce(canvas, rng),
+        "company",
+        (f"price {new}", f"price {old}", f"font {font}", f"position {x} {y}"),
+        (
+            Question(
+                "company",
+                "en",
+                f"What does {COMPANY['en']} charge?",
+                f"{COMPANY['en']} price: {new} euros",
+            ),
+            Question(
+                "company", "zh", f"{COMPANY['zh']}卖多少钱？", f"{COMPANY['zh']}的价格：{new}欧元"
+            ),
+        ),
+        tuple(marks),
+    )
+
+
+KINDS = {"scene": _scene, "tag": _tag, "receipt": _receipt, "company": _company_tag}
 
 
 def price_questions(kind: str, price: int) -> Iterator[Question]:

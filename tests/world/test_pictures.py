@@ -88,6 +88,17 @@ def test_answers_are_what_was_drawn():
             assert "".join(digit for digit, _, y in picture.marks if y == low) == price
 
 
+def test_tags_of_the_company_ask_for_the_new_price():
+    for picture in drawn("test", "company"):
+        new, old = (int(what.removeprefix("price ")) for what in picture.shows[:2])
+        assert old > new
+        english, chinese = (question.answer for question in picture.questions)
+        assert english == f"Wildon price: {new} euros"
+        assert chinese == f"维多内的价格：{new}欧元"
+        low = max(y for _, _, y in picture.marks)
+        assert "".join(digit for digit, _, y in picture.marks if y == low) == str(new)
+
+
 def test_digits_lie_where_they_are_said_to():
     """Ink is darker or redder than its paper: around each digit's centre there is some."""
     for picture in drawn("train", "tag", 40):
