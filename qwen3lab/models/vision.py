@@ -134,7 +134,7 @@ def answer(
     pictures: Sequence[Image],
     questions: Sequence[str],
     *,
-    max_new_tokens: int = 16,
+    max_new_tokens: int = 12,
     batch_size: int = 64,
 ) -> list[str]:
     """Answer one question a picture greedily, in batches. Raises as `inputs`."""
