@@ -134,8 +134,9 @@ def stage_line(name: str, totals: dict) -> str:
     trained = (
         f", {totals['trained_tokens']:,} of them trained" if "trained_tokens" in totals else ""
     )
+    seen = f"{totals['pictures']:,} pictures, " if "pictures" in totals else ""
     return (
-        f"- `{name}`: {totals['step']:,} steps, {totals['tokens']:,} tokens{trained},"
+        f"- `{name}`: {totals['step']:,} steps, {seen}{totals['tokens']:,} tokens{trained},"
         f" {totals['seconds']:,.0f} seconds ({recipe})"
     )
 

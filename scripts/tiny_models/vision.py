@@ -56,7 +56,7 @@ class Recipe:
 
 
 ENCODER = Recipe("vision-encoder", steps=600, pictures=48, minutes=3.5, cooldown=0.4)
-WHOLE = Recipe("vision-chat", steps=1000, pictures=40, minutes=21.5)
+WHOLE = Recipe("vision-chat", steps=650, pictures=40, minutes=27)
 
 
 def processor():
@@ -241,11 +241,10 @@ def train_encoder(model, recipe: Recipe, folder: Path) -> dict:
         recent.append(loss.item())
         seconds, step = round(time.time() - began, 1), step + 1
         if step % 20 == 0:
-            line = {"stage": recipe.name, "step": step, "seconds": seconds}
-            line |= {"loss": round(sum(recent) / len(recent), 4), "rate": round(rate, 4)}
-            with open(folder / "log.jsonl", "a") as log:
-                log.write(json.dumps(line) + "\n")
+            _log(folder, recipe, step, recent, seconds=seconds, rate=round(rate, 4))
             recent = []
+    if recent:
+        _log(folder, recipe, step, recent, seconds=seconds)
     mergers = (visual.merger, *visual.deepstack_merger_list)
     with torch.no_grad():
         size = table.pow(2).mean().sqrt()
@@ -258,7 +257,11 @@ def train_encoder(model, recipe: Recipe, folder: Path) -> dict:
         "pictures": step * recipe.pictures,
         "tokens": step * recipe.pictures * SIDE**2,
         "seconds": seconds,
-        "recipe": asdict(recipe),
+        "recipe": {
+            name: value
+            for name, value in asdict(recipe).items()
+            if name not in ("questions", "texts", "text_lr")
+        },
     }
 
 
@@ -331,15 +334,22 @@ def train(model, tokenizer, recipe: Recipe, folder: Path, *, save_every: int = 5
             seconds=round(time.time() - began, 1),
         )
         if (step + 1) % 10 == 0:
-            line = {"step": step + 1, "loss": round(sum(recent) / len(recent), 4)}
-            line |= {"rate": round(rate, 4), "norm": round(norm, 3), "seconds": totals["seconds"]}
-            with open(folder / "log.jsonl", "a") as log:
-                log.write(json.dumps({"stage": recipe.name, **line}) + "\n")
+            told = {"seconds": totals["seconds"], "rate": round(rate, 4), "norm": round(norm, 3)}
+            _log(folder, recipe, step + 1, recent, **told)
             recent = []
         if (step + 1) % save_every == 0:
             _save(folder, model, optims, totals, on_save)
+    if recent:
+        _log(folder, recipe, totals["step"], recent, seconds=totals["seconds"])
     _save(folder, model, optims, totals, on_save)
     return {**totals, "recipe": asdict(recipe), "workers": 1}
+
+
+def _log(folder: Path, recipe: Recipe, step: int, losses: list[float], **told: float) -> None:
+    """Write a line of the log: the mean loss since the last one, and what is told beside it."""
+    line = {"stage": recipe.name, "step": step, "loss": round(sum(losses) / len(losses), 4)}
+    with open(folder / "log.jsonl", "a", encoding="utf-8") as log:
+        log.write(json.dumps(line | told) + "\n")
 
 
 def _save(folder: Path, model, optims, totals: dict, on_save) -> None:
