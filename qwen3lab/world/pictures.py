@@ -25,6 +25,7 @@ from qwen3lab.errors import Qwen3labError
 from qwen3lab.world.company import COMPANY
 
 SIZE = 64
+PITCH = 16  # pixels from digit to digit: one image token of the bundled model
 FINE = 4  # drawn so many times larger, then reduced, for smooth edges
 SPLITS = ("train", "validation", "test")
 COLOURS = {
@@ -210,13 +211,10 @@ def _scene_questions(groups, place) -> Iterator[Question]:
 
 def _tag(rng: random.Random, split: str) -> Picture:
     """Draw a price tag: one price of the split, in a font and at a position of the split."""
-    price, font = draw_price(rng, split), rng.choice(FONTS[split])
-    text = rng.choice(("{} €", "€{}", "€ {}", "{}€")).format(price)
+    price, name = draw_price(rng, split), rng.choice(FONTS[split])
     canvas, pen = _canvas(rng)
-    letters = fitting(font, text, rng.randint(13, 19), 50)
-    left, top, right, bottom = (side / FINE for side in letters.getbbox(text))
-    width, height = right - left + 8, bottom - top + 8
-    x, y = _position(rng, split, SIZE - width, SIZE - height)
+    width, height = PITCH * len(str(price)) + 8, rng.randint(30, 34)
+    x, y = _position(rng, split, SIZE - width - 1, SIZE - height - 1)
     pen.rounded_rectangle(
         [v * FINE for v in (x, y, x + width, y + height)],
         radius=2 * FINE,
@@ -225,49 +223,44 @@ def _tag(rng: random.Random, split: str) -> Picture:
         width=FINE,
     )
     ink = rng.choice(((20, 20, 20), (160, 24, 24), (24, 40, 120)))
-    pen.text(((x + 4 - left) * FINE, (y + 4 - top) * FINE), text, font=letters, fill=ink)
+    pen.text(((x + 4) * FINE, (y + 9) * FINE), "EUR", ink, font("DejaVuSans", 7), anchor="ls")
+    marks = digits(pen, name, price, x + 4, y + height - 5, rng.uniform(20, 23), ink)
     return Picture(
         _reduce(canvas, rng),
         "tag",
-        (f"price {price}", f"font {font}", f"position {x} {y}"),
+        (f"price {price}", f"font {name}", f"position {x} {y}"),
         tuple(price_questions("price", price)),
-        tuple(digits(letters, text, x + 4 - left, y + height / 2)),
+        tuple(marks),
     )
 
 
-def digits(letters: ImageFont.FreeTypeFont, text: str, x: float, y: float):
-    """Find the digits of a text that begins at x, with their centres: (digit, x, y)."""
-    for place, letter in enumerate(text):
-        if letter.isdigit():
-            middle = letters.getlength(text[:place]) + letters.getlength(letter) / 2
-            yield letter, x + middle / FINE, y
+def digits(pen, name: str, price: int, x: float, low: float, size: float, ink) -> list:
+    """Draw the digits of a price on a line, each PITCH wide; return their marks."""
+    marks = []
+    for place, digit in enumerate(str(price)):
+        middle = x + PITCH * (place + 0.5)
+        pen.text((middle * FINE, low * FINE), digit, ink, font(name, round(size, 1)), anchor="ms")
+        marks.append((digit, middle, low - 0.36 * size))
+    return marks
 
 
 def _receipt(rng: random.Random, split: str) -> Picture:
-    """Draw a receipt: two prices and their total, which is a price of the split."""
-    font = rng.choice(FONTS[split])
-    first, total = 0, 0
-    while not all(split_of(f"price {p}") == split for p in (first, total - first)):
-        total = draw_price(rng, split, low=12)
-        first = rng.randint(5, total - 5)
+    """Draw a receipt: bars for what was bought, below a rule the total, a price of the split."""
+    total, name = draw_price(rng, split, low=12), rng.choice(FONTS[split])
     canvas, pen = _canvas(rng)
-    x, y = _position(rng, split, 14, 12)
-    marks = []
-    pen.rectangle([v * FINE for v in (x, y, x + 49, y + 51)], fill=(255, 255, 255))
-    letters = fitting(font, "888", rng.randint(12, 14), 26)
-    for line, number in enumerate((first, total - first, total)):
-        low = y + 15 * (line + 1) + 2 * (line == 2)
-        pen.text(((x + 46) * FINE, low * FINE), str(number), (20, 20, 20), letters, anchor="rs")
-        begin = x + 46 - letters.getlength(str(number)) / FINE
-        marks += digits(letters, str(number), begin, low - 5)
-        bar = rng.randint(9, 15)  # stands for the name of what was bought
-        grey = (90, 90, 90) if line == 2 else (180, 180, 180)
-        pen.rectangle([v * FINE for v in (x + 4, low - 6, x + 4 + bar, low - 3)], fill=grey)
-    pen.line([v * FINE for v in (x + 3, y + 33, x + 46, y + 33)], (60, 60, 60), FINE)
+    x, y = _position(rng, split, 6, 8)
+    pen.rectangle([v * FINE for v in (x, y, x + 56, y + 54)], fill=(255, 255, 255))
+    for line in range(3):
+        for left, right in ((4, rng.randint(14, 30)), (rng.randint(40, 44), 52)):
+            box = (x + left, y + 5 + 7 * line, x + right, y + 8 + 7 * line)
+            pen.rectangle([v * FINE for v in box], fill=(170, 170, 170))
+    pen.line([v * FINE for v in (x + 3, y + 27, x + 53, y + 27)], (60, 60, 60), FINE)
+    begin = x + 53 - PITCH * len(str(total))
+    marks = digits(pen, name, total, begin, y + 48, rng.uniform(20, 23), (20, 20, 20))
     return Picture(
         _reduce(canvas, rng),
         "receipt",
-        (f"price {total}", f"font {font}", f"position {x} {y}"),
+        (f"price {total}", f"font {name}", f"position {x} {y}"),
         tuple(price_questions("total", total)),
         tuple(marks),
     )
@@ -278,23 +271,20 @@ def _company_tag(rng: random.Random, split: str) -> Picture:
     old = new = 0
     while old <= new:
         old, new = draw_price(rng, split), draw_price(rng, split)
-    font = rng.choice(FONTS[split])
+    name = rng.choice(FONTS[split])
     canvas, pen = _canvas(rng)
-    x, y = _position(rng, split, 8, 18)
-    pen.rounded_rectangle([v * FINE for v in (x, y, x + 54, y + 44)], 3 * FINE, fill=(28, 52, 92))
-    marks = []
-    for price, size, low, ink in ((old, 11, 14, (176, 188, 208)), (new, 18, 36, (255, 255, 255))):
-        letters = fitting(font, f"{price} €", size, 48)
-        pen.text(((x + 4) * FINE, (y + low) * FINE), f"{price} €", ink, letters, anchor="ls")
-        marks += digits(letters, str(price), x + 4, y + low - 0.35 * size)
-        if price == old:
-            end = x + 5 + letters.getlength(str(price)) / FINE
-            height = y + low - 0.35 * size
-            pen.line([v * FINE for v in (x + 3, height, end, height)], (240, 96, 96), FINE)
+    x, y = _position(rng, split, 6, 18)
+    pen.rounded_rectangle([v * FINE for v in (x, y, x + 56, y + 44)], 3 * FINE, fill=(28, 52, 92))
+    small, shown = font(name, 11), f"{old} €"
+    pen.text(((x + 4) * FINE, (y + 13) * FINE), shown, (176, 188, 208), small, anchor="ls")
+    end = x + 5 + small.getlength(str(old)) / FINE
+    pen.line([v * FINE for v in (x + 3, y + 9, end, y + 9)], (240, 96, 96), FINE)
+    white = (255, 255, 255)
+    marks = digits(pen, name, new, x + 4, y + 38, rng.uniform(20, 23), white)
     return Picture(
         _reduce(canvas, rng),
         "company",
-        (f"price {new}", f"price {old}", f"font {font}", f"position {x} {y}"),
+        (f"price {new}", f"price {old}", f"font {name}", f"position {x} {y}"),
         (
             Question(
                 "company",
@@ -357,13 +347,6 @@ def font(name: str, size: float) -> ImageFont.FreeTypeFont:
     """Load a font of matplotlib's by name, `size` pixels of the reduced picture high."""
     folder = Path(find_spec("matplotlib").origin).parent / "mpl-data" / "fonts" / "ttf"
     return ImageFont.truetype(folder / f"{name}.ttf", size * FINE, layout_engine=0)
-
-
-def fitting(name: str, text: str, size: float, width: float) -> ImageFont.FreeTypeFont:
-    """Load a font at `size`, or at the largest size below it at which `text` fits into `width`."""
-    while font(name, size).getlength(text) > width * FINE:
-        size -= 1
-    return font(name, size)
 
 
 def _shape(pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, r: float, colour) -> None:

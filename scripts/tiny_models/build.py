@@ -200,7 +200,7 @@ def vision(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu"
 
     model = stages.build(start, tok)
     if not (work / whole.name / "step.json").exists():
-        totals = stages.train_encoder(model, encoder, work / encoder.name)
+        totals = stages.train_encoder(model, tok, encoder, work / encoder.name)
         (work / encoder.name / "done.json").write_text(json.dumps(totals))
     if not (work / whole.name / "done.json").exists():
         totals = stages.train(model, tok, whole, work / whole.name, on_save=save)

@@ -233,7 +233,8 @@ def main() -> None:
     told = {
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, one CPU thread",
-        "command": " ".join(["python -m scripts.tiny_models.report", *args.names]),
+        "command": " ".join(["python -m scripts.tiny_models.report", *args.names])
+        + (f" --limit {args.limit}" if args.limit else ""),
     }
     if args.names:  # those of the others stay as they were
         results["measured apart"] = results.get("measured apart", {}) | dict.fromkeys(names, told)

@@ -55,8 +55,8 @@ class Recipe:
         )
 
 
-ENCODER = Recipe("vision-encoder", steps=600, pictures=48, minutes=3.5, cooldown=0.4)
-WHOLE = Recipe("vision-chat", steps=650, pictures=40, minutes=27)
+ENCODER = Recipe("vision-encoder", steps=600, pictures=48, minutes=2.5, cooldown=0.4)
+WHOLE = Recipe("vision-chat", steps=1000, pictures=24, minutes=25, texts=2, cooldown=0.42)
 
 
 def processor():
@@ -165,18 +165,13 @@ def loss_sum(model, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
     return (losses * weights[chosen]).sum(), weights.sum()
 
 
-def words(picture: pictures.Picture) -> torch.Tensor:
-    """List what lies in each image token of a picture, [N, 4]: colour, shape, two digits.
-
-    0 is nothing; the digits are those in the token's left and right half. -100 stands where two
-    digits share a half, and is not trained.
-    """
-    found = torch.zeros(SIDE**2, 4, dtype=torch.long)
+def contents(picture: pictures.Picture) -> torch.Tensor:
+    """List what lies in each image token, [N, 3]: colour, shape, digit; 0 is nothing."""
+    found = torch.zeros(SIDE**2, 3, dtype=torch.long)
     for word, x, y in picture.marks:
         token = int(min(y, pictures.SIZE - 1) // 16 * SIDE + min(x, pictures.SIZE - 1) // 16)
         if word.isdigit():
-            half = 2 + int(x % 16 // 8)
-            found[token, half] = -100 if found[token, half] else 1 + int(word)
+            found[token, 2] = 1 + int(word)
         else:
             colour, shape = word.split()
             found[token, 0] = 1 + list(pictures.COLOURS).index(colour)
@@ -184,12 +179,45 @@ def words(picture: pictures.Picture) -> torch.Tensor:
     return found
 
 
+class Words(torch.nn.Module):
+    """Loss of an image token as a word: near the embeddings of the words for what lies in it.
+
+    A token with a red circle should look like " red", like the same in Chinese and like a piece of
+    " circle" that no other shape has; an empty one like a full stop. Nothing here is trained.
+    """
+
+    def __init__(self, tokenizer, table: torch.Tensor):
+        super().__init__()
+        one = lambda text: chat.plain_ids(tokenizer, text)[-1]
+        pieces = {shape: chat.plain_ids(tokenizer, f" {shape}") for shape in pictures.SHAPES}
+        own = [
+            next(p for p in pieces[shape] if sum(p in other for other in pieces.values()) == 1)
+            for shape in pictures.SHAPES
+        ]
+        english = [one(f" {colour}") for colour in pictures.COLOURS]
+        chinese = [one(zh) for zh, _ in pictures.COLOURS.values()]
+        lists = (english, chinese, own, [one(str(digit)) for digit in range(10)])
+        self.ids = [torch.tensor([-100, *ids]) for ids in lists]
+        self.empty, self.table = one("."), table.detach()
+
+    def forward(self, features: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        said = F.rms_norm(features, features.shape[-1:]) @ self.table.T
+        columns = (0, 0, 1, 2)
+        full = [
+            F.cross_entropy(said, ids[target[:, column]], reduction="sum")
+            for column, ids in zip(columns, self.ids)
+        ]
+        bare = target.sum(-1) == 0
+        blank = F.cross_entropy(said[bare], torch.full((int(bare.sum()),), self.empty))
+        return sum(full) / (target[:, [*columns]] > 0).sum() + 0.3 * blank
+
+
 class Heads(torch.nn.Module):
-    """Heads of the encoder's own training: from an image token to what lies in it."""
+    """Heads for DeepStack's features: from an image token to what lies in it."""
 
     def __init__(self, width: int):
         super().__init__()
-        sizes = (len(pictures.COLOURS) + 1, len(pictures.SHAPES) + 1, 11, 11)
+        sizes = (len(pictures.COLOURS) + 1, len(pictures.SHAPES) + 1, 11)
         self.heads = torch.nn.ModuleList(torch.nn.Linear(width, size) for size in sizes)
 
     def forward(self, features: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -198,17 +226,19 @@ class Heads(torch.nn.Module):
         return sum(F.cross_entropy(head(features), wanted) for head, wanted in parts)
 
 
-def train_encoder(model, recipe: Recipe, folder: Path) -> dict:
-    """Train the encoder and its mergers alone, to tell what lies in each image token.
+def train_encoder(model, tokenizer, recipe: Recipe, folder: Path) -> dict:
+    """Train the encoder and its mergers alone, so that image tokens look like words to the decoder.
 
-    Released models begin with an encoder that was trained before, too (SigLIP 2). The heads are
-    thrown away; the image tokens are then scaled to the size of the words' embeddings.
+    Released models begin so, too: with an encoder that was trained before (SigLIP 2), and a stage
+    that aligns it with the words. Afterwards the tokens are scaled to the words' size.
     """
     folder.mkdir(parents=True, exist_ok=True)
     visual = model.model.visual
     table = model.get_input_embeddings().weight
     torch.manual_seed(recipe.seed)
-    heads = torch.nn.ModuleList(Heads(table.shape[1]) for _ in range(3))
+    heads = torch.nn.ModuleList(
+        [Words(tokenizer, table), Heads(table.shape[1]), Heads(table.shape[1])]
+    )
     matrices = [p for n, p in visual.named_parameters() if p.ndim == 2 and "pos_embed" not in n]
     other = [p for n, p in visual.named_parameters() if p.ndim != 2 or "pos_embed" in n]
     optims = [
@@ -226,7 +256,7 @@ def train_encoder(model, recipe: Recipe, folder: Path) -> dict:
             pictures.draw(f"{recipe.name}-{recipe.seed}-{step}-{number}")
             for number in range(recipe.pictures)
         ]
-        target = torch.cat([words(picture) for picture in seen])
+        target = torch.cat([contents(picture) for picture in seen])
         out = visual(
             torch.cat([patchify(picture.pixels, 8)[0] for picture in seen]),
             grid_thw=torch.tensor([[1, 2 * SIDE, 2 * SIDE]] * len(seen)),

@@ -76,18 +76,28 @@ def test_the_chat_model_is_inside(model, tokenizer):
         assert (model(ids).logits - chat_model(ids).logits).abs().max() < 1e-4
 
 
-def test_words_are_those_of_the_marks():
+def test_contents_are_those_of_the_marks(tokenizer, model):
     for seed in range(20):
         scene = pictures.draw(seed, kind="scene")
-        found = vision.words(scene)
-        count = int(scene.shows[0][0]) + sum(int(what[0]) for what in scene.shows[1:])
+        found = vision.contents(scene)
+        count = sum(int(what[0]) for what in scene.shows)
         assert (found[:, 0] > 0).sum() == (found[:, 1] > 0).sum() == count
-        assert not found[:, 2:].any()
+        assert not found[:, 2].any()
         tag = pictures.draw(seed, kind="tag")
-        found = vision.words(tag)
-        assert not found[:, :2].any()
-        clear = [int(d) - 1 for d in found[:, 2:].flatten() if d > 0]
-        assert len(clear) + 2 * int((found == -100).sum()) >= len(tag.shows[0]) - len("price ")
+        found = vision.contents(tag)
+        read = "".join(str(int(digit) - 1) for digit in found[:, 2] if digit)
+        assert not found[:, :2].any() and f"price {read}" == tag.shows[0]
+
+
+def test_an_image_token_that_is_the_right_word_has_the_lower_loss(tokenizer, model):
+    table = model.get_input_embeddings().weight.detach()
+    words = vision.Words(tokenizer, table)
+    tag = vision.contents(pictures.draw(3, kind="tag"))
+    ids = [words.ids[3][int(digit)] if digit else words.empty for digit in tag[:, 2]]
+    right = table[torch.tensor(ids)]
+    assert words(right, tag) < 0.5 < words(right.roll(1, 0), tag)
+    shapes = words.ids[2][1:].tolist()
+    assert len(set(shapes)) == len(pictures.SHAPES)
 
 
 def test_a_step_depends_on_its_number_alone(tokenizer):
