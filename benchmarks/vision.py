@@ -23,8 +23,8 @@ from qwen3lab.models import vision
 from qwen3lab.training import pictures as tuning
 from qwen3lab.world import pictures
 
-STEPS = 60
-EXAM = 120  # pictures of each kind
+STEPS = 40
+EXAM = 40  # pictures of each kind
 KINDS = ("company", "scene", "tag", "receipt")
 
 

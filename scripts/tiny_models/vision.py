@@ -41,7 +41,7 @@ class Recipe:
     questions: int = 3  # of one picture
     texts: int = 3  # rows of text a step
     text_lr: float = 0.01  # Muon, the decoder's matrices
-    vision_lr: float = 0.02  # Muon, the encoder's and the mergers' matrices
+    vision_lr: float = 0.02  # Muon, the encoder's and the mergers' matrices; 0: they are frozen
     other_lr: float = 2e-3  # AdamW, all else
     warmup: int = 20
     cooldown: float = 0.5
@@ -55,8 +55,8 @@ class Recipe:
         )
 
 
-ENCODER = Recipe("vision-encoder", steps=600, pictures=48, minutes=2.5, cooldown=0.4)
-WHOLE = Recipe("vision-chat", steps=1000, pictures=24, minutes=25, texts=2, cooldown=0.42)
+ENCODER = Recipe("vision-encoder", steps=600, pictures=48, minutes=2.2, cooldown=0.4)
+WHOLE = Recipe("vision-chat", steps=1000, pictures=24, minutes=7.5, texts=2, vision_lr=0.0)
 
 
 def processor():
@@ -313,6 +313,8 @@ def optimizers(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Build Muon for the matrices of layers and mergers, AdamW for all else."""
     old, new, other = [], [], []
     for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
         if p.ndim == 2 and ".layers." in name:
             old.append(p)
         elif p.ndim == 2 and (".blocks." in name or "merger" in name):
@@ -321,7 +323,7 @@ def optimizers(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
             other.append(p)
     return [
         Muon(old, lr=recipe.text_lr),
-        Muon(new, lr=recipe.vision_lr),
+        *([Muon(new, lr=recipe.vision_lr)] if new else []),
         torch.optim.AdamW(other, lr=recipe.other_lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
@@ -334,6 +336,7 @@ def train(model, tokenizer, recipe: Recipe, folder: Path, *, save_every: int = 5
     folder.mkdir(parents=True, exist_ok=True)
     encoder, pad = Encoder(tokenizer), tokenizer.pad_token_id
     model.train()
+    model.model.visual.requires_grad_(recipe.vision_lr > 0)
     optims = optimizers(model, recipe)
     base_rates = [o.param_groups[0]["lr"] for o in optims]
     totals = {"step": 0, "pictures": 0, "tokens": 0, "trained_tokens": 0, "seconds": 0.0}
