@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from qwen3lab import chat
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.models import batching, loading
+from qwen3lab.quiet import quiet
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,6 +42,7 @@ def load(
             f" {BUNDLED}."
         )
     loading.check_folder(folder)
+    quiet()
     model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype))
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
     return model.eval(), AutoTokenizer.from_pretrained(folder), processor

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def captioned(pictures: Sequence[Any], captions: Sequence[str], width: float = 1.9) -> Figure:
+def captioned(pictures: Sequence[Any], captions: Sequence[str], width: float = 2.3) -> Figure:
     """Draw pictures side by side, each pixel as it is, with a caption below each."""
     many = len(pictures)
     figure, axes = axes_of(width * many, width + 0.16 * _lines(captions), columns=many)

@@ -12,7 +12,6 @@ from qwen3lab.results.tables import over_seeds
 MEASURES = {
     "company": "company's tags",
     "tag": "other tags",
-    "receipt": "receipts",
     "scene": "shapes",
     "text": "questions on a text",
 }
