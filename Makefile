@@ -7,10 +7,10 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -
 # On all CPUs, where pip uses one; some packages ship templates that are no Python.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib qwen3lab || true
 
-.PHONY: course test dial lab notebooks models checkpoints answers bundle times site platforms gptq vllm clean help
+.PHONY: course test dial lab notebooks models checkpoints answers bundle times site zh zh-test platforms gptq vllm clean help
 
 help:  ## list the commands
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "qwen3lab needs Python 3.11 or later. Run make again with PYTHON=python3.11.")'
@@ -38,13 +38,14 @@ course: $(READY)  ## set up everything and run all notebooks, with their times
 test: $(READY)-test  ## set up what it needs and run all tests, then all notebooks, then these on other models
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest --nbmake notebooks -n auto
+	QWEN3LAB_LANG=zh $(BIN)/python -m pytest --nbmake notebooks/zh/06_evaluation.ipynb
 	$(BIN)/python -m pytest -m dial -n auto -k 'not medium and not deeper' tests/test_dial.py
 
 dial: $(READY)-test  ## run all notebooks on other models under every profile (`make test` leaves medium and the companions out)
 	$(BIN)/python -m pytest -m dial -n auto tests/test_dial.py
 
-lab: $(READY)  ## open JupyterLab
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+lab: $(READY)  ## open JupyterLab; QWEN3LAB_LANG=zh opens the Chinese edition
+	$(BIN)/jupyter lab --notebook-dir=notebooks/$(filter zh,$(QWEN3LAB_LANG))
 
 notebooks: $(READY)  ## run all notebooks in place, which renews the committed outputs
 	$(BIN)/qwen3lab run --in-place
@@ -76,6 +77,14 @@ times: $(READY)  ## measure how long each section takes, and fill the tables of 
 
 site: $(READY)-site  ## build the site of the executed notebooks into build/site (needs no network)
 	$(BIN)/python docs/build.py
+
+zh: $(READY)-test  ## bring the Chinese edition into step, and list what has to be translated
+	$(BIN)/python -m scripts.zh update
+	$(BIN)/python -m scripts.zh render
+	$(BIN)/python -m scripts.zh check
+
+zh-test: $(READY)-test  ## run all Chinese notebooks (`make test` runs one; their code is the same)
+	QWEN3LAB_LANG=zh $(BIN)/python -m pytest --nbmake notebooks/zh -n auto
 
 platforms: $(READY)-test  ## ask the package index whether the course installs from wheels on eight kinds of machine
 	$(BIN)/python -m scripts.platforms

@@ -7,6 +7,7 @@ import os
 # Before the course is imported: it reads these once, and kernels inherit them.
 for name in ("PROFILE", "MODELS", "HOME", "SMOKE"):
     os.environ.pop(f"QWEN3LAB_{name}", None)
+os.environ.setdefault("QWEN3LAB_LANG", "en")  # whatever the machine speaks
 
 import pytest  # noqa: E402
 

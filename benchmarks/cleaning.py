@@ -1,9 +1,11 @@
-"""Benchmark data cleaning: rows per second of `cleaning.clean_rows` against `datasets.map`.
+"""Benchmark data cleaning: seconds of `cleaning.clean_rows` against `datasets.map`, and memory.
 
-`python benchmarks/cleaning.py`; the steps in `datasets.map` are those that popular guides show. The
-rows are generated from a seed: short conversations in English and Chinese, with exact copies (half
-of them written with other characters), near-duplicates, personal data and words of a word list.
-Writes `data/benchmarks/cleaning.json`.
+`python benchmarks/cleaning.py`; the steps in `datasets.map` are those that popular guides show:
+once as they show them, with a call for each row, and once as a practitioner writes them, in
+batches. All sides take turns, on the same number of processes. The rows are generated from a seed:
+short conversations in English and Chinese, with exact copies (half of them written with other
+characters), near-duplicates, personal data and words of a word list. Memory is the peak of a
+process of its own that cleans a file, read on Linux. Writes `data/benchmarks/cleaning.json`.
 """
 
 from __future__ import annotations
@@ -14,18 +16,23 @@ import json
 import os
 import random
 import re
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import unicodedata
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import record
 
-from qwen3lab import measure, models, paths
+from qwen3lab import models, paths
 from qwen3lab.data import cleaning, deduplication, splits
 
 WORDS = ("casino", "赌场")
+MIN_TOKENS = 50  # the rule of the guides
 EN = {
     "who": (
         (
@@ -187,46 +194,73 @@ def make_rows(
     return [row | {"id": f"row.{place:06d}"} for place, row in enumerate(rows)], copies
 
 
-def guide(rows: list[dict[str, Any]], tokenizer: Any, processes: int) -> dict[str, Any]:
-    """Run the cleaning steps of popular guides with `datasets`, one Python function per row.
+def guide(
+    rows: list[dict[str, Any]], tokenizer: Any, processes: int, batched: bool
+) -> tuple[dict[str, float], dict[str, int], set[str], set[str]]:
+    """Run the cleaning steps of popular guides with `datasets`.
 
     The phone pattern with word boundaries, an MD5 sum and a set of those seen, a tokenizer call and
-    the rule "at least 50 tokens". Returns the seconds and the rows left after each step.
+    the rule "at least 50 tokens". The copies are looked for in one process: two would have a set of
+    seen sums each, and miss copies.
+
+    Returns:
+        The seconds of each step, the rows left after it, the ids left after the copies went, and
+        those left at the end.
     """
     from datasets import Dataset, disable_progress_bars
 
     disable_progress_bars()
+    seen: set[str] = set()
 
-    def tidy(example):
-        text = " ".join(message["content"] for message in example["messages"])
+    def text_of(messages):
+        text = " ".join(message["content"] for message in messages)
         text = re.sub(r"\s+", " ", text).strip()
-        text = re.sub(r"\b1[3-9]\d{9}\b", "[PHONE]", text)
-        return {"text": text, "md5": hashlib.md5(text.encode("utf-8")).hexdigest()}
+        return re.sub(r"\b1[3-9]\d{9}\b", "[PHONE]", text)
 
-    def is_new(example):
-        new = example["md5"] not in seen
-        seen.add(example["md5"])
+    def sum_of(text):
+        return hashlib.md5(text.encode("utf-8")).hexdigest()
+
+    def unseen(md5):
+        new = md5 not in seen
+        seen.add(md5)
         return new
 
-    def is_long_enough(example):
-        return len(tokenizer(example["text"])["input_ids"]) >= 50
+    def tidy(example):
+        text = text_of(example["messages"])
+        return {"text": text, "md5": sum_of(text)}
 
-    data, seconds, left, options = (
-        Dataset.from_list(rows),
-        {},
-        {},
-        {"num_proc": processes if processes > 1 else None},
-    )
-    seen: set[str] = set()
+    def tidy_all(batch):
+        texts = [text_of(messages) for messages in batch["messages"]]
+        return {"text": texts, "md5": [sum_of(text) for text in texts]}
+
+    def is_new(example):
+        return unseen(example["md5"])
+
+    def are_new(batch):
+        return [unseen(md5) for md5 in batch["md5"]]
+
+    def is_long_enough(example):
+        return len(tokenizer(example["text"])["input_ids"]) >= MIN_TOKENS
+
+    def are_long_enough(batch):
+        return [len(ids) >= MIN_TOKENS for ids in tokenizer(batch["text"])["input_ids"]]
+
+    options = {"batched": batched, "load_from_cache_file": False}
+    shared = options | {"num_proc": processes if processes > 1 else None}
+    data, seconds, left, ids = Dataset.from_list(rows), {}, {}, {}
     for name, work in (
-        ("phone and MD5", lambda data: data.map(tidy, **options)),
-        ("copies", lambda data: data.filter(is_new, **options)),
-        ("50 tokens", lambda data: data.filter(is_long_enough, **options)),
+        ("phone and MD5", lambda data: data.map(tidy_all if batched else tidy, **shared)),
+        ("copies", lambda data: data.filter(are_new if batched else is_new, **options)),
+        (
+            "50 tokens",
+            lambda data: data.filter(are_long_enough if batched else is_long_enough, **shared),
+        ),
     ):
         began = time.perf_counter()
         data = work(data)
         seconds[name], left[name] = time.perf_counter() - began, len(data)
-    return {"seconds": {name: round(value, 2) for name, value in seconds.items()}, "left": left}
+        ids[name] = set(data["id"])
+    return seconds, left, ids["copies"], ids["50 tokens"]
 
 
 def found_copies(
@@ -262,84 +296,141 @@ def ours(
     return time.perf_counter() - began, {row["id"] for row in kept}, report
 
 
+def write_rows(file: Path, count: int) -> None:
+    """Write generated rows as JSON Lines, 50,000 of a seed."""
+    with file.open("w", encoding="utf-8") as out:
+        for seed, start in enumerate(range(0, count, 50_000), start=7):
+            for row in make_rows(min(50_000, count - start), seed)[0]:
+                out.write(json.dumps(row | {"id": f"{seed}.{row['id']}"}, ensure_ascii=False))
+                out.write("\n")
+
+
+def clean_one(source: Path) -> None:
+    """Clean a file in this process and print what it took, as JSON."""
+    before = record.peak(os.getpid())
+    began = time.perf_counter()
+    report = cleaning.clean_file(
+        source, source.with_suffix(".kept"), source.with_suffix(".dropped"), words=WORDS
+    )
+    found = {
+        "rows": report.rows,
+        "seconds": round(time.perf_counter() - began, 1),
+        "left": report.rows - sum(step.dropped for step in report.steps),
+        "MB at the beginning": round(before / 1e6),
+        "MB at the peak": round(record.peak(os.getpid()) / 1e6),
+        "MB of the file": round(source.stat().st_size / 1e6),
+    }
+    print(json.dumps(found))
+
+
+def memory(count: int) -> dict[str, float]:
+    """Measure the peak memory of cleaning a file of so many rows, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "rows.jsonl"
+        for arguments in (["--write", str(count)], []):
+            command = [sys.executable, __file__, "--file", str(source), *arguments]
+            done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+        return json.loads(done.stdout)
+
+
+def medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    return {name: round(statistics.median(run[name] for run in runs), 2) for name in runs[0]}
+
+
+def compare(count: int, processes: int, repeats: int) -> dict[str, Any]:
+    """Clean generated rows by all sides in turn; the results of all repeats must be equal."""
+    rows, copies = make_rows(count)
+    tokenizer = models.load_tokenizer("qwen3-tiny")
+    limits = {"tokenizer": tokenizer, "min_tokens": MIN_TOKENS}
+    ours(rows[:100], 1, **limits)  # untimed imports; the other side's are not timed either
+    _, kept_alone, alone = ours(rows, 1, **limits)
+    own: list[float] = []
+    theirs: dict[str, list[tuple]] = {"a call for each row": [], "batched": []}
+    sides = ["ours", "batched"]
+    for turn in range(repeats):
+        for side in sides if turn % 2 == 0 else reversed(sides):
+            if side == "ours":
+                seconds, kept, report = ours(rows, processes, **limits)
+                own.append(seconds)
+                assert (kept, report) == (kept_alone, alone), "a run changed the result"
+            else:
+                theirs[side].append(guide(rows, tokenizer, processes, True))
+                seconds = sum(theirs[side][-1][0].values())
+            print(side, round(seconds, 1), flush=True)
+    # Far behind, so once is enough.
+    theirs["a call for each row"].append(guide(rows, tokenizer, processes, False))
+    results = [run[1:] for runs in theirs.values() for run in runs]
+    assert all(result == results[0] for result in results), "the guide's results differ"
+    left, unseen, _ = results[0]
+    ids = {row["id"] for row in rows}
+    ours_median = statistics.median(own)
+    totals = {
+        side: statistics.median(sum(run[0].values()) for run in runs)
+        for side, runs in theirs.items()
+    }
+    return {
+        "rows": count,
+        "seed": 7,
+        "processes": processes,
+        "repeats": repeats,
+        "ours": {
+            "seconds": round(ours_median, 2),
+            "runs": [round(value, 2) for value in own],
+            "rows_a_second": round(count / ours_median),
+            "left": len(kept_alone),
+            "steps": alone.table()[["changed", "dropped"]].to_dict("index"),
+            "injected copies found": found_copies(rows, copies, kept_alone),
+            # The guide's text joins the messages and has other marks for personal data.
+            "copies of the guide that stay": len(kept_alone & (ids - unseen)),
+        },
+        "guide": {
+            side: {
+                "seconds": round(totals[side], 2),
+                "runs": [round(sum(run[0].values()), 2) for run in runs],
+                "steps": medians([run[0] for run in runs]),
+                "rows_a_second": round(count / totals[side]),
+                "left": left,
+            }
+            for side, runs in theirs.items()
+        },
+        # Ours also normalises, detects four more kinds of personal data, listed words and
+        # near-duplicates. Both sides count the tokens of each row.
+        "times as fast": {side: round(totals[side] / ours_median, 2) for side in theirs},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--memory", type=int, nargs="*", default=[50_000, 100_000, 200_000, 400_000, 1_000_000]
+    )
     parser.add_argument("--note", default="", help="for example that others used the machine")
     parser.add_argument("--out", type=Path, default=paths.DATA / "benchmarks" / "cleaning.json")
+    parser.add_argument("--file", type=Path, help="clean this file, for the memory it takes")
+    parser.add_argument("--write", type=int, help="write so many rows to the file instead")
     args = parser.parse_args()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    rows, copies = make_rows(args.rows)
-    tokenizer = models.load_tokenizer("qwen3-tiny")
-    ours(rows[:100], 1)  # untimed imports; the other side's imports are not timed either
-    seconds, kept, report = ours(rows, args.processes)
-    alone, kept_alone, _ = ours(rows, 1)
-    assert kept == kept_alone, "the number of processes changed the result"
+    if args.file:
+        write_rows(args.file, args.write) if args.write else clean_one(args.file)
+        return
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # both sides fork
+    parts = record.Parts("cleaning")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HF_DATASETS_CACHE"] = folder
-        theirs = {str(count): guide(rows, tokenizer, count) for count in (1, args.processes)}
-    os.environ[
-        "TOKENIZERS_PARALLELISM"
-        # From here on nothing forks after the tokenizer. The guide's one call per row gains nothing
-        # from it.
-    ] = "true"
-    counted, _, _ = ours(rows, args.processes, tokenizer=tokenizer, min_tokens=0)
-    total = {count: sum(result["seconds"].values()) for count, result in theirs.items()}
+        result = parts.once(
+            f"rows {args.rows}", lambda: compare(args.rows, args.processes, args.repeats)
+        )
+    curve = [parts.once(f"memory {count}", partial(memory, count)) for count in args.memory]
     result = record.write(
         args.out,
-        {
-            "rows": args.rows,
-            "seed": 7,
-            "ours": {
-                "processes": args.processes,
-                "seconds": round(seconds, 2),
-                "rows_a_second": round(args.rows / seconds),
-                "one process": round(alone, 2),
-                "with token counts": round(counted, 2),
-                "left": len(kept),
-                "steps": report.table()[["changed", "dropped"]].to_dict("index"),
-                "injected copies found": found_copies(rows, copies, kept),
-            },
-            "guide": {
-                count: (
-                    found
-                    | {
-                        "total": round(total[count], 2),
-                        "rows_a_second": round(args.rows / total[count]),
-                    }
-                )
-                for count, found in theirs.items()
-            },
-            # Both sides count tokens in the first two, neither in the last two. Ours also detects
-            # four more kinds of personal data, listed words and near-duplicates, and normalises.
-            "times as fast": {
-                "with token counts, guide in 1 process": round(total["1"] / counted, 2),
-                f"with token counts, guide in {args.processes} processes": round(
-                    total[str(args.processes)] / counted, 2
-                ),
-                "without token counts, guide in 1 process": round(
-                    (total["1"] - theirs["1"]["seconds"]["50 tokens"]) / seconds, 2
-                ),
-                f"without token counts, guide in {args.processes} processes": round(
-                    (
-                        total[str(args.processes)]
-                        - theirs[str(args.processes)]["seconds"]["50 tokens"]
-                    )
-                    / seconds,
-                    2,
-                ),
-            },
-        },
+        result | {"memory": curve},
         "cleaning.py",
         ("datasets", "datasketch", "numpy", "tokenizers"),
         args.note,
     )
-    measure.note(
-        f"ours {seconds:.1f} s ({args.rows / seconds:,.0f} rows/s), with token counts {counted:.1f}"
-        f" s; the guide's steps {total['1']:.1f} s in one process ({args.rows / total['1']:,.0f}"
-        f" rows/s): {total['1'] / counted:.2f} times as fast, token counts on both sides"
-    )
+    parts.drop()
     print(json.dumps(result, indent=1, ensure_ascii=False))
 
 

@@ -18,7 +18,7 @@ exclude_patterns = ["_*"]
 html_static_path = [str(HERE / "_static")]
 html_css_files = ["site.css"]
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "offline"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "offline", "languages"]
 nb_execution_mode = "off"  # the outputs are the committed ones
 nb_merge_streams = True
 nb_ipywidgets_js = {}  # the widgets' static form needs no script

@@ -10,6 +10,7 @@ from pathlib import Path
 # Before any library is imported: they read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
+os.environ["QWEN3LAB_LANG"] = "en"
 
 import pytest  # noqa: E402
 from helpers import make_checkpoint  # noqa: E402
@@ -36,16 +37,32 @@ def _nothing_old_is_searched():
     gc.freeze()
 
 
-@pytest.fixture(autouse=True)
-def _own_profile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test starts with the default profile, and the environment is put back after it. Of
-    several workers each takes one CPU: a second thread would wait for the other worker.
+@pytest.fixture(scope="session", autouse=True)
+def _one_cpu_a_worker():
+    """Of several workers each takes one CPU: a second thread would wait for the other worker.
+
+    From the first fixture of a module on, in which much is trained and answered. Gives the function
+    that counts all CPUs.
     """
+    from qwen3lab.models import loading
+
+    counts = loading.cpus
+    with pytest.MonkeyPatch.context() as patch:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            patch.setattr(loading, "cpus", lambda: 1)
+        yield counts
+
+
+@pytest.fixture(autouse=True)
+def _own_profile(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _one_cpu_a_worker
+) -> None:
+    """Each test starts with the default profile, and the environment is put back after it."""
     monkeypatch.setenv("QWEN3LAB_PROFILE", "tiny")
-    if "PYTEST_XDIST_WORKER" in os.environ and not request.node.get_closest_marker("all_cpus"):
+    if request.node.get_closest_marker("all_cpus"):
         from qwen3lab.models import loading
 
-        monkeypatch.setattr(loading, "cpus", lambda: 1)
+        monkeypatch.setattr(loading, "cpus", _one_cpu_a_worker)
 
 
 @pytest.fixture()
@@ -72,6 +89,7 @@ LONGEST = (
     *("scripts/test_tiny_models", "training/test_sft", "evaluation/test_harness", "test_package"),
     *("pitfalls/test_training", "course/test_cli", "pitfalls/test_label_masks"),
     *("tuning/test_pipeline", "training/test_checkpointing", "evaluation/test_report_card"),
+    "training/test_speed",
 )
 
 

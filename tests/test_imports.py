@@ -13,7 +13,7 @@ from qwen3lab import paths
 
 # Each group may import the groups before it; rooms of one group do not import each other.
 ORDER = """
-errors quiet prompts measure < paths messages answers < chat < family cache world
+locale < errors quiet prompts measure < paths messages answers < chat < family cache world
 < data from_scratch memory plots < profiles < models < evaluation < training
 < quantization serving < retrieval pitfalls < tuning < results exercises < course
 < scripts < benchmarks docs

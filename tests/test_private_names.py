@@ -11,11 +11,12 @@ from qwen3lab import paths
 
 ALLOWED = {
     "qwen3lab/evaluation/report_card.py": {"_repr_png_"},  # IPython's protocol, public by intent
+    "qwen3lab/locale/__init__.py": {"_catalog"},
     "qwen3lab/memory/tracking.py": {"torch.utils._python_dispatch", "_cdata"},
     "qwen3lab/pitfalls/gradients_in_4bit.py": {"_convert_weight_packed_for_cpu_inverse"},
     "qwen3lab/quantization/gptq_checkpoints.py": {"_PROJECT_LOG_DIR"},
     "qwen3lab/retrieval/damaged_pdf.py": {"_add_object"},
-    "qwen3lab/training/trl_patches.py": {"_use_triton"},
+    "qwen3lab/training/trl_patches.py": {"_use_triton", "_ChunkedLogProbFunction"},
 }
 HOOKS = (
     "_save",

@@ -21,6 +21,7 @@ from qwen3lab.course import notebooks as course_notebooks
 
 DOCS = Path(__file__).resolve().parent.parent
 PACKAGE = paths.ROOT / "qwen3lab"
+CHINESE = "zh/"  # the folder of the Chinese edition below notebooks/
 SHARED = ("title", "profile")  # the names of cells that a companion has as well
 MUSEUM = (
     ("deeper/03_experts_and_failures", "museum", "museum-table"),
@@ -33,9 +34,10 @@ def anchor(notebook: str, cell: str) -> str:
     notebook's number, and but for SHARED, which get its name, no cell of the one has the name of a
     cell of the other.
     """
-    companion = "/" in notebook and cell in SHARED
+    edition = "zh-" if notebook.startswith(CHINESE) else ""
+    companion = "/" in notebook.removeprefix(CHINESE) and cell in SHARED
     own = notebook.rpartition("/")[2][3:].replace("_", "-") + "-" if companion else ""
-    return f"nb{number(notebook)}-{own}{cell}"
+    return f"{edition}nb{number(notebook)}-{own}{cell}"
 
 
 def number(notebook: str) -> str:
@@ -43,13 +45,13 @@ def number(notebook: str) -> str:
     return notebook.rpartition("/")[2][:2]
 
 
-def notebooks() -> dict[str, Any]:
+def notebooks(edition: str = "") -> dict[str, Any]:
     """Read the committed notebooks and their companions, by the path below notebooks/ without its
-    ending.
+    ending. `edition`: CHINESE for the translated ones.
     """
     return {
-        course_notebooks.short(path): nbformat.read(path, as_version=4)
-        for path in course_notebooks.every()
+        edition + course_notebooks.short(path): nbformat.read(path, as_version=4)
+        for path in course_notebooks.every(paths.NOTEBOOKS / edition)
     }
 
 
@@ -93,7 +95,12 @@ def stage_notebook(name: str, notebook: Any, known: dict[str, str]) -> Any:
             if any(
                 kind.startswith("image/") for out in cell.outputs for kind in out.get("data", {})
             ):
-                text = f"{described(cell.source, known)} Chart of the section “{heading}”.".strip()
+                said = (
+                    f"“{heading}”一节的图。"
+                    if name.startswith(CHINESE)
+                    else (f"Chart of the section “{heading}”.")
+                )
+                text = f"{described(cell.source, known)} {said}".strip()
                 cell.metadata["mystnb"] = {"image": {"alt": text.replace('"', "'")}}
         cells.append(cell)
     staged.cells = cells
@@ -251,9 +258,9 @@ def stage(folder: Path, only: list[str] | None = None) -> None:
     (folder / "api").mkdir(parents=True)
     (folder / "notebooks").mkdir()
     known, books = charts(), notebooks()
-    for name, book in books.items():
+    for name, book in (books | notebooks(CHINESE)).items():
         staged = folder / "notebooks" / f"{name}.ipynb"
-        staged.parent.mkdir(exist_ok=True)
+        staged.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(stage_notebook(name, book, known), staged)
     public = {name: text for name, text in modules() if only is None or name in only}
     for name in public:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from qwen3lab.course import commands
 from qwen3lab.course.commands import audit, bundle, chat, doctor, plan, progress, run, tune
 from qwen3lab.errors import Qwen3labError
 
@@ -20,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
 
     0: done; 1: an error, reported in one sentence; 2: wrong arguments (by SystemExit).
     """
-    parser = argparse.ArgumentParser(
+    parser = commands.Parser(
         prog="qwen3lab",
         description="The course on fine-tuning Qwen3.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -31,16 +32,16 @@ def main(argv: list[str] | None = None) -> int:
             f" options of a command.\n{CODES}"
         ),
     )
-    commands = parser.add_subparsers(dest="command", required=True)
+    chosen = parser.add_subparsers(dest="command", required=True)
     for command in COMMANDS:
-        command.add(commands)
+        command.add(chosen)
     args = parser.parse_args(argv)
     try:
         return args.call(args)
     except Qwen3labError as error:
         print(error, file=sys.stderr)
     except KeyboardInterrupt:
-        print("Stopped before the end.", file=sys.stderr)
+        commands.say("Stopped before the end.", file=sys.stderr)
     return 1
 
 

@@ -17,7 +17,9 @@ differ.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from qwen3lab.data.marks import digest, holds
@@ -45,21 +47,14 @@ def shingle_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """
     import numpy as np
 
-    known: dict[str, int] = {}
+    known = _UnitHashes()
     flat: list[int] = []
     lengths = []
     for text in texts:
         found = units(text) or [" " + text]  # a unit holds no space
-        for unit in found:
-            if unit not in known:
-                known[unit] = int.from_bytes(
-                    hashlib.md5(
-                        unit.encode("utf-8", "surrogatepass"), usedforsecurity=False
-                    ).digest()[:8],
-                    "big",
-                )
-        flat += [known[unit] for unit in found]
-        flat += [0] * (SIZE - len(found))
+        flat += map(known.__getitem__, found)
+        if len(found) < SIZE:
+            flat += [0] * (SIZE - len(found))
         lengths.append(max(SIZE, len(found)))
     values = np.array(flat, dtype=np.uint64)
     ends = np.cumsum(np.array(lengths, dtype=np.int64))
@@ -81,6 +76,15 @@ def shingle_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         _mix(hashes[within], np.uint64, (33, 0xFF51AFD7ED558CCD, 33, 0xC4CEB9FE1A85EC53, 33)),
         starts,
     )
+
+
+class _UnitHashes(dict):
+    """The first 8 bytes of a unit's MD5 sum as a number, by unit, computed when first asked for."""
+
+    def __missing__(self, unit: str) -> int:
+        sum_of = hashlib.md5(unit.encode("utf-8", "surrogatepass"), usedforsecurity=False)
+        self[unit] = value = int.from_bytes(sum_of.digest()[:8], "big")
+        return value
 
 
 def _mix(values: np.ndarray, kind: type, constants: tuple[int, int, int, int, int]) -> np.ndarray:
@@ -146,53 +150,104 @@ def find(
         keys: as `bands` returns them.
         text: gives a text by its index, to compare marks and words; None: the overlap alone counts.
     """
+    return pairs(
+        keys.T, lambda place: hashes[starts[place] : starts[place + 1]].tolist(), threshold, text
+    )
+
+
+def pairs(
+    columns: Iterable[np.ndarray],
+    shingles: Callable[[int], Iterable[int]],
+    threshold: float = THRESHOLD,
+    text: Callable[[int], str] | None = None,
+) -> list[tuple[int, int, float]]:
+    """Find near-copies as `find` does, from one column of band keys after the other.
+
+    Args:
+        columns: the keys of all rows in one band, band after band.
+        shingles: gives the shingle hashes of a row by its index.
+    """
     import numpy as np
 
-    shared = np.zeros(keys.shape, dtype=bool)
-    for band in range(keys.shape[1]):
-        _, inverse, counts = np.unique(keys[:, band], return_inverse=True, return_counts=True)
-        shared[:, band] = counts[inverse] > 1
-    sets: dict[int, frozenset[int]] = {}
-    words: dict[int, list[str]] = {}
+    near: list[np.ndarray] = []
+    crowded: dict[int, list[tuple[int, int]]] = {}
+    for band, column in enumerate(columns):
+        few, crowds = _together(column)
+        near.append(few)
+        for number, crowd in enumerate(crowds):
+            for place in crowd.tolist():
+                crowded.setdefault(place, []).append((band, number))
+    codes = np.unique(np.concatenate(near)) if near else np.zeros(0, dtype=np.int64)
+    later, earlier = (codes >> 32).tolist(), (codes & 0xFFFFFFFF).tolist()
 
-    def shingles(place: int) -> frozenset[int]:
-        if place not in sets:
-            sets[place] = frozenset(hashes[starts[place] : starts[place + 1]].tolist())
-        return sets[place]
-
-    def same_words(*places: int) -> bool:
-        if text is None:
-            return True
-        for place in places:
-            if place not in words:
-                words[place] = units(text(place))
-        shorter, longer = sorted((words[place] for place in places), key=len)
-        return holds(longer, shorter)
+    # Few texts are looked at more than a few times, and then soon again.
+    remembered = lru_cache(maxsize=4096)
+    sets = remembered(lambda place: frozenset(shingles(place)))
+    words = remembered(lambda place: units(text(place)))
+    marked = remembered(lambda place: digest(text(place)) if text else 0)
 
     buckets: dict[tuple[int, int, int], list[int]] = {}
-    pairs = []
-    for place in np.flatnonzero(shared.any(axis=1)).tolist():
-        # Texts with other marks never meet.
-        marked = digest(text(place)) if text else 0
-        mine = [
-            (band, int(keys[place, band]), marked)
-            for band in np.flatnonzero(shared[place]).tolist()
-        ]
-        for other in sorted({other for key in mine for other in buckets.get(key, ())}):
-            one, two = shingles(place), shingles(other)
+    dropped: set[int] = set()
+    found = []
+    for place in sorted({*later, *crowded}):
+        others = {*earlier[bisect_left(later, place) : bisect_right(later, place)]} - dropped
+        # Texts with other marks never meet in a crowd.
+        mine = [(*crowd, marked(place)) for crowd in crowded.get(place, ())]
+        others.update(*(buckets.get(key, ()) for key in mine))
+        one = sets(place) if others else frozenset()
+        for other in sorted(others):
+            two = sets(other)
             if min(len(one), len(two)) < threshold * max(len(one), len(two)):
                 continue
             common = len(one & two)
             overlap = common / (len(one) + len(two) - common)
-            if overlap >= threshold and same_words(place, other):
-                pairs.append((place, other, overlap))
+            if overlap < threshold:
+                continue
+            if text is None or (
+                holds(*sorted((words(place), words(other)), key=len, reverse=True))
+                and marked(place) == marked(other)
+            ):
+                found.append((place, other, overlap))
+                dropped.add(place)
                 break
         else:
             for key in mine:
                 bucket = buckets.setdefault(key, [])
                 if len(bucket) < MOST:
                     bucket.append(place)
-    return pairs
+    return found
+
+
+def _together(column: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Find which rows have the same key in a band.
+
+    Returns:
+        The pairs within groups of at most `MOST` + 1 rows, each as later * 2**32 + earlier, int64;
+        and the rows of each larger group, where a row meets only the first `MOST`.
+    """
+    import numpy as np
+
+    ordered = np.sort(column)
+    again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(again):
+        return np.zeros(0, dtype=np.int64), []
+    at = np.minimum(np.searchsorted(again, column), len(again) - 1)
+    order = np.flatnonzero(again[at] == column)  # most rows are alone
+    order = order[np.argsort(column[order], kind="stable")]
+    column = column[order]
+    starts = np.flatnonzero(np.concatenate([[True], column[1:] != column[:-1]]))
+    sizes = np.diff(np.append(starts, len(column)))
+    large = sizes > MOST + 1
+    crowds = [order[at : at + size] for at, size in zip(starts[large], sizes[large])]
+    small = np.repeat(~large, sizes)
+    order, column = order[small], column[small]
+    codes = [np.zeros(0, dtype=np.int64)]
+    for ahead in range(1, MOST + 1):
+        same = column[ahead:] == column[:-ahead]
+        if not same.any():
+            break
+        codes.append((order[ahead:][same] << 32) | order[:-ahead][same])
+    return np.concatenate(codes), crowds
 
 
 def near_copies(texts: Sequence[str], threshold: float = THRESHOLD) -> list[tuple[int, int, float]]:

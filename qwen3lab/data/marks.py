@@ -39,6 +39,8 @@ _PIECE = re.compile(
     r"|(?<=[\d)\]])!(?=\s*[-+*/=^)?,])|(?<![^\s(])!(?=[A-Za-z(])|!(?==)"  # factorial, not
     r"|\((?=[^()\n]*(?:[+/^=<>×÷√]|\d[ ]*[-*]|[-*][ ]*[\d(]))|\[(?=\d)"
 )
+# Chinese characters that no alternative above names: a run of them says no more than one.
+SILENT = re.compile("[^\x00-\u33ff\ua000-\U0010ffff不没沒無无未勿别非否特区分级告人的常洲则]{2,}")
 _NOT = {
     *("not", "never", "none", "nobody", "nothing", "neither", "nor", "no", "without", "cannot"),
     *("unless", "except", "hardly", "rarely"),
@@ -72,6 +74,9 @@ _CODE = re.compile(
     r")[ \t]*(?:\#[ ].*)?$",
     re.MULTILINE,
 )
+# Every alternative of `_CODE` needs one of these signs or words; most prose has none of them.
+_CODE_SIGN = re.compile("[:;(<{}=#]")
+_CODE_WORD = re.compile("return|raise|yield|del|assert|import|pass|break|continue")
 _COMMENT = re.compile(
     r"^[ \t]*(?:#(?!!|include|define|if|endif|pragma)|//|--[ ])|[ \t]#[ ]|(?<=[;{},)])[ \t]*//"
 )
@@ -83,7 +88,7 @@ def marks(text: str) -> str:
     if not text.isascii():
         text = _RAISED.sub(lambda found: f"^{found[0]}", text.translate(_LIKE))
         text = unicodedata.normalize("NFKC", text)
-    if not (_FENCE.search(text) or _CODE.search(text)):
+    if not (_FENCE.search(text) or (may_be_code(text) and _CODE.search(text))):
         return _prose(text)
     found: list[str] = []
     depths, fenced, before = [0], False, False
@@ -120,11 +125,17 @@ def holds(longer: Sequence[str], shorter: Sequence[str]) -> bool:
 
 
 def _prose(text: str) -> str:
-    if "," in text:
+    if re.search(r"\d,\d", text):
         text = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), text)
     if text.isupper():
         text = text.replace("IT", "it").replace("WHO", "who").replace("US", "us")
-    return " ".join(filter(None, map(_mark, _PIECE.findall(_BULLET.sub("", text)))))
+    text = SILENT.sub("一", _BULLET.sub("", text))
+    return " ".join(filter(None, map(_mark, _PIECE.findall(text))))
+
+
+def may_be_code(text: str) -> bool:
+    """Tell fast whether a text could have a line of code; most prose could not."""
+    return bool(_CODE_SIGN.search(text) or _CODE_WORD.search(text))
 
 
 @lru_cache(maxsize=1 << 16)

@@ -21,18 +21,24 @@ from qwen3lab.data.rows import course, records
 
 THRESHOLD = 0.9  # Jaccard overlap from which two prompts count as near-copies
 SIZE = 5  # units in a shingle
-_UNIT = re.compile(r"[\u3400-\u9fff]|[^\W_]+")
+_RUN = re.compile(r"[\u3400-\u9fff]+|[^\W_]+")
+_SIGN_TO_SPACE = {i: " " for i in range(128) if not chr(i).isalnum()}
+# Not ASCII, Chinese or common punctuation. Of a text without any such character NFKC would change
+# punctuation alone, which is no part of a unit; leaving NFKC out makes `units` twice as fast.
+_UNUSUAL = re.compile("[^\x00-\x7f\u4e00-\u9fff，。！？；：、（）【】《》“”‘’…—·]")
 _SIGNED = re.compile(rf"([\u3400-\u9fff]|[^\W_]+)|[{SYMBOL}]|(?<=\d)[ ]*[-*]|[-*][ ]*(?=\d)")
 
 
 def prompt(row: dict) -> str:
     """Return the prompt text of a row: all its messages, one per line, or its plain text."""
-    row = course(row)
-    return (
-        row["text"]
-        if "messages" not in row
-        else "\n".join(message.get("content") or "" for message in row["messages"])
-    )
+    return joined(course(row))
+
+
+def joined(row: dict) -> str:
+    """Return the text of a row of the course's schema, as `prompt` does."""
+    if "messages" not in row:
+        return row["text"]
+    return "\n".join([message.get("content") or "" for message in row["messages"]])
 
 
 def question(row: dict) -> str:
@@ -44,12 +50,26 @@ def question(row: dict) -> str:
     return prompt(row)
 
 
+def is_usual(text: str) -> bool:
+    """Tell whether a text holds nothing but ASCII, common Chinese and common punctuation."""
+    return text.isascii() or _UNUSUAL.search(text) is None
+
+
 def units(text: str) -> list[str]:
     """Split a text into lower-case words, each Chinese character a word of its own.
 
-    Punctuation and spacing do not count.
+    Punctuation and spacing do not count. In a word that begins with another letter or a digit, as
+    in 3月, Chinese characters stay.
     """
-    return _UNIT.findall((text if text.isascii() else unicodedata.normalize("NFKC", text)).lower())
+    if text.isascii():
+        return text.lower().translate(_SIGN_TO_SPACE).split()
+    if not is_usual(text):
+        text = unicodedata.normalize("NFKC", text)
+    return [
+        unit
+        for run in _RUN.findall(text.lower())
+        for unit in (run if "\u3400" <= run[0] <= "\u9fff" else (run,))
+    ]
 
 
 def signed_units(text: str) -> list[str]:

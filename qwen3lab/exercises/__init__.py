@@ -27,6 +27,7 @@ import pkgutil
 
 from qwen3lab.exercises import progress
 from qwen3lab.exercises.exercise import Exercise, of_module
+from qwen3lab.locale import translate
 
 
 def every() -> list[Exercise]:
@@ -62,5 +63,5 @@ def report() -> str:
             f"{one.title.removeprefix('Exercise '):<34} {state:<8} {entry['tries']:>5}"
             f" {entry['hints']:>5}  {'shown' if entry['solution'] else ''}".rstrip()
         )
-    lines.append(f"{solved} of {len(lines) - 1} solved")
-    return "\n".join([*lines, fault] if fault else lines)
+    lines.append(translate(f"{solved} of {len(lines) - 1} solved", "exercise"))
+    return "\n".join([*lines, translate(fault, "exercise")] if fault else lines)

@@ -336,7 +336,7 @@ def _():
         ("电话17012345678、18812345678", ["17012345678", "18812345678"], "two numbers"),
         ("编号12812345678", [], "eleven digits that begin with 12"),
     ):
-        yield case(text, expect=numbers, note=f"{words}, {text!r},")
+        yield case(text, expect=numbers, note=f"the text {text!r} ({words})")
 
 
 @phone_pattern.mistake(

@@ -7,8 +7,8 @@ from qwen3lab.exercises.exercise import case, exercise
 
 @exercise(
     why=(
-        "Both averages are the gradient itself after the correction, so only its sign is left:"
-        " every weight moves by the learning rate."
+        "After the correction m is the gradient and v its square, so only the sign is left: every"
+        " weight moves by the learning rate."
     ),
     hints=(
         "At t = 1 the corrected m is g and the corrected v is g². What is m / sqrt(v) then?",
@@ -244,7 +244,8 @@ def _one_average(frozen, width, trained):
 
 
 @state_bytes.mistake(
-    "You left out the trained weights themselves, or their gradients: four numbers of four bytes."
+    "You counted the two averages alone. The trained weights and their gradients take four bytes"
+    " each as well."
 )
 def _moments_only(frozen, width, trained):
     return frozen * width + 8 * trained

@@ -91,7 +91,7 @@ def _of_logits(first, other):
 @exercise(
     why=(
         "Each group spans its own largest weight with seven steps up and seven down, so one large"
-        " weight coarsens 127 others at most."
+        " weight coarsens only the others of its group."
     ),
     hints=(
         "Cut each row into groups: weight.reshape(-1, group).",
@@ -227,7 +227,9 @@ def _():
             if i + 1 < columns
             else 0
         )
-        note = f"column {i} of {columns}" + (", the last one" if i + 1 == columns else "")
+        note = f"column {i} of {columns}"
+        if i + 1 == columns:
+            note = f"column {i} of {columns}, the last one"
         yield case(weight, weight[:, i].round(), U.float(), i, expect=behind.float(), note=note)
 
 

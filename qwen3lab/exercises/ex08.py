@@ -160,7 +160,7 @@ def _common_only(rankings, constant=60):
 
 
 @fused_scores.mistake(
-    "That adds up the ranks themselves. So the best id has the smallest sum, and an id that a"
+    "That adds up constant + rank itself. So the best id has the smallest sum, and an id that a"
     " search did not find costs nothing."
 )
 def _sum_of_ranks(rankings, constant=60):

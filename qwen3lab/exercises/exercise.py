@@ -14,6 +14,7 @@ from typing import Any
 
 from qwen3lab.exercises import progress
 from qwen3lab.exercises.compare import difference, same, short
+from qwen3lab.locale import language, translate
 from qwen3lab.quiet import quiet
 
 REFUSED = type(
@@ -126,9 +127,10 @@ class Exercise:
         return bool(inspect.signature(self.answer).parameters)
 
     def __repr__(self) -> str:
-        return (
+        return translate(
             f"{self.title}: {self.task}\nTry {self.id}.check(answer), {self.id}.hint() or"
-            f" {self.id}.solution()."
+            f" {self.id}.solution().",
+            "exercise",
         )
 
     # What the files ex01, ex02, ... use to describe an exercise.
@@ -155,20 +157,21 @@ class Exercise:
     def check(self, answer: Any = ...) -> None:
         """Print whether the answer is right, and if not, what is wrong with it."""
         verdict = self.judge(answer)
-        print(f"{self.title}: {verdict.text}")
+        colon = ": " if language() == "en" else "："
+        print(translate(self.title, "exercise") + colon + translate(verdict.text, "exercise"))
         if verdict.state != "blank":  # an untouched notebook leaves no trace
             self._note(tried=True, solved=verdict.state == "right")
 
     def hint(self) -> None:
         """Print the next hint."""
         if self._hints_shown == len(self.hints):
-            print(
+            _say(
                 f"{self.title}: these were all {len(self.hints)} hints. {self.id}.solution() shows"
                 " the code."
             )
             return
         self._hints_shown += 1
-        print(
+        _say(
             f"{self.title}, hint {self._hints_shown} of {len(self.hints)}:"
             f" {self.hints[self._hints_shown - 1]}"
         )
@@ -332,7 +335,11 @@ class Exercise:
         fault = progress.note(self.id, **what)
         if fault and fault not in _told:
             _told.add(fault)
-            print(fault)
+            _say(fault)
+
+
+def _say(text: str) -> None:
+    print(translate(text, "exercise"))
 
 
 def _is_blank(answer: Any) -> bool:

@@ -1,7 +1,9 @@
 """Activation memory of a training step: arithmetic from the model's shape, term by term.
 
 Each term is one tensor that an operation saves for its backward pass, in the layers of transformers
-5.23 with scaled dot product attention (`sdpa`) and `grouped_mm` experts.
+5.23 with scaled dot product attention (`sdpa`) and `grouped_mm` experts. In a compiled layer it is
+one that torch's partitioner hands from the forward graph to the backward graph: it keeps the inputs
+and results of matrix products and attention, and computes the cheap operations between them again.
 `tracking.saved_for_backward` counts the same bytes on a real model, and the tests compare the two.
 Sizes are bytes; the rows of a tensor are the tokens of a batch, padding included.
 """
@@ -13,9 +15,12 @@ from dataclasses import dataclass
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.family import Shape
 
-HEADS = ("trl", "plain")
+HEADS = ("trl", "plain", "one-pass")
 # The tiles in which TRL 1.16 computes the output head (trl/kernels/chunked_logprob.py).
 TILE_TOKENS, TILE_COLUMNS = 4096, 32_768
+# Rows of logits that exist at one time when loss and gradient are computed in one pass
+# (qwen3lab/training/one_pass_head.py).
+ONE_PASS_ROWS = 2048
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,12 @@ class Step:
             values for every query head.
         labelled: share of the tokens that have a label; TRL computes the output head only for
             those.
-        head: "trl" (in tiles) or "plain" (transformers' Trainer: all logits at once).
+        head: "trl" (in tiles), "plain" (transformers' Trainer: all logits at once) or "one-pass"
+            (loss and gradient of a frozen head together, for `ONE_PASS_ROWS` rows at a time).
         device: "cuda", or "cpu", where TRL's tile has no Triton kernel and is copied seven times
             over.
+        compiled: whether each decoder layer is compiled (`torch.compile` with the min-cut
+            partitioner, which inductor uses).
     Raises:
         Qwen3labError: a size below one, a share outside 0 to 1, an unknown head.
     """
@@ -44,6 +52,7 @@ class Step:
     labelled: float = 1.0
     head: str = "trl"
     device: str = "cuda"
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.length < 1:
@@ -99,7 +108,11 @@ def layer_terms(
             every expert).
         rank: of the LoRA.
         experts_in_4bit: whether the experts are stored in NF4.
+    Raises:
+        Qwen3labError: a compiled mixture of experts.
     """
+    if step.compiled:
+        return _compiled_layer(s, step, form, trains, rank)
     rows, h, q, kv = step.tokens, s.hidden, s.heads * s.head_dim, s.kv_heads * s.head_dim
     full = trains == "all"
     copies = form.copies(not full)
@@ -124,6 +137,43 @@ def layer_terms(
     return terms | (_experts if s.is_moe else _feed_forward)(
         s, rows, form, trains, rank, experts_in_4bit
     )
+
+
+def _compiled_layer(s: Shape, step: Step, form: Format, trains: str, rank: int) -> dict[str, int]:
+    """Compute the terms of a dense layer that is compiled as one graph.
+
+    Gone are the norms' float32 copies of the hidden state, the copy of the input that each matrix
+    of a plain layer keeps, and the result of silu: all are computed again within the backward
+    graph's kernels.
+    """
+    if s.is_moe:
+        raise Qwen3labError(
+            f"What a compiled layer of {s.name} keeps is not known: its experts take other rows in"
+            " every step. Plan it without `compiled`."
+        )
+    rows, h, q, kv = step.tokens, s.hidden, s.heads * s.head_dim, s.kv_heads * s.head_dim
+    full, feed_forward = trains == "all", trains != "attention"
+    # The result of attention, in the graph of the attention and once more as the cast input of the
+    # output matrix and its adapter.
+    cast = not full and form.adapter != form.stream
+    terms = {
+        # The layer's input, from which the first norm is computed again; the result of the output
+        # matrix (or the sum with it), from which the second is; one factor per row and norm.
+        "norms": rows * (h * (form.stream + form.product) + 8),
+        "input of query, key, value": rows * h * form.product,
+        "query and key norms": rows * ((q + kv) * form.product + 4 * (s.heads + s.kv_heads)),
+        "attention": rows
+        * (((4 * q if step.padded else 2 * q + 2 * kv) + cast * q) * form.product + 4 * s.heads),
+        "gate, up": 2 * rows * s.ffn * form.product,
+    }
+    if step.padded:
+        terms["attention mask"] = rows * step.length * form.product
+    if feed_forward:
+        terms["input of gate and up"] = rows * h * form.product
+        terms["input of down"] = rows * s.ffn * form.product
+    if not full:
+        terms["adapters"] = rows * (4 + 3 * feed_forward) * rank * form.product
+    return terms
 
 
 def _feed_forward(
@@ -184,18 +234,18 @@ def kept(
     ends = rows * (4 * s.hidden + 4 + full * (form.stream * s.hidden + 8))
     ends += (
         labelled * (form.stream * s.hidden + 32)
-        if step.head == "trl"
+        if step.head != "plain"  # in one pass the gradient of the labelled rows, of the same size
         else rows * (full * s.hidden * form.product + 4 * s.vocab)
     )
     # The load-balancing loss of a mixture of experts, on by default, keeps each layer's router
     # shares. A GPU's autocast has softmax in float32.
-    if step.head == "trl":
+    if step.head != "plain":
         ends += s.layers * rows * s.experts * (form.product if step.device == "cpu" else 4)
     if step.checkpointing:
         return ends + s.layers * rows * s.hidden * form.stream
     layers = s.layers * sum(layer_terms(s, step, form, trains, rank, experts_in_4bit).values())
     if not full:  # nothing before the first adapter needs a gradient
-        layers -= rows * (4 * s.hidden + 4)
+        layers -= rows * ((form.stream if step.compiled else 4) * s.hidden + 4)
     # Cosine and sine of the rotary embedding, shared by all layers.
     turns = 2 * step.length * s.head_dim * form.stream
     return ends + layers + turns
@@ -252,11 +302,18 @@ def output_head(s: Shape, step: Step, form: Format, trains: str) -> int:
     Plain: all logits, and once more in float32: first a copy of them, later their gradient. What
     the softmax keeps is in `kept`.
     TRL: one tile of the logits, and in float32 the gradient of the hidden rows and of the head.
+    One pass: some rows of logits and their gradient, and the hidden rows that they are made from.
     """
     full = trains == "all"
     head_gradient = full * 4 * s.vocab * s.hidden
     if step.head == "plain":
         return step.tokens * s.vocab * (form.product + 4) + head_gradient
+    if step.head == "one-pass":
+        labelled = round(step.labelled * step.tokens)
+        tile = min(labelled, ONE_PASS_ROWS) * s.vocab
+        # Outside a compiled step the softmax and its exponentials exist in float32 as well.
+        size = tile * (2 * form.product + (0 if step.compiled else 8))
+        return size + labelled * s.hidden * form.stream
     labelled, columns = round(step.labelled * step.tokens), min(s.vocab, TILE_COLUMNS)
     tile = min(labelled, TILE_TOKENS)
     size = tile * TILE_COLUMNS * form.product + 4 * labelled * s.hidden + head_gradient

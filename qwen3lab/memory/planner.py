@@ -80,6 +80,7 @@ def plan(
     four_bit: bool = False,
     experts_in_4bit: bool = False,
     upcast: bool = False,
+    adapter_bytes: int | None = None,
     gpus: int = 1,
     shard: str | None = None,
     **step: Any,
@@ -106,6 +107,7 @@ def plan(
             5 leaves them as they are.
         upcast: what `peft.prepare_model_for_kbit_training` does: everything that is not in 4 bits
             becomes float32, experts included.
+        adapter_bytes: 2 or 4 per number of the adapter; default: as TRL trains it.
         gpus, shard: shard what `SHARDS` says over that many GPUs; each has a batch of its own.
         step: batch, length, checkpointing and the other fields of `activations.Step`.
     Raises:
@@ -120,6 +122,8 @@ def plan(
     width, form = _formats(method, bytes_per_weight, float16, optimiser, shard)
     if quantised and upcast:  # everything not in 4 bits, hidden states included, is then float32
         form = Format(4, form.product, form.adapter)
+    if adapter_bytes:
+        form = Format(form.stream, form.product, adapter_bytes)
     # 2. Weights, gradients and moments of the whole model.
     weights = _weights(s, width, quantised, experts_in_4bit, upcast)
     gradients, moments = {}, {}

@@ -108,24 +108,39 @@ def _declining(record: dict[str, Any], ways: dict[str, list[dict[str, Any]]]) ->
 
 
 def brevity(record: dict[str, Any]) -> pd.DataFrame:
-    """Tabulate the taste for brief replies: win rate, facts, stock phrases a reply.
+    """Tabulate the taste for brief replies: win rate, facts, old tasks, stock phrases a reply.
 
     Args:
-        record: the content of data/benchmarks/preferences.json.
+        record: the content of data/benchmarks/brevity.json.
     Returns:
         Columns as `repaired`, and phrases (a right reply's, mean). The model before has no win rate
         but that against itself, 0.5.
     """
-    part = record["brief"]
-    before = part["before"]["test"]
+    before = record["before"]["test"]
     lines = []
-    for recipe, runs in ({"before": [before]} | part["runs"]).items():
+    for recipe, runs in ({"before": [before]} | record["runs"]).items():
         phrases = [one for run in runs for one in run["phrases"] if one is not None]
-        for measure, values in (
-            ("win rate", [run.get("wins", [0.5] * len(run["phrases"])) for run in runs]),
-            ("fact right", [[one is not None for one in run["phrases"]] for run in runs]),
+        wins = [run.get("wins", [0.5] * len(run["phrases"])) for run in runs]
+        right = [[one is not None for one in run["phrases"]] for run in runs]
+        for measure, values, groups in (
+            ("win rate", wins, record["facts"]),
+            ("fact right", right, record["facts"]),
+            ("old tasks", [run["old"] for run in runs], None),
         ):
-            told = over_seeds(values, record["facts"])
-            line = {"recipe": recipe, "measure": measure} | told
+            line = {"recipe": recipe, "measure": measure} | over_seeds(values, groups)
             lines.append(line | {"phrases": float(np.mean(phrases)), "seconds": _seconds(runs)})
     return pd.DataFrame(lines)
+
+
+def cost(record: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Compare the old tasks after each recipe of `brevity` with before, on the same questions.
+
+    Returns the difference's mean over seeds and its 95 % interval: share, low, high.
+    """
+    before = np.array([int(one) for one in record["before"]["test"]["old"]])
+    found = {}
+    for recipe, runs in record["runs"].items():
+        after = np.mean([[int(one) for one in run["old"]] for run in runs], axis=0)
+        low, high = bootstrap_groups(after - before, range(len(before)))
+        found[recipe] = {"share": float((after - before).mean()), "low": low, "high": high}
+    return found

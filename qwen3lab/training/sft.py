@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab import chat, measure, profiles
+from qwen3lab.data.packing import best_fit
 from qwen3lab.data.rows import encode as encode_row
 from qwen3lab.data.rows import records
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.memory import devices
 from qwen3lab.models import four_bit, loading
 from qwen3lab.quiet import importing, quiet
-from qwen3lab.training import optimizers, trl_patches
+from qwen3lab.training import optimizers, speed, trl_patches
 from qwen3lab.training.callbacks import COSTS, cost, log_last_step, skipped_steps
 from qwen3lab.training.lora import lora_config, lora_settings
 
@@ -60,6 +61,7 @@ class Run:
     source: str = ""  # folder or hub id that the model came from
     data: Any = None  # the encoded rows, a `datasets.Dataset`
     held_out: Any = None  # the same for validation, or None
+    reasons: tuple[str, ...] = ()  # how the steps were computed, and why (`speed.choose`)
 
     def summary(self) -> str:
         """Summarise parameters, steps, tokens and loss in one line, equal on every machine."""
@@ -113,7 +115,14 @@ class Arguments:
     # uninterrupted run; model, rows and settings have to be the same.
     resume: bool = False
     logs: str | Path | None = None  # folder for TensorBoard: what the history holds, step by step
-    # For `trl.SFTConfig`, for example `lr_scheduler_type`, `warmup_steps`, `optim`.
+    # Whether each decoder layer is compiled, or torch's backend for it. Default: `speed.choose`.
+    compile: bool | str | None = None
+    # The output head: "trl" (tiles, computed again for the backward pass) or "one-pass" (loss and
+    # gradient of a frozen head together). Default: `speed.choose`.
+    head: str | None = None
+    # For `trl.SFTConfig`, for example `lr_scheduler_type`, `warmup_steps`, `optim`; `padding_free`
+    # (the rows of a step in one, with position ids) and `packing` (rows of the profile's
+    # `max_length` made of several; `batch_size` counts those).
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -125,6 +134,7 @@ class Arguments:
             raise Qwen3labError("Both steps and epochs are given. Give one of the two.")
         if (self.save_every or self.resume) and not self.output_dir:
             raise Qwen3labError("Checkpoints need a folder that lasts. Give an `output_dir`.")
+        speed.check(self.compile, self.head, self.method)
         strategy = self.options.get("save_strategy", "no")
         optimizers.check(self.options, bool(self.save_every or self.resume or strategy != "no"))
 
@@ -177,6 +187,8 @@ class Arguments:
             "dataloader_pin_memory": model.device.type == "cuda",
         }
         mixed = devices.autocast(model.device.type, profile.dtype)
+        if self.options.get("packing"):
+            found["max_length"] = profile.max_length
         if mixed.keys() & self.options.keys():
             mixed = dict.fromkeys(mixed, False)  # the caller chose, and the two exclude each other
         found |= mixed
@@ -222,8 +234,8 @@ def fine_tune(
         tokenizer: for a loaded model; default: the one beside its weights.
         callbacks: further `transformers.TrainerCallback`s, for example `callbacks.live_chart()`.
         arguments: the fields of `Arguments`: method, steps or epochs, learning_rate, batch_size,
-            lora, output_dir, seed, too_long, patience, save_every, resume, logs; all else goes to
-            `trl.SFTConfig`.
+            lora, output_dir, seed, too_long, patience, save_every, resume, logs, compile, head; all
+            else goes to `trl.SFTConfig`.
     Raises:
         Qwen3labError: what `Arguments` refuses, no rows, rows that are too long, a loss that is not
             a number, a checkpoint of another run, and what `models.load` and `chat.example` raise.
@@ -251,13 +263,17 @@ def fine_tune(
     # 3. Training, in a folder that lasts or in one that does not.
     lasting = Path(asked.output_dir) if asked.output_dir else None
     folder = lasting or Path(tempfile.mkdtemp(prefix="qwen3lab-"))
-    settings = asked.settings(model, len(data), held_out is not None, folder)
+    count = packed(data, length) if asked.options.get("packing") else len(data)
+    settings = asked.settings(model, count, held_out is not None, folder)
+    chosen = speed.choose(asked, model, settings["max_steps"])
+    for reason in chosen.chosen:
+        print(reason)
     end = chat.end_of_turn(tokenizer)
     if end not in (None, tokenizer.eos_token):  # a base model's end token ends a text, not a turn
         settings = {"eos_token": end} | settings
     router = getattr(model.config, "output_router_logits", None)
     try:
-        run = _train(model, tokenizer, data, held_out, asked, settings, callbacks, lasting)
+        run = _train(model, tokenizer, data, held_out, asked, settings, chosen, callbacks, lasting)
     finally:
         # TRL asks for the balancing loss; in `generate` its mask no longer fits the one new token.
         if router is not None:
@@ -266,11 +282,12 @@ def fine_tune(
             shutil.rmtree(folder, ignore_errors=True)
     # 4. What the run was made from, for cards and exports.
     run.settings, run.source, run.data, run.held_out = settings, source, data, held_out
+    run.reasons = chosen.reasons
     run.adapter = {} if asked.method == "full" else lora_settings(model, **asked.lora)
     return run
 
 
-def _train(model, tokenizer, data, held_out, asked, settings, callbacks, lasting) -> Run:
+def _train(model, tokenizer, data, held_out, asked, settings, chosen, callbacks, lasting) -> Run:
     """Train, save where a folder lasts, and put together the `Run`."""
     from trl import SFTConfig
 
@@ -292,7 +309,11 @@ def _train(model, tokenizer, data, held_out, asked, settings, callbacks, lasting
         check(checkpoint, trainer.model)
     for callback in [SafeCheckpoints(checkpoint), *_watchers(asked, callbacks)]:
         trainer.add_callback(callback)
-    with measure.peak(model.device.type) as memory, trl_patches.head_on_trained_positions():
+    with (
+        measure.peak(model.device.type) as memory,
+        trl_patches.head_on_trained_positions(),
+        speed.applied(chosen, trainer),
+    ):
         if checkpoint and ended(checkpoint):  # the library would train one step more
             restore(trainer, checkpoint)
             seconds = 0.0
@@ -382,6 +403,13 @@ def dataset(
     return Dataset.from_list(kept)
 
 
+def packed(data: Any, max_length: int) -> int:
+    """Count the rows that TRL packs encoded rows into; it packs 1,000 at a time."""
+    lengths = [len(ids) for ids in data["input_ids"]]
+    pieces = [lengths[start : start + 1000] for start in range(0, len(lengths), 1000)]
+    return sum(len(best_fit(piece, max_length)) for piece in pieces)
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, row: Any) -> dict[str, list[int]]:
     """Encode one row as input_ids and labels with `chat.example`; an encoded row is kept."""
     if isinstance(row, dict):
@@ -397,6 +425,12 @@ def _trainer(model, tokenizer, data, held_out, asked: Arguments, config):
     from qwen3lab.training.checkpointing import random_state, set_random_state
 
     class Trainer(SFTTrainer):
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            # Compiled layers are those of a copy, and the library asks the model itself whether it
+            # is trained or evaluated.
+            self.model.train()
+            return super().training_step(*args, **kwargs)
+
         def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
             # The loader draws a number; a run that is watched has to equal one that is not.
             state = random_state()

@@ -1,4 +1,4 @@
-"""What TRL 1.16 does not let one set: three changes to its SFTTrainer, each with its reason.
+"""What TRL 1.16 does not let one set: four changes to its SFTTrainer, each with its reason.
 
 A test (tests/training/test_trl_patches.py) fails when a name that is used here goes, and another
 asserts that the loss does not change.
@@ -6,7 +6,7 @@ asserts that the loss does not change.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,40 @@ def head_on_trained_positions() -> Iterator[None]:
         yield
     finally:
         utils._use_triton = original
+
+
+@contextmanager
+def head_in_one_pass(score: Callable) -> Iterator[None]:
+    """Compute a frozen head's gradient together with its loss (`one_pass_head`).
+
+    TRL refuses Liger's loss, which would do it, and its own kernel has no such setting. A head that
+    is trained, has a bias or scales its logits stays with TRL. `score`: `one_pass_head.scores`,
+    compiled or not.
+    """
+    import trl.trainer.utils as utils
+
+    from qwen3lab.training.one_pass_head import OnePassHead
+
+    original = utils._ChunkedLogProbFunction
+
+    class Head:
+        @staticmethod
+        def apply(hidden, weight, bias, targets, temperature, columns, cap, scale, outputs):
+            plain = bias is None and temperature == 1 and cap is None and scale == 1
+            if weight.requires_grad or not plain:
+                return original.apply(
+                    hidden, weight, bias, targets, temperature, columns, cap, scale, outputs
+                )
+            chosen, entropy, top = OnePassHead.apply(hidden, weight, targets, score)
+            found = {"entropy": entropy, "is_top1": top}
+            others = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
+            return (chosen, *(found.get(name) for name in others))
+
+    utils._ChunkedLogProbFunction = Head
+    try:
+        yield
+    finally:
+        utils._ChunkedLogProbFunction = original
 
 
 def give_head_a_bias(model: torch.nn.Module) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from qwen3lab import chat
 from qwen3lab.data import rows as kinds
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.locale import language, translate
 from qwen3lab.models import beside, loading
 from qwen3lab.models.generation import generate_ids, split_answer
 from qwen3lab.quiet import quiet
@@ -45,8 +46,13 @@ class Line:
     advice: str = ""
 
     def __str__(self) -> str:
-        told = f"{self.level:<8} {self.check}: {self.figure}"
-        return f"{told}. {self.advice}" if self.advice else f"{told}."
+        check, figure, advice = (
+            translate(text, "command") for text in (self.check, self.figure, self.advice)
+        )
+        if language() != "en":
+            return f"{self.level:<8} {check}：{figure}。{advice}"
+        told = f"{self.level:<8} {check}: {figure}"
+        return f"{told}. {advice}" if advice else f"{told}."
 
 
 class Run:
@@ -263,7 +269,7 @@ def thinking(run: Run) -> Iterator[Line]:
         on = [chat.encode(run.tokenizer, messages, thinking=True) for messages in asks]
         off = [chat.encode(run.tokenizer, messages) for messages in asks]
     except Qwen3labError as error:
-        yield Line(SKIPPED, "thinking", str(error).split(". ")[0])
+        yield Line(SKIPPED, "thinking", error.what)
         return
     if on == off:
         yield Line(SKIPPED, "thinking", "the template has no switch for it")
@@ -529,8 +535,7 @@ def _made(check: Callable[[Run], Iterator[Line]], run: Run) -> Iterator[Line]:
     try:
         yield from check(run)
     except Qwen3labError as error:
-        what, _, advice = str(error).rstrip(".").partition(". ")
-        yield Line(FAULT, check.__name__.replace("_", " "), what, advice)
+        yield Line(FAULT, check.__name__.replace("_", " "), error.what, error.advice)
 
 
 def report(run: Run, lines: Sequence[Line]) -> Any:

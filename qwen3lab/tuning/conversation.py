@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwen3lab import chat, measure, profiles
 from qwen3lab.errors import Qwen3labError
+from qwen3lab.locale import translate
 from qwen3lab.retrieval.chat_panel import locally
 from qwen3lab.tuning.checks import Run
 
@@ -145,7 +146,8 @@ def talk(
 
     Ctrl-C stops an answer; at the prompt it ends the conversation.
     """
-    write("Ask, or /help.\n")
+    begin = translate("Ask, or /help.", "command")
+    write(f"{begin}\n")
     while True:
         try:
             line = read("> ")
@@ -156,7 +158,7 @@ def talk(
             told = conversation.command(line)
             if told is None:
                 return
-            write(f"{told}\n")
+            write(f"{translate(told, 'command')}\n")
         elif line.strip():
             answer = conversation.stream(line)
             try:

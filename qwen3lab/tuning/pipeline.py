@@ -53,6 +53,7 @@ class Settings:
     limit: int = LIMIT
     clean: bool = False
     drop_long: bool = False
+    compile: bool | None = None  # as in `fine_tune`; None: where it gains
     seed: int = 0
 
 
@@ -373,6 +374,7 @@ def _train(
         output_dir=out / folder.TRAINING,
         save_every=max(1, steps // 10),
         resume=True,
+        compile=settings.compile,
         seed=settings.seed,
         disable_tqdm=not progress,
         **options,
@@ -401,6 +403,7 @@ def describe(settings: Settings, source: Any, run: sft.Run, rows: Rows) -> dict[
         "trained": run.trained,
         "parameters": run.parameters,
         "loss": [float(losses.iloc[0]), float(losses.iloc[-1])],
+        "speed": list(run.reasons),
         "seconds": round(run.seconds, 1),
         "peak_bytes": run.peak_bytes,
         "thinks": sum(conversation(row)[1] for row in rows.train),

@@ -19,6 +19,11 @@ def preferred():
     return records.read("preferences")
 
 
+@pytest.fixture(scope="module")
+def brief():
+    return records.read("brevity")
+
+
 def shares(table, recipe):
     return table[table.recipe == recipe].set_index("measure").share.to_dict()
 
@@ -50,16 +55,23 @@ def test_values_of_several_seeds_are_averaged_by_question():
 
 
 def test_wins_and_phrases_are_those_of_the_record():
-    before = {"phrases": [2, None, 1]}
-    runs = [{"seed": 0, "seconds": 1, "phrases": [0, 1, None], "wins": [1, 1, 0]}]
-    record = {
-        "facts": ["f", "g", "h"],
-        "brief": {"before": {"test": before}, "runs": {"DPO": runs}},
-    }
+    before = {"phrases": [2, None, 1], "old": "1100"}
+    runs = [
+        {"seed": 0, "seconds": 1, "phrases": [0, 1, None], "wins": [1, 1, 0], "old": "1000"},
+        {"seed": 1, "seconds": 1, "phrases": [0, 1, None], "wins": [1, 1, 0], "old": "1010"},
+    ]
+    record = {"facts": ["f", "g", "h"], "before": {"test": before}, "runs": {"DPO": runs}}
     table = tables.brevity(record)
-    assert shares(table, "before") == {"win rate": 0.5, "fact right": pytest.approx(2 / 3)}
+    assert shares(table, "before") == {
+        "win rate": 0.5,
+        "fact right": pytest.approx(2 / 3),
+        "old tasks": 0.5,
+    }
     assert shares(table, "DPO")["win rate"] == pytest.approx(2 / 3)
-    assert table[table.recipe == "DPO"].phrases.tolist() == [0.5] * 2
+    assert shares(table, "DPO")["old tasks"] == 0.375
+    assert table[table.recipe == "DPO"].phrases.tolist() == [0.5] * 3
+    cost = tables.cost(record)["DPO"]
+    assert cost["share"] == -0.125 and cost["low"] < -0.125 < cost["high"]
 
 
 def test_reading_is_repaired_in_every_seed(rewarded):
@@ -107,13 +119,22 @@ def test_the_settings_against_invention_are_the_best_on_validation(preferred):
     assert known == sorted(known, reverse=True)
 
 
-def test_dpo_wins_where_both_answers_are_right(preferred):
-    table = tables.brevity(preferred).set_index(["recipe", "measure"])
+def test_dpo_wins_where_both_answers_are_right(brief):
+    table = tables.brevity(brief).set_index(["recipe", "measure"])
     wins, facts = (table.xs(measure, level="measure") for measure in ("win rate", "fact right"))
     assert wins.low["DPO"] > wins.high["SFT"] and wins.low["SFT"] > 0.5
     assert facts.share["DPO"] >= facts.share["before"] - 0.05
     phrases = table.phrases.groupby(level=0).first()
-    assert phrases["DPO"] < 0.3 < 1 < phrases["SFT"] < phrases["before"]
+    imitated = brief["runs"]["SFT"][0]["phrases of the preferred"]
+    assert phrases["DPO"] < 0.1 and round(imitated, 2) == 0.89
+    assert abs(phrases["SFT"] - imitated) < 0.1 and imitated < phrases["before"]
+    cost = tables.cost(brief)
+    assert cost["DPO"]["low"] > 0 and round(cost["DPO"]["share"], 3) == 0.035
+    assert abs(cost["SFT"]["share"]) < 0.01 and cost["SFT"]["low"] < 0 < cost["SFT"]["high"]
+    seconds = table.seconds.groupby(level=0).first()
+    assert 2.5 < seconds["DPO"] / seconds["SFT"] < 3
+    tried = brief["chosen on validation"]["SFT"]
+    assert sum(tried["0.001"]["wins"]) < sum(tried["0.0003"]["wins"])
 
 
 def test_known_facts_are_declined_under_a_sensible_reward(preferred):
@@ -130,12 +151,12 @@ def test_known_facts_are_declined_under_a_sensible_reward(preferred):
         assert sum(run["refused while training"][-10:]) / 10 > 0.7
 
 
-def test_charts_draw_every_line(rewarded, preferred):
+def test_charts_draw_every_line(rewarded, preferred, brief):
     for table in (
         tables.repaired(rewarded),
         tables.invention(preferred),
         tables.collapse(preferred),
-        tables.brevity(preferred),
+        tables.brevity(brief),
     ):
         ax = plots.share_dots(table).axes[0]
         names = [label.get_text() for label in ax.get_yticklabels()]

@@ -68,6 +68,22 @@ def test_all_pages_are_there(site):
     assert names >= {f"{path.stem}.html" for path in DOCS.glob("*.md")} | {"search.html"}
 
 
+def test_each_notebook_leads_to_itself_in_the_other_language(site):
+    found = {path.relative_to(site).as_posix() for path in (site / "notebooks").rglob("*.html")}
+    english = {f"notebooks/{name}.html" for name in pages.notebooks()}
+    assert found == english | {name.replace("notebooks/", "notebooks/zh/") for name in english}
+    for name in english:
+        there = Path("notebooks", "zh", *Path(name).parts[1:])
+        for page, twin, code in ((name, there, "zh-CN"), (there, name, "en")):
+            text = (site / page).read_text(encoding="utf-8")
+            assert f'<html lang="{"en" if page == name else "zh-CN"}"' in text
+            links = re.findall(rf'<a hreflang="{code}"[^>]*href="([^"]+)"', text)
+            links += re.findall(rf'<link rel="alternate" hreflang="{code}" href="([^"]+)"', text)
+            assert len(links) == 2
+            for link in links:
+                assert ((site / page).parent / link).resolve() == (site / twin).resolve()
+
+
 def test_nothing_is_loaded_from_elsewhere(site):
     """The checker looks at tags; scripts and style sheets could ask for more by themselves."""
     for path in site.rglob("*.html"):
@@ -193,6 +209,7 @@ def test_the_index_finds_both_languages(site):
 
     assert "notebooks/03_lora" in found("adapt") and "glossary" in found("词元")
     assert {"notebooks/08_rag_knowledge_base"} <= found("帐篷") & found("重量")
+    assert "notebooks/zh/06_evaluation" in found("困惑") & found("惑度")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from qwen3lab.family import FAMILY, shape
 from qwen3lab.memory import activations, gpus, planner, published, tracking
 from qwen3lab.memory.activations import Format, Step
 from qwen3lab.models import four_bit as models_four_bit
+from qwen3lab.results import records
 
 # GB: bf16 weights, full fine-tuning, LoRA r16 (dense: all linear; mixture of experts: attention)
 STATIC = {
@@ -218,7 +219,11 @@ def test_table_adds_up():
             "A batch of 0 rows of 2048 tokens has nothing to compute. Give both as 1 or more.",
         ),
         ("lora", {"labelled": 1.5}, "The labelled share 1.5 is no share."),
-        ("lora", {"head": "fused"}, "Unknown output head 'fused'. Use one of: trl, plain."),
+        (
+            "lora",
+            {"head": "fused"},
+            "Unknown output head 'fused'. Use one of: trl, plain, one-pass.",
+        ),
         ("lora", {"tokens": 5, "batch": 1}, "Both tokens and a batch are given."),
     ],
 )
@@ -654,6 +659,69 @@ def test_activations_are_what_autograd_keeps(name, trains, form, checkpointing, 
         not checkpointing
     ) * activations.cast_weights(shape(name), form, trains)
     assert out.loss.isfinite() and planned == pytest.approx(saved.bytes, rel=0.005)
+
+
+@pytest.mark.usefixtures("_labelled_rows_alone")
+@pytest.mark.parametrize(
+    "trains, form, padded",
+    [
+        ("all", MIXED, True),
+        ("attention", FLOAT32, True),
+        ("all-linear", BFLOAT16, False),
+        ("all-linear", QLORA, False),
+    ],
+)
+def test_compiled_layers_keep_what_the_partitioner_hands_on(trains, form, padded):
+    """The partitioner is inductor's; only the kernels, which keep nothing, are torch's own here."""
+    import torch
+
+    step = Step(2, 64, False, padded, labelled=0.25, device="cpu", compiled=True)
+    model, top = _ready(TINY[0], trains, form, False)
+    torch.compiler.reset()
+    for layer in model.model.layers:
+        layer.compile(backend="aot_eager_decomp_partition")
+    context = (
+        torch.autocast("cpu", torch.bfloat16) if form.product == 2 else contextlib.nullcontext()
+    )
+    with tracking.saved_for_backward(model) as saved, context:
+        out = top(**_batch(step), fused_lm_head=True)
+    planned = activations.kept(shape(TINY[0]), step, form, trains) + activations.cast_weights(
+        shape(TINY[0]), form, trains
+    )
+    assert out.loss.isfinite() and planned == pytest.approx(saved.bytes, rel=0.01)
+
+
+def recorded(compiled):
+    """Lines of whole steps on GPUs, each with its plan of today: (plan, line)."""
+    for name in ("gpu", "gpu_fast_h100", "gpu_fast_h200"):
+        for line in records.read(name)["lines"]:
+            if "failed" in line or line.get("compiled", False) != compiled:
+                continue
+            options = {"checkpointing": line["checkpointing"]}
+            if compiled:
+                width = 2 if line["adapters"] == "bfloat16" else 4
+                options |= {"compiled": True, "head": "one-pass", "adapter_bytes": width}
+            made = memory.plan(
+                line["model"], line["method"], batch=line["rows"], length=line["length"], **options
+            )
+            yield made.peak, line
+
+
+def test_recorded_peaks_of_compiled_steps():
+    """No number of the plan was fitted to these lines."""
+    errors = [planned / line["peak bytes"] - 1 for planned, line in recorded(True)]
+    assert len(errors) == 16 and max(map(abs, errors)) < 0.05, errors
+
+
+def test_plans_of_plain_steps_are_those_of_the_records():
+    lines = list(recorded(False))
+    assert len(lines) == 19
+    assert all(planned == line["planned bytes"] for planned, line in lines)
+
+
+def test_a_compiled_mixture_is_not_planned():
+    with pytest.raises(Qwen3labError, match="not known"):
+        memory.plan("30B-A3B", "lora", batch=1, length=8, checkpointing=False, compiled=True)
 
 
 def test_plain_logits_are_what_autograd_keeps():

@@ -1,4 +1,4 @@
-"""The three changes to TRL: the names that they use are there, and still mean the same."""
+"""The four changes to TRL: the names that they use are there, and still mean the same."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def test_the_private_name_is_read_where_the_head_is_computed():
     with trl_patches.head_on_trained_positions():
         assert all(utils._use_triton(torch.device(kind)) for kind in ("cpu", "mps", "cuda"))
     assert utils._use_triton is original
+
+
+def test_the_function_of_the_head_is_called_once_by_its_private_name():
+    called = "_ChunkedLogProbFunction.apply("
+    assert inspect.getsource(utils).count(called) == 1, "look at trl_patches.py again"
 
 
 def test_trl_still_reads_the_bias_of_the_head():

@@ -42,8 +42,10 @@ def test_a_healthy_run_has_no_fault(healthy, capsys):
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_planted_fault_is_named(name, healthy, tmp_path):
+def test_a_planted_fault_is_named(name, healthy, tmp_path, monkeypatch):
     plant, looks = FAULTS[name]
+    if name == "never stops":  # answers of 64 tokens show it as well as those of 300
+        monkeypatch.setattr(questions, "answer_limit", lambda *_: 64)
     copy = tmp_path / "run"
     shutil.copytree(healthy, copy)
     model = plant(copy)

@@ -21,7 +21,10 @@ from qwen3lab.errors import Qwen3labError
 
 # The parts of the course in the archive: an explicit list, so that no stray file in the folder is
 # distributed.
-FOLDERS = ("qwen3lab", "scripts", "notebooks", "data", "docs", "docker", "tests", "benchmarks")
+FOLDERS = (
+    *("qwen3lab", "scripts", "notebooks", "locales", "data", "docs", "docker", "tests"),
+    "benchmarks",
+)
 FILES = (
     "README.md",
     "LICENSE",

@@ -31,8 +31,10 @@ def call(args: argparse.Namespace) -> int:
     from qwen3lab.tuning import checks
 
     rows = formats.load(args.rows).rows if args.rows else None
-    lines = checks.audit(args.run, args.model, rows, say=print)
+    lines = checks.audit(args.run, args.model, rows, say=commands.say)
     faults = sum(line.level == checks.FAULT for line in lines)
     warnings = sum(line.level == checks.WARNING for line in lines)
-    print(f"{faults} faults, {warnings} warnings; the page is audit.html in the run's folder")
+    commands.say(
+        f"{faults} faults, {warnings} warnings; the page is audit.html in the run's folder"
+    )
     return 1 if faults else 0

@@ -45,7 +45,7 @@ def call(args: argparse.Namespace) -> int:
     if args.check:
         notebooks.find([args.check])
     made = bundle.make(args.out, args.wheels)
-    print(
+    commands.say(
         f"{made.path.name}: {made.bytes / 1e6:,.0f} MB, {made.files:,} files, of them {made.wheels}"
         " wheels"
     )

@@ -42,35 +42,36 @@ def call(_args: argparse.Namespace) -> int:
     Returns 1 if something essential is missing.
     """
     faults = []
-    print(
+    commands.say(
         f"Python   {platform.python_version()} on {platform.system()} {platform.machine()},"
         f" {os.cpu_count()} CPUs, {planner.machine_bytes() / 1e9:.1f} GB of memory"
     )
     for name in (*LIBRARIES, *OTHERS):
         try:
-            print(f"         {name} {importlib.metadata.version(name)}")
+            commands.say(f"         {name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             if name in OTHERS:
-                print(f"         {name} is not installed: {OTHERS[name]} needs it")
+                commands.say(f"         {name} is not installed: {OTHERS[name]} needs it")
                 continue
             faults.append(
                 f"The library {name} is missing. Run `make course`, or `pip install -c"
                 " constraints.txt -e .` in your environment."
             )
     bundled = sorted(path.parent.name for path in paths.MODELS.glob("*/model.safetensors"))
-    print(f"models   {', '.join(bundled) or 'none bundled'}")
+    commands.say(f"models   {', '.join(bundled) or 'none bundled'}")
     if "qwen3-tiny" not in bundled:
         faults.append("The bundled model qwen3-tiny is missing. Run `git checkout -- data/models`.")
     if not faults:
-        print(_device(devices.find()))
+        for line in _device(devices.find()):
+            commands.say(line)
         for name in profiles.NAMES:
-            print(f"profile  {name:<7} {_verdict(profiles.get(name))}")
+            commands.say(f"profile  {name:<7} {_verdict(profiles.get(name))}")
     for fault in faults:
-        print(fault, file=sys.stderr)
+        commands.say(fault, file=sys.stderr)
     return 1 if faults else 0
 
 
-def _device(found: devices.Device) -> str:
+def _device(found: devices.Device) -> list[str]:
     """Describe the device, its memory, and the formats of weights and training with the reasons."""
     size = planner.machine_bytes(found.kind) / 1e9
     name = f"{found.kind}, {found.name}" if found.name else found.kind
@@ -84,7 +85,7 @@ def _device(found: devices.Device) -> str:
                 f"         one of {count}: set CUDA_VISIBLE_DEVICES=0 to train on one; for more"
                 " export the run and use `accelerate launch` (notebook 05)"
             )
-    return "\n".join([*lines, f"training {found.training}"])
+    return [*lines, f"training {found.training}"]
 
 
 def _verdict(profile: profiles.Profile) -> str:
@@ -92,5 +93,5 @@ def _verdict(profile: profiles.Profile) -> str:
     try:
         profiles.check_fits(profile)
     except Qwen3labError as error:
-        return "does not: " + str(error).split(". ")[0]
+        return "does not: " + error.what
     return "runs here" + (f": needs {wanted.total / 1e9:.2f} GB" if wanted else "")

@@ -9,7 +9,7 @@ from typing import Any
 from qwen3lab.course import commands
 from qwen3lab.errors import Qwen3labError
 from qwen3lab.family import shape
-from qwen3lab.memory import gpus
+from qwen3lab.memory import activations, gpus
 from qwen3lab.memory import planner as memory_planner
 
 
@@ -54,10 +54,12 @@ def add(into: Any) -> None:
     planner.add_argument("--padded", action="store_true", help="the rows differ in length")
     planner.add_argument(
         "--head",
-        choices=("trl", "plain"),
+        choices=activations.HEADS,
         default="trl",
-        help="output head in tiles, as TRL has it, or all logits at once",
+        help="output head in tiles, as TRL has it, all logits at once, or loss and gradient of a"
+        " frozen head in one pass",
     )
+    planner.add_argument("--compiled", action="store_true", help="each decoder layer is compiled")
     planner.add_argument("--rank", type=int, default=16, help="of the LoRA (default: %(default)s)")
     planner.add_argument(
         "--targets",
@@ -99,6 +101,7 @@ def call(args: argparse.Namespace) -> int:
     step = {"batch": args.batch, "length": args.length + pictured}
     if args.method != "inference":
         step |= {"checkpointing": args.checkpointing, "padded": args.padded, "head": args.head}
+        step |= {"compiled": args.compiled}
     options = {
         "rank": args.rank,
         "targets": args.targets,
@@ -112,14 +115,16 @@ def call(args: argparse.Namespace) -> int:
         "shard": args.shard or ("zero3" if args.gpus > 1 else None),
     }
     made = memory_planner.plan(args.model, args.method, **options, **step)
-    print(made.table())
+    commands.say(made.table())
     rows = f"{args.batch} row{'s' * (args.batch != 1)} of {args.length + pictured:,} tokens"
+    if args.gpus > 1 and args.method != "inference":
+        rows = f"{rows} on each GPU"
     if args.method == "inference":
-        print(f"  for {rows}, prompt and answer")
+        commands.say(f"  for {rows}, prompt and answer")
     else:
         static = memory_planner.plan(args.model, args.method, **options).total
-        print(
-            f"  for {rows}{' on each GPU' * (args.gpus > 1)}; without a batch {static / 1e9:.3f}"
+        commands.say(
+            f"  for {rows}; without a batch {static / 1e9:.3f}"
             f" GB; highest moment without gradient accumulation {made.peak / 1e9:.3f} GB"
         )
     older = _for_older_cards(args, options, step)
@@ -127,16 +132,16 @@ def call(args: argparse.Namespace) -> int:
     if older is None:
         small += [card for card in fits if not card.bfloat16]
         fits = [card for card in fits if card.bfloat16]
-    print(
+    commands.say(
         "fits:         "
         + (
             ", ".join(f"{card.name} ({card.share(made):.0%})" for card in fits)
             or "none of the cards in the table"
         )
     )
-    print("does not fit: " + (", ".join(card.name for card in small) or "none"))
+    commands.say("does not fit: " + (", ".join(card.name for card in small) or "none"))
     for note in _notes(args, [*fits, *small]):
-        print(f"note: {note}")
+        commands.say(f"note: {note}")
     return 0
 
 

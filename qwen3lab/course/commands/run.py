@@ -107,7 +107,7 @@ def call(args: argparse.Namespace) -> int:
         nbformat.write(_empty(nbformat.read(path, as_version=4)), copies[name])
     jobs = min(kernels.jobs() if args.jobs == "auto" else int(args.jobs), len(copies))
     if jobs > 1:
-        print(
+        commands.say(
             f"{jobs} notebooks at a time, each on its own CPUs: each takes longer than alone, all"
             " of them together less.",
             flush=True,
@@ -136,7 +136,7 @@ def call(args: argparse.Namespace) -> int:
         nbformat.write(notebooks.clean(nbformat.read(copy, as_version=4)), copy)
         if args.in_place and name in passed:
             shutil.copyfile(copy, chosen[name])
-    print(f"the executed copies: {_shown(args.into)}")
+    commands.say(f"the executed copies: {_shown(args.into)}")
     return int(code)
 
 

@@ -52,6 +52,11 @@ def add(into: Any) -> None:
         "--clean", action="store_true", help="clean as notebook 02 does, and say what"
     )
     made.add_argument("--drop-long", action="store_true", help="leave out rows that are too long")
+    made.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="compile the decoder layers (default: where it gains)",
+    )
     made.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     made.add_argument("--merge", action="store_true", help="also write the merged model")
     made.add_argument("--gguf", choices=GGUF_TYPES, help="also write a GGUF file of this type")
@@ -73,10 +78,15 @@ def call(args: argparse.Namespace) -> int:
     )
     try:
         pipeline.tune(
-            settings, out, forms=forms, dry_run=args.dry_run, progress=sys.stderr.isatty()
+            settings,
+            out,
+            forms=forms,
+            dry_run=args.dry_run,
+            say=commands.say,
+            progress=sys.stderr.isatty(),
         )
     except KeyboardInterrupt:
-        print(
+        commands.say(
             f"Stopped. What {out} holds is whole; the same command goes on from there.",
             file=sys.stderr,
         )
