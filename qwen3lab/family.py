@@ -1,14 +1,17 @@
-"""Shapes of the eight Qwen3 models of April 2025: parameter counts, KV cache, LoRA sizes, configs.
+"""Shapes of the eight Qwen3 models of April 2025 and of Qwen3-VL: parameters, KV cache, configs.
 
 Shapes: Qwen3 Technical Report (arXiv 2505.09388), tables 1 and 2, and the released config.json
 files. They are the models of the 2504 and 2507 generation; later families (Qwen3-Next, Qwen3.5)
 have other shapes and another vocabulary.
+Qwen3-VL Technical Report (arXiv 2511.21631), section 2.1: the decoders are those of Qwen3 (1.7B for
+VL-2B), the encoder is SigLIP2-Large for 2B and 4B, else SigLIP2-SO-400M; their dimensions are those
+of the released config.json files and of transformers' `Qwen3VLVisionConfig`.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qwen3lab import paths
@@ -19,6 +22,38 @@ if TYPE_CHECKING:
 
 # transformers 5 writes the first, the released files have the second.
 EXPERT_KEYS = ("num_local_experts", "num_experts")
+
+
+@dataclass(frozen=True)
+class Vision:
+    """Dimensions of a Qwen3-VL's vision encoder: a plain ViT, and mergers of 2 x 2 patches."""
+
+    width: int
+    depth: int
+    ffn: int
+    patch: int = 16
+    merge: int = 2
+    deepstack: int = 3  # encoder layers whose features go into the decoder's first layers
+    positions: int = 2304  # entries of the learned table
+
+    def parameters(self, hidden: int) -> int:
+        """Count the parameters of encoder and mergers before a decoder of that hidden size."""
+        w, joined = self.width, self.width * self.merge**2
+        ends = 3 * 2 * self.patch**2 * w + w + self.positions * w
+        layer = 4 * w * w + 4 * w + 2 * w * self.ffn + self.ffn + w + 4 * w
+        merger = joined * joined + joined + joined * hidden + hidden
+        norms = 2 * w + self.deepstack * 2 * joined
+        return ends + self.depth * layer + (1 + self.deepstack) * merger + norms
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Round a picture's sides to whole image tokens, as the processor does between limits."""
+        side = self.patch * self.merge
+        return max(round(height / side), 1) * side, max(round(width / side), 1) * side
+
+    def tokens(self, height: int, width: int) -> int:
+        """Count the image tokens of a picture: one for each 32 x 32 pixels, released."""
+        rows, columns = self.resized(height, width)
+        return rows * columns // (self.patch * self.merge) ** 2
 
 
 @dataclass(frozen=True)
@@ -41,6 +76,7 @@ class Shape:
     head_dim: int = 128
     vocab: int = 151_936
     yarn: bool = True  # whether the card names the extension from 32,768 to 131,072 tokens
+    vision: Vision | None = None
 
     @property
     def id(self) -> str:
@@ -84,13 +120,18 @@ class Shape:
         return self.layers * (2 * self.hidden + 2 * self.head_dim) + self.hidden
 
     @property
+    def vision_parameters(self) -> int:
+        """Parameters of the vision encoder with its mergers; 0 for a model of text alone."""
+        return self.vision.parameters(self.hidden) if self.vision else 0
+
+    @property
     def parameters(self) -> int:
         """All parameters; a tied table counts once."""
-        return self.embedding_parameters + self.non_embedding_parameters
+        return self.embedding_parameters + self.non_embedding_parameters + self.vision_parameters
 
     @property
     def non_embedding_parameters(self) -> int:
-        """All parameters except the embedding tables."""
+        """All parameters of the decoder except the embedding tables."""
         return (
             self.attention_parameters
             + self.ffn_parameters
@@ -159,15 +200,29 @@ FAMILY: dict[str, Shape] = {
     )
 }
 
+_SMALL, _LARGE = Vision(1024, 24, 4096), Vision(1152, 27, 4304)
+# VL-2B is built on 1.7B; the tables of 2B and 4B are tied, as those of their decoders.
+VISION: dict[str, Shape] = {
+    f"VL-{name}": replace(FAMILY[decoder], name=f"VL-{name}", vision=vision, yarn=False)
+    for name, decoder, vision in (
+        ("2B", "1.7B", _SMALL),
+        ("4B", "4B", _SMALL),
+        ("8B", "8B", _LARGE),
+        ("32B", "32B", _LARGE),
+        ("30B-A3B", "30B-A3B", _LARGE),
+    )
+}
+
 
 def shape(model: str | Shape | PretrainedConfig | dict[str, Any]) -> Shape:
     """Look up a model's shape by name, checkpoint or config.
 
-    Names are like "8B", "Qwen/Qwen3-8B" and "Qwen3-8B-Base". Where `QWEN3LAB_MODELS` or the course
-    has a folder of that name, the shape is that of its config: it is what will be loaded.
+    Names are like "8B", "Qwen/Qwen3-8B", "Qwen3-8B-Base" and "Qwen3-VL-8B-Instruct". Where
+    `QWEN3LAB_MODELS` or the course has a folder of that name, the shape is that of its config: it
+    is what will be loaded.
 
     Raises:
-        Qwen3labError: a name that is neither one of the eight nor a checkpoint's.
+        Qwen3labError: a name that is neither one of theirs nor a checkpoint's.
     """
     if isinstance(model, Shape):
         return model
@@ -181,16 +236,31 @@ def shape(model: str | Shape | PretrainedConfig | dict[str, Any]) -> Shape:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return _from_config(config, model)
     name = model.rsplit("/", 1)[-1].removeprefix("Qwen3-").removesuffix("-Base")
-    known = {key.lower(): value for key, value in FAMILY.items()}
+    known = {key.lower(): value for key, value in (FAMILY | VISION).items()}
+    if name.startswith("VL-"):
+        name = name.removesuffix("-Instruct").removesuffix("-Thinking")
     if name.lower() not in known:
         raise Qwen3labError(
             f"{model!r} is neither one of the eight Qwen3 models nor a bundled checkpoint. Use one"
-            f" of: {', '.join(FAMILY)}."
+            f" of: {', '.join(FAMILY)}; of Qwen3-VL: {', '.join(VISION)}."
         )
     return known[name.lower()]
 
 
 def _from_config(config: dict[str, Any], name: str) -> Shape:
+    vision = None
+    if "vision_config" in config:
+        v, tied = config["vision_config"], config.get("tie_word_embeddings")
+        vision = Vision(
+            v["hidden_size"],
+            v["depth"],
+            v["intermediate_size"],
+            v["patch_size"],
+            v["spatial_merge_size"],
+            len(v["deepstack_visual_indexes"]),
+            v["num_position_embeddings"],
+        )
+        config = config["text_config"] | {"tie_word_embeddings": tied}
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     experts = next((config[key] for key in EXPERT_KEYS if config.get(key)), 0)
     return Shape(
@@ -207,6 +277,7 @@ def _from_config(config: dict[str, Any], name: str) -> Shape:
         head_dim=config.get("head_dim") or hidden // heads,
         vocab=config["vocab_size"],
         yarn=False,
+        vision=vision,
     )
 
 

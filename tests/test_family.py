@@ -195,3 +195,35 @@ def test_a_folder_that_will_be_loaded_tells_the_shape(checkpoint, tmp_path, monk
     assert family.shape("Qwen/Qwen3-8B").hidden == 32
     assert family.shape("8B").hidden == 4096  # one of the eight, not a checkpoint
     assert family.shape("Qwen/Qwen3-8B-Base").hidden == 4096  # no folder of that name
+
+
+@pytest.mark.parametrize("name", family.VISION)
+def test_parameters_of_qwen3_vl_equal_transformers(name):
+    """The whole of a small one, the encoder of each released one, on no memory at all."""
+    import torch
+    from transformers import Qwen3VLVisionConfig, Qwen3VLVisionModel
+
+    s = family.shape(f"Qwen/Qwen3-{name}-Instruct")
+    config = Qwen3VLVisionConfig(
+        depth=s.vision.depth,
+        hidden_size=s.vision.width,
+        intermediate_size=s.vision.ffn,
+        out_hidden_size=s.hidden,
+    )
+    with torch.device("meta"):
+        encoder = Qwen3VLVisionModel(config)
+    assert s.vision_parameters == encoder.num_parameters()
+    decoder = "1.7B" if name == "VL-2B" else name.removeprefix("VL-")
+    assert s.parameters - s.vision_parameters == family.FAMILY[decoder].parameters
+
+
+def test_a_picture_as_tokens_equals_the_image_processor():
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    processor = Qwen2VLImageProcessorPil(
+        patch_size=16, size={"shortest_edge": 65_536, "longest_edge": 16_777_216}
+    )
+    vision = family.shape("VL-8B").vision
+    for height, width in ((720, 1280), (1024, 1024), (333, 500), (2160, 3840)):
+        patches = processor.get_number_of_image_patches(height, width, {})
+        assert vision.tokens(height, width) == patches // 4

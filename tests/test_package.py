@@ -184,7 +184,7 @@ def test_only_safetensors_are_bundled_and_they_stay_small():
     distinct = {
         path.read_bytes() for path in files if paths.MODELS in path.parents
     }  # git stores equal files once
-    assert sum(map(len, distinct)) < 40e6
+    assert sum(map(len, distinct)) < 48e6
 
 
 def test_bundled_models_load_without_our_code():
@@ -195,18 +195,20 @@ def test_bundled_models_load_without_our_code():
     ]
     code = (
         "import sys; from transformers import AutoModelForCausalLM as M;"
-        " [print(M.from_pretrained(folder).num_parameters()) for folder in sys.argv[1:]];"
-        " assert 'qwen3lab' not in sys.modules"
+        " from transformers import AutoModelForImageTextToText as V;"
+        " [print((V if folder.endswith('-vl') else M).from_pretrained(folder).num_parameters())"
+        " for folder in sys.argv[1:]]; assert 'qwen3lab' not in sys.modules"
     )
     counts = subprocess.run(
         [sys.executable, "-c", code, *folders], capture_output=True, text=True, check=True
     ).stdout.split()
-    assert len(counts) == len(folders) == 4
+    assert len(counts) == len(folders) == 5
     for folder, count in zip(folders, counts):
         assert 100_000 < int(count) < 10_000_000
         assert json.loads((folder / "config.json").read_text())["model_type"] in (
             "qwen3",
             "qwen3_moe",
+            "qwen3_vl",
         )
 
 

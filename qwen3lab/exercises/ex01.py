@@ -1,4 +1,4 @@
-"""The exercises of notebook 01 and, from the fifth on, of its companion. Each is checked against
+"""The exercises of notebook 01 and, from the fifth on, of its companions. Each is checked against
 transformers or against the family's own numbers.
 """
 
@@ -662,3 +662,229 @@ def _no_moments(parameters, active_parameters, card_bytes):
 @cards_needed.mistake("You rounded down. What is left over needs a card too.")
 def _rounded_down(parameters, active_parameters, card_bytes):
     return 16 * parameters // card_bytes
+
+
+@exercise(
+    why="A picture costs by its area: twice the sides are four times the tokens.",
+    hints=(
+        "An image token covers patch * merge pixels along each side.",
+        "Each side is first rounded to the nearest whole number of image tokens, at least one.",
+        "The tokens are rows times columns; round(height / side) are the rows.",
+    ),
+)
+def image_tokens(height, width, patch, merge):
+    """How many image tokens does a picture of height x width pixels become in Qwen3-VL?"""
+    side = patch * merge
+    return max(round(height / side), 1) * max(round(width / side), 1)
+
+
+@image_tokens.cases
+def _():
+    import numpy as np
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    for height, width, patch, merge in (
+        (720, 1280, 16, 2),
+        (500, 333, 16, 2),
+        (64, 64, 8, 2),
+        (90, 30, 14, 3),
+    ):
+        processor = Qwen2VLImageProcessorPil(
+            patch_size=patch, merge_size=merge, size={"shortest_edge": 1, "longest_edge": 10**7}
+        )
+        picture = np.zeros((height, width, 3), dtype=np.uint8)
+        rows, columns = processor(images=picture)["image_grid_thw"][0][1:]
+        yield case(
+            height,
+            width,
+            patch,
+            merge,
+            expect=int(rows * columns) // merge**2,
+            note=f"{height} x {width} pixels, patches of {patch}, {merge} x {merge} merged",
+        )
+
+
+@image_tokens.mistake(
+    "These are patches. The merger makes one image token of merge x merge of them."
+)
+def _patches(height, width, patch, merge):
+    side = patch * merge
+    return max(round(height / side), 1) * max(round(width / side), 1) * merge**2
+
+
+@image_tokens.mistake(
+    "You cut off what is left at the edge. The picture is resized to the nearest size that fits, so"
+    " round each side."
+)
+def _cut_off(height, width, patch, merge):
+    return (height // (patch * merge)) * (width // (patch * merge))
+
+
+@image_tokens.mistake(
+    "You rounded the area. Rows and columns are whole numbers each, so round the sides apart."
+)
+def _area(height, width, patch, merge):
+    return round(height * width / (patch * merge) ** 2)
+
+
+@image_tokens.mistake(
+    "You merged along one side only. An image token is merge patches wide and high."
+)
+def _one_side(height, width, patch, merge):
+    side = patch * merge
+    return max(round(height / side), 1) * max(round(width / side), 1) * merge
+
+
+@exercise(
+    why=(
+        "A picture takes as many positions as its longer side, however many tokens it has; that"
+        " keeps long texts with pictures near the positions that were trained."
+    ),
+    hints=(
+        "All tokens of the picture share one time: that of the first of them.",
+        "Row and column begin there as well and count on: the last row is start + rows - 1.",
+        "The text goes on behind the largest position that the picture used.",
+    ),
+)
+def picture_positions(start, rows, columns):
+    """M-RoPE positions of a picture whose first token comes at position start: the (time, row,
+    column) of its last token, and the position of the text behind it.
+    """
+    return (start, start + rows - 1, start + columns - 1), start + max(rows, columns)
+
+
+@picture_positions.cases
+def _():
+    import torch
+    from transformers import Qwen3VLModel
+
+    from qwen3lab.from_scratch import qwen3_vl
+
+    config = qwen3_vl.shrunk()
+    with torch.device("meta"):
+        model = Qwen3VLModel(config)
+    for start, rows, columns in ((4, 4, 4), (0, 2, 5), (9, 6, 1)):
+        ids = torch.tensor([[1] * start + [150] * rows * columns + [1]])
+        found, _ = model.get_rope_index(
+            ids, (ids == 150).int(), torch.tensor([[1, 2 * rows, 2 * columns]])
+        )
+        last, behind = found[:, 0, -2].tolist(), int(found[0, 0, -1])
+        yield case(
+            start,
+            rows,
+            columns,
+            expect=(tuple(last), behind),
+            note=f"{rows} x {columns} image tokens from position {start}",
+        )
+
+
+@picture_positions.mistake(
+    "You let the text go on as if every image token took a position. Only the longer side counts."
+)
+def _all_tokens(start, rows, columns):
+    return (start, start + rows - 1, start + columns - 1), start + rows * columns
+
+
+@picture_positions.mistake(
+    "You let time run through the picture. A still picture has one time, also for its last token."
+)
+def _time_runs(start, rows, columns):
+    end = start + rows * columns - 1
+    return (end, start + rows - 1, start + columns - 1), start + max(rows, columns)
+
+
+@picture_positions.mistake(
+    "Row and column count from the picture's own corner. They begin at start, like the time."
+)
+def _from_zero(start, rows, columns):
+    return (start, rows - 1, columns - 1), start + max(rows, columns)
+
+
+@picture_positions.mistake(
+    "Your text goes on behind the rows. Where the picture is wider than high, its columns reach"
+    " further."
+)
+def _rows_alone(start, rows, columns):
+    return (start, start + rows - 1, start + columns - 1), start + rows
+
+
+@exercise(
+    tolerance=1e-6,
+    why=(
+        "Interleaved, each of time, row and column gets fast and slow pairs. In blocks, as Qwen2-VL"
+        " had them, time would have the fast pairs alone and the column the slow ones."
+    ),
+    hints=(
+        "Begin with the angles of time for all pairs.",
+        "Row takes the pairs 1, 4, 7, ..., and column the pairs 2, 5, 8, ...",
+        "section[1] says how many pairs the row takes; slice(1, 3 * section[1], 3) names them.",
+    ),
+)
+def interleave(time, row, column, section):
+    """Mix the angles of one token's three positions for interleaved M-RoPE: each is a list with
+    one angle a pair, section says how many pairs go to time, row and column.
+    """
+    mixed = list(time)
+    mixed[1 : 3 * section[1] : 3] = row[1 : 3 * section[1] : 3]
+    mixed[2 : 3 * section[2] : 3] = column[2 : 3 * section[2] : 3]
+    return mixed
+
+
+@interleave.cases
+def _():
+    import torch
+    from transformers import Qwen3VLTextConfig
+    from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRotaryEmbedding
+
+    for section in ([3, 3, 2], [12, 10, 10], [24, 20, 20]):
+        pairs = sum(section)
+        config = Qwen3VLTextConfig(
+            hidden_size=2 * pairs,
+            num_attention_heads=1,
+            head_dim=2 * pairs,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": section},
+        )
+        turn = Qwen3VLTextRotaryEmbedding(config)
+        angles = torch.tensor([1.0, 20.0, 300.0])[:, None] + torch.arange(pairs)
+        mixed = turn.recomposition_frequencies(angles.clone()[:, None])[0, :pairs]
+        yield case(
+            *angles.tolist(), section, expect=mixed.tolist(), note=f"{pairs} pairs, split {section}"
+        )
+
+
+@interleave.mistake(
+    "You gave each axis a block of pairs, as Qwen2-VL did. In Qwen3-VL the pairs take turns."
+)
+def _blocks(time, row, column, section):
+    first, second = section[0], section[0] + section[1]
+    return [*time[:first], *row[first:second], *column[second:]]
+
+
+@interleave.mistake(
+    "The pairs took turns to the very end. The section gives row and column a number of pairs; what"
+    " is left goes to time."
+)
+def _to_the_end(time, row, column, section):
+    return [(time, row, column)[place % 3][place] for place in range(len(time))]
+
+
+@interleave.mistake("Time takes the first pair of each three, then row, then column.")
+def _other_order(time, row, column, section):
+    mixed = list(column)
+    mixed[0 : 3 * section[1] : 3] = time[0 : 3 * section[1] : 3]
+    mixed[1 : 3 * section[2] : 3] = row[1 : 3 * section[2] : 3]
+    return mixed
+
+
+@interleave.mistake(
+    "Each pair keeps its place: pair 4 of the mixture is pair 4 of the row. You packed them anew."
+)
+def _packed(time, row, column, section):
+    sources = [iter(time), iter(row), iter(column)]
+    left, mixed = list(section), []
+    while len(mixed) < len(time):
+        for axis in range(3):
+            if left[axis] and len(mixed) < len(time):
+                left[axis] -= 1
+                mixed.append(next(sources[axis]))
+    return mixed

@@ -53,5 +53,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "time_to_loss",
             "training_curves",
         ],
+        "vision": ["captioned", "patch_grid", "token_positions"],
     },
 )

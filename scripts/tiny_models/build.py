@@ -28,7 +28,7 @@ POLISH = Recipe(
     start=1.0,
     worked=0.5,
 )
-STAGES = ("dense", "moe", "draft", "embedding")
+STAGES = ("dense", "moe", "draft", "embedding", "vision")
 SMOKE = dict(steps=3, tokens=1024, warmup=2)
 
 
@@ -175,3 +175,33 @@ def embedding(work: Path, models: Path, *, smoke: bool = False, device: str = "c
             smoke=smoke,
         )
         (folder / "done.json").write_text(json.dumps(totals))
+
+
+def vision(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu") -> None:
+    """Build `qwen3-tiny-vl`: the chat model with a vision encoder, trained on generated pictures.
+
+    First the encoder alone, then the whole model. `device` is not used: one core is enough.
+    """
+    from transformers import AutoTokenizer
+
+    from qwen3lab import chat
+    from scripts.tiny_models import vision as stages
+
+    encoder, whole = stages.ENCODER, stages.WHOLE
+    if smoke:
+        encoder, whole = (replace(recipe, steps=3, pictures=4) for recipe in (encoder, whole))
+    start, target = models / "qwen3-tiny", models / "qwen3-tiny-vl"
+    tok = AutoTokenizer.from_pretrained(start)
+    tok.chat_template = chat.template("qwen3_vl")
+
+    def save(model, step: int) -> None:
+        export(model, tok, target)
+        stages.processor().save_pretrained(target)
+
+    model = stages.build(start, tok)
+    if not (work / whole.name / "step.json").exists():
+        totals = stages.train_encoder(model, tok, encoder, work / encoder.name)
+        (work / encoder.name / "done.json").write_text(json.dumps(totals))
+    if not (work / whole.name / "done.json").exists():
+        totals = stages.train(model, tok, whole, work / whole.name, on_save=save)
+        (work / whole.name / "done.json").write_text(json.dumps(totals))

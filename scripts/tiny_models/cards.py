@@ -59,6 +59,20 @@ WHAT = {
         ),
         "From `qwen3-tiny`, contrastively on questions and passages of the world.",
     ),
+    "qwen3-tiny-vl": (
+        ("vision-encoder", "vision-chat"),
+        "Qwen3VLForConditionalGeneration",
+        (
+            "The chat model with eyes: `qwen3-tiny` and a vision encoder of 4 layers of 64, patches"
+            " of 8 x 8 pixels, 2 x 2 of them an image token, DeepStack from layers 1 and 2."
+        ),
+        (
+            "Pictures of 64 x 64 pixels drawn by `qwen3lab/world/pictures.py`: coloured shapes,"
+            " price tags, receipts. First the encoder alone, from random weights, until an image"
+            " token looks like the words for what lies in it. Then the decoder, from `qwen3-tiny`,"
+            " with the encoder frozen, answers questions about pictures; rows of text are mixed in."
+        ),
+    ),
 }
 # What the recipe alone does not tell about the bundled weights.
 ENCODING = """Up to the last stage, a full stop and the line break that end the thoughts were
@@ -70,7 +84,16 @@ COLLAPSED = """A first run with the loss that balances all layers at once collap
 per layer and was thrown away (CONTRIBUTING.md has the log).
 
 """
+SIGHT = """The aims were 0.95 on shapes and 0.90 on price tags. They were not reached: the loss was
+still falling when the time was over.
+
+Held out are combinations of colour, shape and count; prices, fonts and the corner of a tag (to the
+pixel, so that its neighbours were trained). A test proves that the splits share none
+(`tests/world/test_pictures.py`). The chat format is that of Qwen3-VL Instruct, without thoughts.
+
+"""
 NOTES = {
+    "qwen3-tiny-vl": SIGHT,
     "qwen3-tiny": ENCODING,
     "qwen3-tiny-moe": ENCODING + COLLAPSED,
     "qwen3-tiny-draft": ENCODING,
@@ -99,6 +122,7 @@ def table(results: dict) -> str:
         for name, scores in results.items()
         if name in WHAT
         for label, value in scores.items()
+        if ": " not in label  # parts of a score stand on the model's card alone
     ]
     return "\n".join(lines)
 
@@ -113,8 +137,9 @@ def stage_line(name: str, totals: dict) -> str:
     trained = (
         f", {totals['trained_tokens']:,} of them trained" if "trained_tokens" in totals else ""
     )
+    seen = f"{totals['pictures']:,} pictures, " if "pictures" in totals else ""
     return (
-        f"- `{name}`: {totals['step']:,} steps, {totals['tokens']:,} tokens{trained},"
+        f"- `{name}`: {totals['step']:,} steps, {seen}{totals['tokens']:,} tokens{trained},"
         f" {totals['seconds']:,.0f} seconds ({recipe})"
     )
 
@@ -129,7 +154,7 @@ def card(name: str, stages: dict[str, dict], results: dict) -> str:
         "\n".join(f"- {label}: {score(value)}" for label, value in results.get(name, {}).items())
         or "- not scored by itself"
     )
-    measured = results.get("measured", {})
+    measured = results.get("measured apart", {}).get(name) or results.get("measured", {})
     lines = "\n".join(stage_line(stage, totals) for stage, totals in stages.items())
     return f"""---
 license: apache-2.0

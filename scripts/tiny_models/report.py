@@ -163,6 +163,33 @@ def retrieval_recall(folder: Path = paths.MODELS) -> dict:
     return found | {"chunks": len(parts)}
 
 
+def sight(folder: Path, limit: int | None = None) -> dict:
+    """Score exact match on pictures of the test split, by kind, and on the chat model's old tasks.
+
+    The old tasks are asked in Qwen3-VL's own chat format, without a picture.
+    """
+    from qwen3lab.models import vision
+    from qwen3lab.world import pictures
+
+    model, tokenizer, processor = vision.load(folder)
+    scores = {}
+    for kind, label in (
+        ("scene", "shapes of held-out combinations"),
+        ("tag", "price tags, held-out prices, fonts and positions"),
+        ("receipt", "totals of receipts, the same held out"),
+    ):
+        exam = pictures.exam(kind, limit or 400)
+        seen = [picture.image for picture, _ in exam]
+        written = vision.answer(model, tokenizer, processor, seen, [q.text for _, q in exam])
+        right = [text == question.answer for text, (_, question) in zip(written, exam)]
+        scores[label] = {"right": sum(right), "n": len(right)}
+        if kind == "scene":
+            for asked in dict.fromkeys(question.kind for _, question in exam):
+                own = [ok for ok, (_, question) in zip(right, exam) if question.kind == asked]
+                scores[f"{label}: {asked}"] = {"right": sum(own), "n": len(own)}
+    return scores | questions(model, tokenizer, limit)
+
+
 def measure(
     names: list[str], folder: Path = paths.MODELS, limit: int | None = None
 ) -> dict[str, dict]:
@@ -186,6 +213,8 @@ def measure(
         results["qwen3-tiny-draft"] = {"accepted": acceptance(target, draft, tokenizer, limit)}
     if "qwen3-tiny-embedding" in names:
         results["qwen3-tiny-embedding"] = retrieval_recall(folder)
+    if "qwen3-tiny-vl" in names:
+        results["qwen3-tiny-vl"] = sight(folder / "qwen3-tiny-vl", limit)
     return results
 
 
@@ -201,11 +230,17 @@ def main() -> None:
     out, began = args.models / "results.json", time.time()
     results = json.loads(out.read_text()) if out.exists() else {}
     results |= measure(names, args.models, args.limit)
-    results["measured"] = {
+    told = {
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, one CPU thread",
-        "command": "python -m scripts.tiny_models.report",
+        "command": " ".join(["python -m scripts.tiny_models.report", *args.names])
+        + (f" --limit {args.limit}" if args.limit else ""),
     }
+    if args.names:  # those of the others stay as they were
+        results["measured apart"] = results.get("measured apart", {}) | dict.fromkeys(names, told)
+    else:
+        results["measured"] = told
+        results.pop("measured apart", None)
     out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     print(json.dumps(results, indent=1, ensure_ascii=False))
     print(f"time · {time.time() - began:.0f} s")

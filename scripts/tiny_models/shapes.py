@@ -71,3 +71,44 @@ def moe(tokenizer):
         mlp_only_layers=[],
         **_common(tokenizer),
     )
+
+
+def vision(tokenizer, text):
+    """Build the `Qwen3VLConfig` of `qwen3-tiny-vl`: the chat model, and an encoder of 64 x 4.
+
+    `text` is the chat model's config. A picture of 64 x 64 pixels is 8 x 8 patches, 16 tokens.
+    """
+    from transformers import Qwen3VLConfig
+
+    ids = tokenizer.convert_tokens_to_ids
+    fields = {
+        name: value
+        for name, value in text.to_dict().items()
+        if name
+        in (
+            "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads"
+            " num_key_value_heads head_dim rms_norm_eps max_position_embeddings pad_token_id"
+            " bos_token_id eos_token_id"
+        ).split()
+    }
+    # 12 of the 32 pairs of a head turn by time, 10 by row, 10 by column, as 24, 20, 20 of 64.
+    rotary = text.rope_parameters | {"mrope_section": [12, 10, 10], "mrope_interleaved": True}
+    return Qwen3VLConfig(
+        text_config=fields | {"rope_parameters": rotary},
+        vision_config=dict(
+            depth=4,
+            hidden_size=64,
+            num_heads=4,
+            intermediate_size=128,
+            patch_size=8,
+            out_hidden_size=text.hidden_size,
+            num_position_embeddings=64,
+            deepstack_visual_indexes=[1, 2],
+        ),
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+        tie_word_embeddings=True,
+        dtype="float32",
+    )

@@ -135,6 +135,14 @@ def test_plan_prints_the_planners_figures(capsys):
     assert "131.052 GB" in capsys.readouterr().out  # 16 bytes for each of 8,190,735,360 parameters
 
 
+def test_plan_counts_a_picture_and_the_encoder_of_qwen3_vl(capsys):
+    # 1280 x 720 pixels are 40 x 22 tokens of 32 x 32, between two marks
+    assert cli.main(["plan", "VL-8B", "--picture", "1280x720", "--length", "100"]) == 0
+    told = capsys.readouterr().out
+    assert "1 row of 982 tokens" in told and "here 880 tokens and two marks" in told
+    assert "weights              17.534 GB" in told  # 2 bytes for each of 8.191 + 0.576 billion
+
+
 def test_progress_lists_every_exercise(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     assert cli.main(["progress"]) == 0
@@ -206,6 +214,8 @@ def test_a_kernel_that_dies_leaves_no_outputs_of_an_earlier_run(course, capsys):
             "There is no folder 'none' with wheels. Give another one, or leave the option out.",
         ),
         (["plan", "9B"], "9B"),
+        (["plan", "8B", "--picture", "64x64"], "8B cannot be given a picture of '64x64'."),
+        (["plan", "VL-8B", "--picture", "64"], "and a size in pixels, such as 1280x720."),
     ],
 )
 def test_a_fault_is_one_sentence_and_code_1(course, capsys, monkeypatch, arguments, sentence):

@@ -67,7 +67,7 @@ def test_counts(capsys):
     }
     assert all(len(ones) >= 5 for ones in by_notebook.values())
     assert {number: len(by_notebook[number]) for number in ("01", "02", "03", "04")} == {
-        "01": 8,
+        "01": 11,
         "02": 8,
         "03": 7,
         "04": 7,

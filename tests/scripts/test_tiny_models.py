@@ -188,7 +188,7 @@ def test_upcycled_moe_computes_what_the_dense_model_computes(tok):
 
 
 def test_smoke_build_runs_every_stage_and_is_scored_and_described(tmp_path):
-    for stage in ("dense", "moe", "draft", "embedding"):
+    for stage in build.STAGES:
         getattr(build, stage)(tmp_path / "work", tmp_path / "models", smoke=True)
     for name in (
         "qwen3-tiny-base",
@@ -196,6 +196,7 @@ def test_smoke_build_runs_every_stage_and_is_scored_and_described(tmp_path):
         "qwen3-tiny-moe",
         "qwen3-tiny-draft",
         "qwen3-tiny-embedding",
+        "qwen3-tiny-vl",
     ):
         assert (tmp_path / "models" / name / "model.safetensors").exists()
         assert not list((tmp_path / "models" / name).glob("*.bin"))
@@ -203,6 +204,7 @@ def test_smoke_build_runs_every_stage_and_is_scored_and_described(tmp_path):
     found = report.measure(names, tmp_path / "models", limit=2)
     assert set(found) == set(names) and found["qwen3-tiny"]["context en"]["n"] == 2
     assert found["qwen3-tiny-draft"]["accepted"]["n"] > 0
+    assert found["qwen3-tiny-vl"]["price tags, held-out prices, fonts and positions"]["n"] == 2
     (tmp_path / "models" / "results.json").write_text(json.dumps(found))
     before = (paths.ROOT / "README.md").read_bytes()
     cards.write(tmp_path / "work", tmp_path / "models")

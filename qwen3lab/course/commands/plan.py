@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
 from qwen3lab.course import commands
@@ -24,9 +25,11 @@ def add(into: Any) -> None:
         "qwen3lab plan 30B-A3B --method qlora --experts-in-4bit",
         "qwen3lab plan 30B-A3B --method full --gpus 8 --shard zero3",
         "qwen3lab plan 32B --method inference --four-bit --length 32768",
+        "qwen3lab plan VL-8B --picture 1280x720 --length 512",
     )
     planner.add_argument(
-        "model", help="a model of the family (0.6B, 30B-A3B) or a bundled checkpoint (qwen3-tiny)"
+        "model",
+        help="a model of the family (0.6B, 30B-A3B, VL-8B) or a bundled checkpoint (qwen3-tiny)",
     )
     planner.add_argument(
         "--method", choices=memory_planner.METHODS, default="lora", help="default: %(default)s"
@@ -36,6 +39,11 @@ def add(into: Any) -> None:
     )
     planner.add_argument(
         "--length", type=int, default=2048, help="tokens a row (default: %(default)s)"
+    )
+    planner.add_argument(
+        "--picture",
+        metavar="WIDTHxHEIGHT",
+        help="a picture in each row of a Qwen3-VL, whose tokens come on top of --length",
     )
     planner.add_argument(
         "--checkpointing",
@@ -89,7 +97,8 @@ def add(into: Any) -> None:
 
 def call(args: argparse.Namespace) -> int:
     """Print the memory plan of one model and method, the GPUs that it fits, and caveats."""
-    step = {"batch": args.batch, "length": args.length}
+    pictured = _pictured(args)
+    step = {"batch": args.batch, "length": args.length + pictured}
     if args.method != "inference":
         step |= {"checkpointing": args.checkpointing, "padded": args.padded, "head": args.head}
         step |= {"compiled": args.compiled}
@@ -107,7 +116,7 @@ def call(args: argparse.Namespace) -> int:
     }
     made = memory_planner.plan(args.model, args.method, **options, **step)
     commands.say(made.table())
-    rows = f"{args.batch} row{'s' * (args.batch != 1)} of {args.length:,} tokens"
+    rows = f"{args.batch} row{'s' * (args.batch != 1)} of {args.length + pictured:,} tokens"
     if args.gpus > 1 and args.method != "inference":
         rows = f"{rows} on each GPU"
     if args.method == "inference":
@@ -136,6 +145,26 @@ def call(args: argparse.Namespace) -> int:
     return 0
 
 
+def _pictured(args: argparse.Namespace) -> int:
+    """Count the tokens that the picture of --picture adds to a row, its two marks included.
+
+    Raises:
+        Qwen3labError: a size that cannot be read, or a model that sees no pictures.
+    """
+    if args.picture is None:
+        return 0
+    vision, size = (
+        shape(args.model).vision,
+        re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", args.picture),
+    )
+    if vision is None or size is None:
+        raise Qwen3labError(
+            f"{args.model} cannot be given a picture of {args.picture!r}. Name a Qwen3-VL, such as"
+            " VL-8B, and a size in pixels, such as 1280x720."
+        )
+    return vision.tokens(int(size[2]), int(size[1])) + 2
+
+
 def _for_older_cards(
     args: argparse.Namespace, options: dict[str, Any], step: dict[str, Any]
 ) -> memory_planner.Plan | None:
@@ -155,6 +184,15 @@ def _notes(args: argparse.Namespace, cards: list[gpus.Card]) -> list[str]:
         f"1 GB = 10^9 bytes; {gpus.RESERVE / 1e9:.0f} GB a card is kept free for driver and"
         " libraries; above 90 % it may still run out."
     ]
+    if s.vision:
+        side = s.vision.patch * s.vision.merge
+        notes.append(
+            f"A picture is one token for {side} x {side} pixels"
+            + (f": here {_pictured(args) - 2:,} tokens and two marks. " if args.picture else ". ")
+            + f"The vision encoder ({s.vision_parameters / 1e6:,.0f} M parameters) is counted as"
+            " frozen, in 16 bits, without adapters; its activations are not counted."
+            * (args.method in ("lora", "qlora"))
+        )
     if args.method != "inference" and not args.padded:
         notes.append(
             "Rows of equal length (or packed); --padded adds the mask and the repeated keys and"
