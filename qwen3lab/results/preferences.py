@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from qwen3lab.evaluation.statistics import bootstrap_groups
-from qwen3lab.results.tables import over_seeds
-
-
-def _seconds(runs: Sequence[dict[str, Any]]) -> float:
-    return float(np.mean([run.get("seconds", 0) for run in runs]))
+from qwen3lab.results.tables import averaged, over_seeds, paired, seconds
 
 
 def repaired(record: dict[str, Any]) -> pd.DataFrame:
@@ -38,7 +32,7 @@ def repaired(record: dict[str, Any]) -> pd.DataFrame:
             ("company facts", facts, record["facts"]),
         ):
             line = {"recipe": recipe, "measure": measure} | over_seeds(digits, groups)
-            lines.append(line | {"seconds": _seconds(runs)})
+            lines.append(line | {"seconds": seconds(runs)})
     return pd.DataFrame(lines)
 
 
@@ -55,16 +49,15 @@ def gains(record: dict[str, Any]) -> pd.DataFrame:
     before, lines = record["before"], []
     for recipe, runs in record["runs"].items():
         for run in runs:
-            first, second = ([int(one) for one in way["reading"]["right"]] for way in (before, run))
-            low, high = bootstrap_groups(np.subtract(second, first), range(len(first)))
+            gained = paired(*(averaged([way["reading"]["right"]]) for way in (before, run)))
             lines.append(
                 {
                     "recipe": recipe,
                     "seed": run["seed"],
                     "reading": share(run["reading"]["right"]),
-                    "gain": float(np.mean(second) - np.mean(first)),
-                    "low": low,
-                    "high": high,
+                    "gain": gained["share"],
+                    "low": gained["low"],
+                    "high": gained["high"],
                     "facts": share(run["facts"]["right"]) - share(before["facts"]["right"]),
                     "seconds": run["seconds"],
                 }
@@ -103,7 +96,7 @@ def _declining(record: dict[str, Any], ways: dict[str, list[dict[str, Any]]]) ->
             groups = record["facts"] if key.startswith("facts") else None
             told = over_seeds([run[key] for run in runs], groups)
             line = {"recipe": recipe, "measure": measure} | told
-            lines.append(line | {"seconds": _seconds(runs)})
+            lines.append(line | {"seconds": seconds(runs)})
     return pd.DataFrame(lines)
 
 
@@ -128,7 +121,7 @@ def brevity(record: dict[str, Any]) -> pd.DataFrame:
             ("old tasks", [run["old"] for run in runs], None),
         ):
             line = {"recipe": recipe, "measure": measure} | over_seeds(values, groups)
-            lines.append(line | {"phrases": float(np.mean(phrases)), "seconds": _seconds(runs)})
+            lines.append(line | {"phrases": float(np.mean(phrases)), "seconds": seconds(runs)})
     return pd.DataFrame(lines)
 
 
@@ -137,10 +130,8 @@ def cost(record: dict[str, Any]) -> dict[str, dict[str, float]]:
 
     Returns the difference's mean over seeds and its 95 % interval: share, low, high.
     """
-    before = np.array([int(one) for one in record["before"]["test"]["old"]])
-    found = {}
-    for recipe, runs in record["runs"].items():
-        after = np.mean([[int(one) for one in run["old"]] for run in runs], axis=0)
-        low, high = bootstrap_groups(after - before, range(len(before)))
-        found[recipe] = {"share": float((after - before).mean()), "low": low, "high": high}
-    return found
+    before = averaged([record["before"]["test"]["old"]])
+    return {
+        recipe: paired(before, averaged([run["old"] for run in runs]))
+        for recipe, runs in record["runs"].items()
+    }

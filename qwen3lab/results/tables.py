@@ -230,24 +230,49 @@ def distilled_tasks(record: dict[str, Any]) -> pd.DataFrame:
         share divided by the teacher's).
     """
     names = record["tasks"]["test"]
-
-    def right(*runs: str) -> np.ndarray:
-        return np.mean([[int(one) for one in run] for run in runs], axis=0)
-
-    before, above = right(record["student before"]["test"]), right(record["teacher"]["test"])
-    after = right(*(run["right"] for run in record["runs"]))
+    before, above = (averaged([record[name]["test"]]) for name in ("student before", "teacher"))
+    after = averaged([run["right"] for run in record["runs"]])
     lines = []
     for task in [*dict.fromkeys(names), "all"]:
         of = [place for place, name in enumerate(names) if task in (name, "all")]
-        low, high = bootstrap_groups(after[of] - before[of], of)
         shares = {
             name: float(one[of].mean())
             for name, one in (("before", before), ("student", after), ("teacher", above))
         }
-        gained = {"gained": shares["student"] - shares["before"], "low": low, "high": high}
+        gained = paired(before[of], after[of], of)
         kept = shares["student"] / shares["teacher"] if shares["teacher"] else float("nan")
-        lines.append({"task": task, "n": len(of)} | shares | gained | {"kept": kept})
+        lines.append(
+            {"task": task, "n": len(of)}
+            | shares
+            | {"gained": gained.pop("share")}
+            | gained
+            | {"kept": kept}
+        )
     return pd.DataFrame(lines)
+
+
+def averaged(runs: Sequence[str]) -> np.ndarray:
+    """Average the digits of `benchmarks/record.digits` over runs: one value a question."""
+    return np.mean([[int(one) for one in run] for run in runs], axis=0)
+
+
+def paired(
+    before: np.ndarray, after: np.ndarray, units: Sequence[Any] | None = None
+) -> dict[str, float]:
+    """Compare two systems on the same questions: the mean difference and its 95 % interval.
+
+    Args:
+        before, after: one value a question, in the same order.
+        units: the name of each question; default: its place.
+    Returns: share, low, high (bootstrap over questions).
+    """
+    low, high = bootstrap_groups(after - before, range(len(before)) if units is None else units)
+    return {"share": float(after.mean() - before.mean()), "low": low, "high": high}
+
+
+def seconds(runs: Sequence[dict[str, Any]]) -> float:
+    """Average the seconds of training over runs; a model that was not trained took none."""
+    return float(np.mean([run.get("seconds", 0) for run in runs]))
 
 
 def low_bits(record: dict[str, Any]) -> pd.DataFrame:

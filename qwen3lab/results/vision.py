@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from qwen3lab.results.tables import over_seeds
+from qwen3lab.results.tables import over_seeds, seconds
 
 MEASURES = {
     "company": "company's tags",
@@ -29,8 +28,7 @@ def learned_and_forgotten(record: dict[str, Any]) -> pd.DataFrame:
     """
     lines = []
     for recipe, runs in ({"before": [record["before"]]} | record["runs"]).items():
-        seconds = float(np.mean([run.get("seconds", 0) for run in runs]))
         for kind, measure in MEASURES.items():
             told = over_seeds([run[kind] for run in runs])
-            lines.append({"recipe": recipe, "measure": measure} | told | {"seconds": seconds})
+            lines.append({"recipe": recipe, "measure": measure} | told | {"seconds": seconds(runs)})
     return pd.DataFrame(lines)
