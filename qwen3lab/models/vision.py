@@ -83,19 +83,27 @@ def inputs(
             f"There are {len(pictures)} pictures and {len(questions)} questions. Give one question"
             " a picture; repeat a picture that is asked about twice."
         )
+    rows, seen = _prompts(tokenizer, processor, pictures, questions)
+    return _batch(tokenizer, rows, "left") | seen
+
+
+def _prompts(
+    tokenizer, processor, pictures: Sequence[Image], questions: Sequence[str]
+) -> tuple[list[list[int]], dict[str, Any]]:
+    """Encode a question a picture; return the ids and what the processor makes of the pictures."""
     seen = processor(images=list(pictures), return_tensors="pt")
     rows = [
         encode(tokenizer, question, int(grid.prod()) // processor.merge_size**2)
         for question, grid in zip(questions, seen["image_grid_thw"])
     ]
-    ids, mask = batching.pad(rows, tokenizer.pad_token_id, side="left")
+    return rows, dict(seen)
+
+
+def _batch(tokenizer, rows: list[list[int]], side: str) -> dict[str, Any]:
+    """Pad rows of ids and mark the image tokens among them."""
+    ids, mask = batching.pad(rows, tokenizer.pad_token_id, side=side)
     image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    return {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "mm_token_type_ids": (ids == image).long(),
-        **seen,
-    }
+    return {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": (ids == image).long()}
 
 
 def training_batch(
@@ -108,25 +116,13 @@ def training_batch(
     Returns:
         As `inputs`, with labels: the answer and its end token, all else -100.
     """
-    import torch
-
     pictures, questions, answers = zip(*rows)
-    seen = processor(images=list(pictures), return_tensors="pt")
-    ids, labels = [], []
-    for question, wanted, grid in zip(questions, answers, seen["image_grid_thw"]):
-        prompt = encode(tokenizer, question, int(grid.prod()) // processor.merge_size**2)
-        told = [*chat.plain_ids(tokenizer, wanted), tokenizer.eos_token_id]
-        ids.append(prompt + told)
-        labels.append([chat.IGNORED] * len(prompt) + told)
-    padded, mask = batching.pad(ids, tokenizer.pad_token_id)
-    image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    return {
-        "input_ids": padded,
-        "attention_mask": mask,
-        "mm_token_type_ids": (padded == image).to(torch.long),
-        "labels": batching.pad(labels, chat.IGNORED)[0],
-        **seen,
-    }
+    prompts, seen = _prompts(tokenizer, processor, pictures, questions)
+    told = [[*chat.plain_ids(tokenizer, text), tokenizer.eos_token_id] for text in answers]
+    labels = [[chat.IGNORED] * len(prompt) + said for prompt, said in zip(prompts, told)]
+    ids = [prompt + said for prompt, said in zip(prompts, told)]
+    labelled = {"labels": batching.pad(labels, chat.IGNORED)[0]}
+    return _batch(tokenizer, ids, "right") | labelled | seen
 
 
 def answer(
