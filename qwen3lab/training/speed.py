@@ -42,11 +42,7 @@ class Speed:
     backend: str | None = None  # torch's, that compiles the layers
     head: str = "trl"
     reasons: tuple[str, ...] = ()
-
-    @property
-    def chosen(self) -> tuple[str, ...]:
-        """The reasons of what differs from the plain way."""
-        return tuple(reason for reason in self.reasons if "plain" not in reason.split(":")[0])
+    chosen: tuple[str, ...] = ()  # those of what differs from the plain way
 
 
 def check(compile: bool | str | None, head: str | None, method: str) -> None:
@@ -99,7 +95,10 @@ def choose(asked: Arguments, model: PreTrainedModel, steps: int) -> Speed:
         else "outside a compiled step, one pass would copy its logits in float32"
     )
     heads = f"{'plain' if head == 'trl' else head} head: {why}"
-    return Speed(backend, head, (layers, heads, _padding(asked.options)))
+    padded = not (asked.options.get("packing") or asked.options.get("padding_free"))
+    plain = {layers: backend is None, heads: head == "trl", _padding(asked.options): padded}
+    chosen = tuple(reason for reason, usual in plain.items() if not usual)
+    return Speed(backend, head, tuple(plain), chosen)
 
 
 def _against(method: str, model: PreTrainedModel, steps: int) -> str | None:
