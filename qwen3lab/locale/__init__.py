@@ -66,9 +66,10 @@ def _lookup(text: str, kind: str, depth: int) -> str:
 
 def _hole(text: str, kind: str, depth: int) -> str:
     """Translate what fills a hole; padding around it stays, where it is no part of a message."""
-    said = _lookup(text, kind, depth)
-    bare = text.strip()
-    return said if said != text or not bare else text.replace(bare, _lookup(bare, kind, depth))
+    said, bare = _lookup(text, kind, depth), text.strip()
+    if said != text or bare in ("", text):
+        return said
+    return text.replace(bare, _lookup(bare, kind, depth))
 
 
 @lru_cache
