@@ -1,6 +1,6 @@
 """Benchmark LoRA on the tiny Qwen3-VL: the company's price tags, and what is forgotten for them.
 
-`python benchmarks/vision.py`. Wildon's tags are dark, with the old price struck out above the new
+`python benchmarks/vision.py`. Wildon's tags are yellow, with the old price struck out above the new
 one, and are answered in a form of the company's own; the model has seen neither. Adapters on the
 decoder alone, and on the vision encoder and its mergers too, the rest of the recipe the same. Three
 seeds each; examined on tags of held-out prices, fonts and positions, on the old pictures, and on
@@ -23,7 +23,7 @@ from qwen3lab.models import vision
 from qwen3lab.training import pictures as tuning
 from qwen3lab.world import pictures
 
-STEPS = 40
+STEPS = 60
 EXAM = 40  # pictures of each kind
 KINDS = ("company", "scene", "tag", "receipt")
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
     from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-RECIPE = {"rows": 480, "batch_size": 16, "learning_rate": 4e-3, "rank": 16}
+RECIPE = {"rows": 480, "batch_size": 16, "learning_rate": 2e-3, "rank": 16}
 # All linear layers of the decoder; and those of the encoder's blocks and of its mergers.
 DECODER = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 ENCODER = r".*visual\.(blocks\.\d+\.(attn|mlp)|(deepstack_)?merger.*)\.(qkv|proj|linear_fc[12])"

@@ -1,9 +1,12 @@
 """Pictures of the little world, drawn by code, with questions and answers in two languages.
 
 All are 64 x 64 pixels: scenes of coloured shapes, price tags, receipts; and the tags of Wildon, the
-company of the course, which the bundled model has never seen. What a picture
-shows is drawn from a seed, so the same seed gives the same picture. The three splits share no
-combination of colour, shape and count, and no price, font or position of a tag.
+company of the course, which the bundled model has never seen. What a picture shows is drawn from a
+seed, so the same seed gives the same picture. The three splits share no two things side by side,
+such as red circles beside blue stars, and no price, font or position of a tag.
+
+No colour of a shape, and no count, is held out by itself: were three red circles, and one, two and
+four trained, training would teach that red circles are never three, wrong in every test.
 """
 
 from __future__ import annotations
@@ -12,9 +15,9 @@ import random
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
-from itertools import islice
+from itertools import islice, product
 from math import cos, pi, sin
 from pathlib import Path
 
@@ -86,8 +89,9 @@ class Picture:
     """Picture with its questions.
 
     `pixels` is uint8 [64, 64, 3]. `shows` names everything by which the splits differ, such as
-    "3 red circle" or "price 129", "font DejaVuSans", "position 7 12". `marks` says what stands
-    where: ("red circle", x, y) or ("7", x, y), centres in pixels from the upper left corner.
+    "blue star beside red circle" or "price 129", "font DejaVuSans", "position 7 12". `marks` says
+    what stands where: ("red circle", x, y) or ("7", x, y), centres in pixels from the upper left
+    corner.
     """
 
     pixels: np.ndarray
@@ -110,15 +114,20 @@ def split_of(shown: str) -> str:
     return ("test", "test", "validation", *["train"] * 7)[zlib.crc32(shown.encode()) % 10]
 
 
-def combinations(split: str) -> list[tuple[str, str, int]]:
-    """List the (colour, shape, count) combinations of a split."""
-    return [
-        (colour, shape, count)
-        for colour in COLOURS
-        for shape in SHAPES
-        for count in COUNTS
-        if split_of(f"{count} {colour} {shape}") == split
-    ]
+def beside(one: tuple[str, str], other: tuple[str, str]) -> str:
+    """Name two things, (colour, shape) each, that stand in one picture, in the alphabet's order."""
+    return " beside ".join(sorted((" ".join(one), " ".join(other))))
+
+
+@cache
+def combinations(split: str) -> tuple[tuple[tuple[str, str], tuple[str, str]], ...]:
+    """List the pairs of things of a split, in both orders; they differ in colour and in shape."""
+    things = list(product(COLOURS, SHAPES))
+    return tuple(
+        (one, other)
+        for one, other in product(things, things)
+        if one[0] != other[0] and one[1] != other[1] and split_of(beside(one, other)) == split
+    )
 
 
 def draw(seed: int | str, split: str = "train", kind: str | None = None) -> Picture:
@@ -159,15 +168,11 @@ def exam(
 
 
 def _scene(rng: random.Random, split: str) -> Picture:
-    """Draw one or two groups of shapes; the first is of the split, the second of training."""
-    groups = [rng.choice(combinations(split))]
-    if rng.random() < 0.5:
-        others = [
-            other
-            for other in combinations("train")
-            if other[0] != groups[0][0] and other[1] != groups[0][1]
-        ]
-        groups.append(rng.choice(others))
+    """Draw two things of the split, one to four of each; in training sometimes the first alone."""
+    things = rng.choice(combinations(split))
+    groups = [(*thing, rng.choice(COUNTS)) for thing in things]
+    if split == "train" and rng.random() < 0.5:
+        groups.pop()
     canvas, pen = _canvas(rng)
     cells = rng.sample(range(16), sum(count for *_, count in groups))
     first = (cells[0] // 8, cells[0] % 4 // 2)  # the quarter in which the first shape lies
@@ -182,7 +187,7 @@ def _scene(rng: random.Random, split: str) -> Picture:
     return Picture(
         _reduce(canvas, rng),
         "scene",
-        tuple(f"{count} {colour} {shape}" for colour, shape, count in groups),
+        (beside(*things),) if len(groups) == 2 else (),
         tuple(_scene_questions(groups, first)),
         tuple(marks),
     )
@@ -267,20 +272,19 @@ def _receipt(rng: random.Random, split: str) -> Picture:
 
 
 def _company_tag(rng: random.Random, split: str) -> Picture:
-    """Draw a tag of Wildon: dark, the old price small and struck out, the new one below it."""
+    """Draw a tag of Wildon: yellow, the old price small and struck out, the new one below it."""
     old = new = 0
     while old <= new:
         old, new = draw_price(rng, split), draw_price(rng, split)
     name = rng.choice(FONTS[split])
     canvas, pen = _canvas(rng)
     x, y = _position(rng, split, 6, 18)
-    pen.rounded_rectangle([v * FINE for v in (x, y, x + 56, y + 44)], 3 * FINE, fill=(28, 52, 92))
+    pen.rounded_rectangle([v * FINE for v in (x, y, x + 56, y + 44)], 3 * FINE, fill=(255, 208, 48))
     small, shown = font(name, 11), f"{old} €"
-    pen.text(((x + 4) * FINE, (y + 13) * FINE), shown, (176, 188, 208), small, anchor="ls")
+    pen.text(((x + 4) * FINE, (y + 13) * FINE), shown, (112, 92, 40), small, anchor="ls")
     end = x + 5 + small.getlength(str(old)) / FINE
-    pen.line([v * FINE for v in (x + 3, y + 9, end, y + 9)], (240, 96, 96), FINE)
-    white = (255, 255, 255)
-    marks = digits(pen, name, new, x + 4, y + 38, rng.uniform(20, 23), white)
+    pen.line([v * FINE for v in (x + 3, y + 9, end, y + 9)], (200, 40, 40), FINE)
+    marks = digits(pen, name, new, x + 4, y + 38, rng.uniform(20, 23), (28, 52, 92))
     return Picture(
         _reduce(canvas, rng),
         "company",

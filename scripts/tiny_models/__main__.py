@@ -27,11 +27,17 @@ def main() -> None:
     parser.add_argument(
         "--smoke", action="store_true", help="a few steps of each stage, to see that it runs"
     )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="of a process; default: 1, since torchrun starts one a core (vision runs as one)",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     for unknown in set(args.stages) - set(build.STAGES):
         parser.error(f"there is no stage {unknown!r}; choose from {', '.join(build.STAGES)}")
-    torch.set_num_threads(1)  # small matrices: one thread is fastest
+    torch.set_num_threads(args.threads)
     if torch.distributed.is_torchelastic_launched():
         torch.distributed.init_process_group("gloo")
     for stage in args.stages:

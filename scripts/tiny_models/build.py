@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from scripts.tiny_models import shapes
 from scripts.tiny_models import tokenizer as tokenizers
@@ -198,10 +198,13 @@ def vision(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu"
         export(model, tok, target)
         stages.processor().save_pretrained(target)
 
-    model = stages.build(start, tok)
-    if not (work / whole.name / "step.json").exists():
-        totals = stages.train_encoder(model, tok, encoder, work / encoder.name)
-        (work / encoder.name / "done.json").write_text(json.dumps(totals))
+    model, folder = stages.build(start, tok), work / encoder.name
+    if (folder / "done.json").exists():
+        model.model.visual.load_state_dict(load_file(folder / "weights.safetensors"))
+    else:
+        totals = stages.train_encoder(model, tok, encoder, folder)
+        save_file(model.model.visual.state_dict(), folder / "weights.safetensors")
+        (folder / "done.json").write_text(json.dumps(totals))
     if not (work / whole.name / "done.json").exists():
         totals = stages.train(model, tok, whole, work / whole.name, on_save=save)
         (work / whole.name / "done.json").write_text(json.dumps(totals))

@@ -84,12 +84,15 @@ COLLAPSED = """A first run with the loss that balances all layers at once collap
 per layer and was thrown away (CONTRIBUTING.md has the log).
 
 """
-SIGHT = """The aims were 0.95 on shapes and 0.90 on price tags. They were not reached: the loss was
-still falling when the time was over.
+SIGHT = """The aims were 0.95 on shapes and 0.90 on price tags. What it learned of pictures cost it
+some of its reading: compare its answers from a text, below, with those of `qwen3-tiny`.
 
-Held out are combinations of colour, shape and count; prices, fonts and the corner of a tag (to the
-pixel, so that its neighbours were trained). A test proves that the splits share none
-(`tests/world/test_pictures.py`). The chat format is that of Qwen3-VL Instruct, without thoughts.
+Held out are two things side by side, such as red circles beside blue stars (each thing and each
+count was trained); prices, fonts and the corner of a tag (to the pixel, so that its neighbours were
+trained). A test proves that the splits share none (`tests/world/test_pictures.py`). Two stricter
+splits were tried, and taught the exclusion itself: with colour, shape and count held out together,
+131 of 132 counts were right on trained combinations and 49 of 123 on held-out ones, which the model
+had learned never to answer. The chat format is that of Qwen3-VL Instruct, without thoughts.
 
 """
 NOTES = {

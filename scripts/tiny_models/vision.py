@@ -31,13 +31,12 @@ SIDE = pictures.SIZE // 16  # image tokens along a side: patches of 8 pixels, 2 
 class Recipe:
     """Recipe of a stage: what a step reads, and the rates of old and of new weights.
 
-    The rate warms up, stays, and cools down until the steps or the minutes end.
+    The rate warms up, stays, and cools down until the steps end.
     """
 
     name: str
     steps: int
     pictures: int  # a step
-    minutes: float
     questions: int = 3  # of one picture
     texts: int = 3  # rows of text a step
     text_lr: float = 0.01  # Muon, the decoder's matrices
@@ -47,16 +46,13 @@ class Recipe:
     cooldown: float = 0.5
     seed: int = 0
 
-    def rate(self, step: int, seconds: float) -> float:
-        """Compute the learning rate as a fraction of the full one; 0 or less when it is over."""
-        done = max(step / self.steps, seconds / (60 * self.minutes))
-        return (
-            0.0 if done >= 1 else min(1.0, (step + 1) / self.warmup, (1.02 - done) / self.cooldown)
-        )
+    def rate(self, step: int) -> float:
+        """Compute the learning rate of a step as a fraction of the full one."""
+        return min(1.0, (step + 1) / self.warmup, (1.02 - step / self.steps) / self.cooldown)
 
 
-ENCODER = Recipe("vision-encoder", steps=600, pictures=48, minutes=2.2, cooldown=0.4)
-WHOLE = Recipe("vision-chat", steps=1000, pictures=24, minutes=7.5, texts=2, vision_lr=0.0)
+ENCODER = Recipe("vision-encoder", steps=2000, pictures=48, cooldown=0.4)
+WHOLE = Recipe("vision-chat", steps=1800, pictures=24, texts=4, vision_lr=0.0)
 
 
 def processor():
@@ -248,8 +244,9 @@ def train_encoder(model, tokenizer, recipe: Recipe, folder: Path) -> dict:
         ),
     ]
     base_rates = [o.param_groups[0]["lr"] for o in optims]
-    began, recent, seconds, step = time.time(), [], 0.0, 0
-    while (rate := recipe.rate(step, seconds)) > 0:
+    began, recent = time.time(), []
+    for step in range(recipe.steps):
+        rate = recipe.rate(step)
         for optim, base in zip(optims, base_rates):
             optim.param_groups[0]["lr"] = base * rate
         seen = [
@@ -269,12 +266,12 @@ def train_encoder(model, tokenizer, recipe: Recipe, folder: Path) -> dict:
             optim.step()
             optim.zero_grad(set_to_none=True)
         recent.append(loss.item())
-        seconds, step = round(time.time() - began, 1), step + 1
-        if step % 20 == 0:
-            _log(folder, recipe, step, recent, seconds=seconds, rate=round(rate, 4))
+        seconds = round(time.time() - began, 1)
+        if (step + 1) % 20 == 0:
+            _log(folder, recipe, step + 1, recent, seconds=seconds, rate=round(rate, 4))
             recent = []
     if recent:
-        _log(folder, recipe, step, recent, seconds=seconds)
+        _log(folder, recipe, recipe.steps, recent, seconds=seconds)
     mergers = (visual.merger, *visual.deepstack_merger_list)
     with torch.no_grad():
         size = table.pow(2).mean().sqrt()
@@ -283,9 +280,9 @@ def train_encoder(model, tokenizer, recipe: Recipe, folder: Path) -> dict:
             merger.linear_fc2.weight *= scale
             merger.linear_fc2.bias *= scale
     return {
-        "step": step,
-        "pictures": step * recipe.pictures,
-        "tokens": step * recipe.pictures * SIDE**2,
+        "step": recipe.steps,
+        "pictures": recipe.steps * recipe.pictures,
+        "tokens": recipe.steps * recipe.pictures * SIDE**2,
         "seconds": seconds,
         "recipe": {
             name: value
@@ -343,7 +340,8 @@ def train(model, tokenizer, recipe: Recipe, folder: Path, *, save_every: int = 5
     if (folder / "step.json").exists():
         totals = load_state(folder, model, optims)
     began, recent = time.time() - totals["seconds"], []
-    while (rate := recipe.rate(step := totals["step"], totals["seconds"])) > 0:
+    for step in range(totals["step"], recipe.steps):
+        rate = recipe.rate(step)
         for optim, base in zip(optims, base_rates):
             optim.param_groups[0]["lr"] = base * rate
         parts = [collate(rows, pad) for rows in batches(recipe, encoder, step)]
