@@ -180,7 +180,7 @@ def embedding(work: Path, models: Path, *, smoke: bool = False, device: str = "c
 def vision(work: Path, models: Path, *, smoke: bool = False, device: str = "cpu") -> None:
     """Build `qwen3-tiny-vl`: the chat model with a vision encoder, trained on generated pictures.
 
-    First the encoder alone, then the whole model. `device` is not used: one core is enough.
+    First the encoder alone, then the decoder. `device` is not used: two cores are enough.
     """
     from transformers import AutoTokenizer
 

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from qwen3lab.world.passages import TASK, draw
-from scripts.tiny_models.pretrain import Recipe, load_state, optimizers, save_state
+from scripts.tiny_models.pretrain import Recipe, load_state, optimizers, save_state, update
 
 PROMPTS = {"query": f"Instruct: {TASK}\nQuery:", "document": ""}
 DIMENSIONS = (256, 128, 64)  # a vector's first 128 or 64 dimensions are trained to work too
@@ -204,15 +204,12 @@ def train_embedding(
     prefix = tokenizer(PROMPTS["query"], add_special_tokens=False).input_ids
     lm = Qwen3ForCausalLM.from_pretrained(start_folder, dtype=torch.float32).train()
     optims = optimizers(lm, recipe)
-    rates = [o.param_groups[0]["lr"] for o in optims]
     work.mkdir(parents=True, exist_ok=True)
     totals = {"step": 0, "tokens": 0, "seconds": 0.0}
     if (work / "step.json").exists():
         totals = load_state(work, lm, optims)
     began, recent = time.time() - totals["seconds"], []
     for step in range(totals["step"], recipe.steps):
-        for optim, rate in zip(optims, rates):
-            optim.param_groups[0]["lr"] = rate * recipe.rate(step)
         texts, asked, targets = step_data(recipe, step, tokenizer)
         passages, queries = vectors(lm.model, texts, pad), vectors(lm.model, asked, pad, prefix)
         loss = contrastive_loss(queries, passages, targets)
@@ -222,9 +219,7 @@ def train_embedding(
             )
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(lm.parameters(), 1.0).item()
-        for optim in optims:
-            optim.step()
-            optim.zero_grad(set_to_none=True)
+        update(optims, recipe.rate(step))
         with torch.no_grad():
             right = (
                 (

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -143,6 +144,14 @@ def optimizers(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
     ]
 
 
+def update(optims: Iterable[torch.optim.Optimizer], rate: float) -> None:
+    """Take a step of each optimiser at a fraction of its full rate, then drop the gradients."""
+    for optim in optims:
+        optim.param_groups[0]["lr"] = optim.defaults["lr"] * rate
+        optim.step()
+        optim.zero_grad(set_to_none=True)
+
+
 def save_state(folder: Path, model, optims, step: int, spent: dict) -> None:
     """Save model, optimiser tensors and step as safetensors and JSON, then swap the folder in."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -201,7 +210,6 @@ def train(
     encoder, pad = Encoder(tokenizer), tokenizer.pad_token_id
     model.to(device).train()
     optims = optimizers(model, recipe)
-    base_rates = [o.param_groups[0]["lr"] for o in optims]
     totals = {"step": 0, "tokens": 0, "trained_tokens": 0, "seconds": 0.0}
     if (folder / "step.json").exists():
         totals = load_state(folder, model, optims)
@@ -209,8 +217,6 @@ def train(
     began, recent = time.time() - totals["seconds"], []
     for step in range(totals["step"], recipe.steps):
         rate = recipe.rate(step)
-        for optim, base in zip(optims, base_rates):
-            optim.param_groups[0]["lr"] = base * rate
         sums = torch.zeros(4)  # loss, weight, tokens, trained tokens
         parts = list(batches(recipe, encoder, step, worker, workers))
         for part in parts:
@@ -237,9 +243,7 @@ def train(
             if p.grad is not None:
                 p.grad.copy_(flat[at : at + p.numel()].view_as(p))
                 at += p.numel()
-        for optim in optims:
-            optim.step()
-            optim.zero_grad(set_to_none=True)
+        update(optims, rate)
         loss = (sums[0] / sums[1]).item()
         if loss != loss or loss == float("inf"):
             raise FloatingPointError(

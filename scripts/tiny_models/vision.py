@@ -22,7 +22,7 @@ from qwen3lab.from_scratch.qwen3_vl import patchify
 from qwen3lab.models.vision import encode
 from qwen3lab.world import corpus, pictures
 from scripts.tiny_models.muon import Muon
-from scripts.tiny_models.pretrain import load_state, save_state
+from scripts.tiny_models.pretrain import load_state, save_state, update
 
 SIDE = pictures.SIZE // 16  # image tokens along a side: patches of 8 pixels, 2 x 2 merged
 
@@ -243,12 +243,9 @@ def train_encoder(model, tokenizer, recipe: Recipe, folder: Path) -> dict:
             [*other, *heads.parameters()], lr=recipe.other_lr, betas=(0.9, 0.95), weight_decay=0.0
         ),
     ]
-    base_rates = [o.param_groups[0]["lr"] for o in optims]
     began, recent = time.time(), []
     for step in range(recipe.steps):
         rate = recipe.rate(step)
-        for optim, base in zip(optims, base_rates):
-            optim.param_groups[0]["lr"] = base * rate
         seen = [
             pictures.draw(f"{recipe.name}-{recipe.seed}-{step}-{number}")
             for number in range(recipe.pictures)
@@ -262,9 +259,7 @@ def train_encoder(model, tokenizer, recipe: Recipe, folder: Path) -> dict:
         loss = sum(head(tokens, target) for head, tokens in zip(heads, features)) / 3
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*matrices, *other], 1.0)
-        for optim in optims:
-            optim.step()
-            optim.zero_grad(set_to_none=True)
+        update(optims, rate)
         recent.append(loss.item())
         seconds = round(time.time() - began, 1)
         if (step + 1) % 20 == 0:
@@ -335,15 +330,12 @@ def train(model, tokenizer, recipe: Recipe, folder: Path, *, save_every: int = 5
     model.train()
     model.model.visual.requires_grad_(recipe.vision_lr > 0)
     optims = optimizers(model, recipe)
-    base_rates = [o.param_groups[0]["lr"] for o in optims]
     totals = {"step": 0, "pictures": 0, "tokens": 0, "trained_tokens": 0, "seconds": 0.0}
     if (folder / "step.json").exists():
         totals = load_state(folder, model, optims)
     began, recent = time.time() - totals["seconds"], []
     for step in range(totals["step"], recipe.steps):
         rate = recipe.rate(step)
-        for optim, base in zip(optims, base_rates):
-            optim.param_groups[0]["lr"] = base * rate
         parts = [collate(rows, pad) for rows in batches(recipe, encoder, step)]
         whole = sum(part["weights"].sum() for part in parts)
         loss = 0.0
@@ -352,9 +344,7 @@ def train(model, tokenizer, recipe: Recipe, folder: Path, *, save_every: int = 5
             share.backward()
             loss += share.item()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
-        for optim in optims:
-            optim.step()
-            optim.zero_grad(set_to_none=True)
+        update(optims, rate)
         recent.append(loss)
         totals.update(
             step=step + 1,

@@ -14,7 +14,7 @@ from scripts.tiny_models import build, cards, report, shapes
 from scripts.tiny_models import tokenizer as tokenizers
 from scripts.tiny_models.encode import Encoder
 from scripts.tiny_models.muon import Muon, orthogonalise
-from scripts.tiny_models.pretrain import Recipe, loss_sum, train
+from scripts.tiny_models.pretrain import Recipe, loss_sum, train, update
 from scripts.tiny_models.upcycle import upcycle
 
 
@@ -128,6 +128,15 @@ def test_newton_schulz_pulls_singular_values_to_one_and_equals_torch():
     assert (orthogonalise(matrix) - theirs).abs().max() < 0.02  # theirs is in bfloat16
     stack = torch.randn(3, 20, 10)
     assert torch.allclose(orthogonalise(stack)[1], orthogonalise(stack[1]), atol=1e-5)
+
+
+def test_each_update_takes_a_fraction_of_the_full_rate():
+    weight = torch.nn.Parameter(torch.ones(3))
+    optims = [torch.optim.SGD([weight], lr=0.4)]
+    for rate, left in ((0.5, 0.8), (0.25, 0.7)):  # of the full rate, not of the last one
+        weight.grad = torch.ones(3)
+        update(optims, rate)
+        assert torch.allclose(weight, torch.full((3,), left)) and weight.grad is None
 
 
 def test_muon_steps_equal_torch():
