@@ -241,13 +241,8 @@ def distilled_tasks(record: dict[str, Any]) -> pd.DataFrame:
         }
         gained = paired(before[of], after[of], of)
         kept = shares["student"] / shares["teacher"] if shares["teacher"] else float("nan")
-        lines.append(
-            {"task": task, "n": len(of)}
-            | shares
-            | {"gained": gained.pop("share")}
-            | gained
-            | {"kept": kept}
-        )
+        told = {"gained": gained["share"], "low": gained["low"], "high": gained["high"]}
+        lines.append({"task": task, "n": len(of)} | shares | told | {"kept": kept})
     return pd.DataFrame(lines)
 
 

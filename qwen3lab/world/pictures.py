@@ -89,9 +89,9 @@ class Picture:
     """Picture with its questions.
 
     `pixels` is uint8 [64, 64, 3]. `shows` names everything by which the splits differ, such as
-    "blue star beside red circle" or "price 129", "font DejaVuSans", "position 7 12". `marks` says
-    what stands where: ("red circle", x, y) or ("7", x, y), centres in pixels from the upper left
-    corner.
+    "blue star beside red circle" or "price 129", "font DejaVuSans", "position 7 12"; nothing
+    where one thing stands alone. `marks` says what stands where: ("red circle", x, y) or
+    ("7", x, y), centres in pixels from the upper left corner.
     """
 
     pixels: np.ndarray

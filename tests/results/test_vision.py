@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from qwen3lab import paths
 from qwen3lab.results import records, vision
 
 RECORD = records.read("vision")
@@ -49,3 +52,17 @@ def test_the_companion_tells_what_the_record_has():
         ("decoder and encoder", "other tags, receipts", 0.40),
     ):
         assert table[recipe, measure] == pytest.approx(told, abs=0.0051)
+
+
+def test_the_companion_tells_the_scores_of_the_card():
+    scores = json.loads((paths.MODELS / "results.json").read_text())
+    seen = scores["qwen3-tiny-vl"]
+    part = lambda name: seen[f"shapes of held-out combinations: {name}"]
+    assert all(part(name)["right"] == part(name)["n"] for name in ("shape", "colour"))
+    assert part("count")["n"] == 140 and part("count")["right"] == 140 - 6  # "six of 140"
+    assert part("place")["n"] == 19
+    tags = seen["price tags, held-out prices, fonts and positions"]
+    assert tags["right"] / tags["n"] == 19 / 20
+    for model, told in (("qwen3-tiny-vl", 0.83), ("qwen3-tiny", 0.99)):
+        english = scores[model]["context en"]
+        assert round(english["right"] / english["n"], 2) == told

@@ -55,12 +55,15 @@ def test_each_thing_stands_beside_many_others_in_training_and_is_tested():
 @pytest.mark.parametrize("split", pictures.SPLITS)
 def test_no_answer_can_be_told_from_the_rest_of_a_scene(split):
     """A thing that is never seen three times, or never red, would teach that it cannot be."""
-    counts, things = {}, set()
+    counts, things, each = {}, set(), {}
     for picture in drawn(split, "scene", 3000):
         told = {q.kind: q.answer for q in picture.questions if q.language == "en"}
         things.add((told["colour"], told["shape"]))
         counts.setdefault(told["shape"], set()).add(told["count"])
+        each.setdefault((told["colour"], told["shape"]), set()).add(told["count"])
     assert len(things) == 48 and all(len(found) == 4 for found in counts.values())
+    if split == "train":
+        assert all(len(found) == 4 for found in each.values())
 
 
 def test_answers_are_what_was_drawn():
